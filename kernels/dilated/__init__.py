@@ -1,0 +1,5 @@
+"""The dilated branches of the DFE module as one convolution (paper, dilated feature enhancement)."""
+
+from kernels.dilated.api import dilated_fusion
+
+__all__ = ["dilated_fusion"]
