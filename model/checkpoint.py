@@ -1,0 +1,147 @@
+"""Checkpoints: one safetensors file with the weights and, as JSON metadata, everything needed to use them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.config import ModelConfig, resolve_config
+from model.network import MultiTaskResFormer, build_model
+
+FORMAT = "resformer-deploy/1"
+RANDOM_PREFIX = "random:"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used; one line that says why and what to do."""
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What the weights mean.
+
+    config: shape of the network.
+    seg_classes: names of the mask's values, background first.
+    labels: names of the image-level outputs.
+    data: source it was trained on, as `--data` takes it.
+    mean, std: normalisation of RGB values scaled to [0, 1].
+    training: command, seed, epoch and validation scores, for the reader.
+    """
+
+    config: ModelConfig
+    seg_classes: tuple[str, ...]
+    labels: tuple[str, ...]
+    data: str
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights and their meaning."""
+
+    info: CheckpointInfo
+    state: dict[str, Tensor]
+
+    def build(self) -> MultiTaskResFormer:
+        """The network with these weights, in evaluation mode; raises CheckpointError where they do not fit."""
+        model = build_model(self.info.config)
+        try:
+            model.load_state_dict(self.state)
+        except RuntimeError as error:
+            raise CheckpointError(f"the weights do not fit their own configuration: {_first_mismatch(error)}") from None
+        return model.eval()
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write atomically: matrices and kernels as fp16, vectors (norms, biases, running statistics) as they are."""
+    tensors = {name: _on_disk(tensor) for name, tensor in checkpoint.state.items()}
+    metadata = {"format": FORMAT, "info": json.dumps(asdict(checkpoint.info))}
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(tensors, temporary, metadata=metadata)
+    temporary.replace(path)
+
+
+def _on_disk(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
+
+
+def load_checkpoint(source: str | Path) -> Checkpoint:
+    """Read a checkpoint file, or make `random:PRESET` (seeded random weights, for timing).
+
+    Floating-point tensors come back as float32. Raises CheckpointError for a file that is missing, damaged, foreign or
+    holds weights that are not finite.
+    """
+    if str(source).startswith(RANDOM_PREFIX):
+        return _random_checkpoint(str(source).removeprefix(RANDOM_PREFIX))
+    path = Path(source)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist; give a .safetensors file or random:PRESET")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: _in_memory(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read as safetensors ({_one_line(error)})") from None
+    _check_finite(path, state)
+    return Checkpoint(_parse_info(path, metadata), state)
+
+
+def _in_memory(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _check_finite(path: Path, state: dict[str, Tensor]) -> None:
+    bad = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise CheckpointError(
+            f"checkpoint {path} holds NaN or infinite weights in {len(bad)} tensors, first in {bad[0]}"
+        )
+
+
+def _parse_info(path: Path, metadata: dict[str, str]) -> CheckpointInfo:
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint {path} has format '{metadata.get('format')}', expected '{FORMAT}'")
+    try:
+        fields = json.loads(metadata["info"])
+        config = ModelConfig(**_tuples(fields.pop("config")))
+        return CheckpointInfo(config=config, **_tuples(fields))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path} has unusable metadata ({_one_line(error)})") from None
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+def _random_checkpoint(preset: str) -> Checkpoint:
+    try:
+        config = resolve_config(preset)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = build_model(config).state_dict()
+    masks = ("lesion",) if config.seg_channels == 1 else tuple(f"class_{i}" for i in range(1, config.seg_channels))
+    labels = tuple(f"label_{i}" for i in range(config.labels))
+    return Checkpoint(CheckpointInfo(config, ("background", *masks), labels, data=f"{RANDOM_PREFIX}{preset}"), state)
+
+
+def _first_mismatch(error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[1] if len(lines) > 1 else lines[0]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,88 @@
+"""Train the multi-task network: `python -m model.train --data synthetic:skin --preset tiny --output build/skin`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from data_pipeline import DataError, Dataset, open_source
+from model.checkpoint import CheckpointError, CheckpointInfo
+from model.config import PRESETS
+from model.training.trainer import Trainer, TrainingError, TrainingOptions
+
+EXAMPLES = """examples:
+  python -m model.train --data synthetic:skin --preset tiny --output build/skin
+  python -m model.train --data folder:my_data --preset paper-224 --epochs 150 --learning-rate 7e-5 --output build/mine
+  python -m model.train --data synthetic:skin --preset tiny --output build/skin --resume
+"""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with 2 and one line for a misuse."""
+    parser = argparse.ArgumentParser(
+        prog="python -m model.train",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", required=True, help="synthetic:skin, synthetic:oct or folder:DIR")
+    parser.add_argument("--preset", required=True, choices=PRESETS)
+    parser.add_argument("--output", required=True, type=Path, help="directory for best.safetensors, history.csv, ...")
+    parser.add_argument("--epochs", type=int, default=150)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=1e-4, help="first rate; decays to 0 (power 0.9)")
+    parser.add_argument("--samples", type=int, help="training images (default: all the source has)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on after the last finished epoch in --output")
+    options = parser.parse_args(arguments)
+    for name in ("epochs", "batch_size", "learning_rate", "samples"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            parser.error(f"--{name.replace('_', '-')} must be positive, got {value}")
+    return options
+
+
+def checkpoint_info(preset: str, data: str, dataset: Dataset, seed: int) -> CheckpointInfo:
+    """The preset, fitted to the data set's classes."""
+    channels = 1 if len(dataset.seg_classes) == 2 else len(dataset.seg_classes)
+    config = replace(PRESETS[preset], seg_channels=channels, labels=len(dataset.labels))
+    training = {"command": f"python -m model.train {shlex.join(sys.argv[1:])}", "seed": seed, "preset": preset}
+    return CheckpointInfo(config, dataset.seg_classes, dataset.labels, data, training=training)
+
+
+def train(options: argparse.Namespace, console: Console) -> None:
+    """Open the data, train, report the best epoch."""
+    data = open_source(options.data, "train", samples=options.samples, seed=options.seed)
+    validation = open_source(options.data, "validation", seed=options.seed)
+    options.output.mkdir(parents=True, exist_ok=True)
+    info = checkpoint_info(options.preset, options.data, data, options.seed)
+    settings = TrainingOptions(options.epochs, options.batch_size, options.learning_rate, options.seed)
+    trainer = Trainer(info, data, validation, settings, options.output)
+    if options.resume:
+        trainer.resume()
+    best = trainer.run(console)
+    console.print(f"best: {', '.join(f'{name} {value:.4f}' for name, value in best.items() if '/' not in name)}")
+    console.print(f"wrote {options.output / 'best.safetensors'}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 done, 1 failed with one line, 2 misused."""
+    options = parse_arguments(arguments)
+    try:
+        train(options, Console())
+    except (CheckpointError, DataError, TrainingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; go on with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

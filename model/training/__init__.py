@@ -1,0 +1,1 @@
+"""The parts of `python -m model.train`: losses, resumable state and the loop over epochs."""
