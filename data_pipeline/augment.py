@@ -1,0 +1,94 @@
+"""Random augmentation: parameters drawn in NumPy from (seed, epoch, sample), applied by DALI.
+
+Because each sample's parameters depend on nothing else, an epoch is the same for any batch size, shard, thread count and resume point.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import nvidia.dali.fn as fn
+import nvidia.dali.math as math
+import nvidia.dali.types as types
+from numpy.typing import NDArray
+from nvidia.dali.data_node import DataNode
+
+from data_pipeline.preprocess import Device
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Ranges of the uniform draws: degrees, relative scale, share of the side, then relative colour changes (hue in degrees)."""
+
+    flip: float = 0.5
+    rotation: float = 25.0
+    scale: tuple[float, float] = (0.85, 1.2)
+    translation: float = 0.06
+    brightness: float = 0.12
+    contrast: float = 0.15
+    saturation: float = 0.15
+    hue: float = 6.0
+    gamma: float = 0.15
+    speckle: float = 0.06
+
+
+def draw(ranges: Augmentation, size: int, key: tuple[int, int, int]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Matrix, colour and speckle of the sample that `key` (seed, epoch, index) names."""
+    rng = np.random.default_rng(key)
+    return draw_matrix(rng, ranges, size), draw_colour(rng, ranges), draw_speckle(rng, ranges, size)
+
+
+def draw_matrix(rng: np.random.Generator, ranges: Augmentation, size: int) -> FloatArray:
+    """(2, 3) matrix from output to input pixel coordinates of a (size, size) square, turning about its centre."""
+    angle = np.deg2rad(rng.uniform(-ranges.rotation, ranges.rotation))
+    zoom = 1.0 / rng.uniform(*ranges.scale)
+    mirror = -1.0 if rng.random() < ranges.flip else 1.0
+    shift = rng.uniform(-ranges.translation, ranges.translation, 2) * size
+    linear = zoom * np.array([[mirror * np.cos(angle), -np.sin(angle)], [mirror * np.sin(angle), np.cos(angle)]])
+    centre = np.full(2, size / 2)
+    return np.column_stack([linear, centre + shift - linear @ centre]).astype(np.float32)
+
+
+def draw_colour(rng: np.random.Generator, ranges: Augmentation) -> FloatArray:
+    """(5,) brightness, contrast, saturation and gamma as factors around 1, hue in degrees."""
+    spread = np.array([ranges.brightness, ranges.contrast, ranges.saturation, ranges.gamma, ranges.hue])
+    return (np.array([1, 1, 1, 1, 0]) + spread * rng.uniform(-1, 1, 5)).astype(np.float32)
+
+
+def draw_speckle(rng: np.random.Generator, ranges: Augmentation, size: int) -> FloatArray:
+    """(size, size, 1) multiplicative noise around 1, its strength drawn per image."""
+    strength = rng.uniform(0, ranges.speckle)
+    return np.float32(1) + np.float32(strength) * rng.standard_normal((size, size, 1), dtype=np.float32)
+
+
+def warp_image(image: DataNode, matrix: DataNode, size: int, device: Device) -> DataNode:
+    """(size, size, 3) FLOAT -> the same, bilinear, black outside.
+
+    The image was shrunk with antialiasing first: warping a large file straight down to `size` would alias.
+    """
+    return fn.warp_affine(
+        image, place(matrix, device), size=(size, size), fill_value=0.0, interp_type=types.INTERP_LINEAR
+    )
+
+
+def warp_mask(mask: DataNode, matrix: DataNode, size: int, device: Device) -> DataNode:
+    """(H, W, 1) UINT8 on the CPU -> (size, size, 1) by nearest neighbour, background outside; one sampling in all."""
+    height_width = fn.cast(mask.shape()[0:2], dtype=types.FLOAT) / float(size)
+    to_mask = fn.transforms.scale(matrix, scale=fn.stack(height_width[1], height_width[0]))
+    return fn.warp_affine(
+        place(mask, device), place(to_mask, device), size=(size, size), fill_value=0.0, interp_type=types.INTERP_NN
+    )
+
+
+def jitter_colour(image: DataNode, colour: DataNode, speckle: DataNode, device: Device) -> DataNode:
+    """Brightness, contrast, saturation, hue, then speckle, clipping and gamma, on (S, S, 3) FLOAT in [0, 1]."""
+    twisted = fn.color_twist(
+        image, brightness=colour[0], contrast=colour[1], saturation=colour[2], hue=colour[4], dtype=types.FLOAT
+    )
+    return math.clamp(twisted * place(speckle, device), 0.0, 1.0) ** place(colour[3], device)
+
+
+def place(node: DataNode, device: Device) -> DataNode:
+    """`node`, moved to the GPU when the graph runs there."""
+    return node.gpu() if device == "gpu" else node

@@ -1,0 +1,95 @@
+"""Preprocessing outside of training: in process for one image, and serialised for the server's DALI backend."""
+
+import io
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import nvidia.dali.fn as fn
+import nvidia.dali.types as types
+from numpy.typing import NDArray
+from nvidia.dali.data_node import DataNode
+from nvidia.dali.pipeline import Pipeline, pipeline_def
+from PIL import Image, UnidentifiedImageError
+
+from data_pipeline.preprocess import Device, Preprocessing, preprocess
+
+MAX_PIXELS = 100_000_000
+FORMATS = ("JPEG", "PNG", "TIFF")
+
+
+class ImageError(Exception):
+    """An image that cannot be used; one line without paths, fit to be shown to a client."""
+
+
+class Preprocessor:
+    """Bytes of one image file -> (3, S, S) float32, by the shared graph on the CPU.
+
+    max_pixels: width times height above which a file is refused before it is decoded.
+    """
+
+    def __init__(self, spec: Preprocessing, *, max_pixels: int = MAX_PIXELS, threads: int = 1) -> None:
+        self.spec, self.max_pixels, self.threads = spec, max_pixels, threads
+        self._pipeline = self._build()
+
+    def __call__(self, data: bytes) -> NDArray[np.float32]:
+        """Raises ImageError for anything but a whole JPEG, PNG or TIFF of at most `max_pixels`; the next call works."""
+        check_header(data, self.max_pixels)
+        try:
+            (images,) = self._pipeline.run(encoded=[np.frombuffer(data, dtype=np.uint8)])
+        except RuntimeError as error:
+            # a pipeline that has failed once fails for ever; a new one costs about as much as decoding one image
+            self._pipeline = self._build()
+            raise ImageError("the image is damaged or of an unsupported kind: it could not be decoded") from error
+        return np.array(np.from_dlpack(images.as_tensor())[0])
+
+    def _build(self) -> Pipeline:
+        pipeline = serving_pipeline(
+            self.spec, "encoded", "cpu", batch_size=1, num_threads=self.threads, device_id=None, prefetch_queue_depth=1
+        )
+        pipeline.build()
+        return pipeline
+
+
+def check_header(data: bytes, max_pixels: int) -> None:
+    """Raises ImageError unless `data` begins as an image of a known format with 1 to `max_pixels` pixels."""
+    if not data:
+        raise ImageError("the image is empty (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                width, height = image.size
+    except Image.DecompressionBombError:
+        raise ImageError(f"the image has more pixels than the limit of {max_pixels:,}") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        raise ImageError(f"not an image: expected one {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from None
+    if width * height > max_pixels:
+        raise ImageError(f"the image has {width} x {height} pixels, more than the limit of {max_pixels:,}")
+
+
+@pipeline_def(enable_conditionals=True)
+def serving_pipeline(spec: Preprocessing, input_name: str, device: Device) -> DataNode:
+    """`input_name`: bytes of an image file (UINT8, 1-D) -> (3, S, S) FLOAT."""
+    encoded = fn.external_source(name=input_name, dtype=types.UINT8, ndim=1)
+    return preprocess(encoded, spec, device)
+
+
+def serialize_serving(
+    path: Path, spec: Preprocessing, *, input_name: str, max_batch: int, device: Device, threads: int = 4
+) -> None:
+    """Write the serving graph as the `model.dali` of the server's DALI backend; "gpu" needs no GPU for it."""
+    pipeline = serving_pipeline(
+        spec,
+        input_name,
+        device,
+        batch_size=max_batch,
+        num_threads=threads,
+        device_id=0 if device == "gpu" else None,
+        output_dtype=types.FLOAT,
+        output_ndim=3,
+    )
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(pipeline.serialize())
+    os.replace(temporary, path)

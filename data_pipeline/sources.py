@@ -1,0 +1,23 @@
+"""`open_source`: from the text a user gives with --data to a `Dataset`."""
+
+from pathlib import Path
+
+from data_pipeline.records import DataError, Dataset, Split
+from data_pipeline.synthetic.generate import generate_folder
+
+KINDS = "synthetic:skin or synthetic:oct"
+
+
+def open_source(
+    spec: str, split: Split, *, samples: int | None = None, seed: int = 0, cache: Path = Path("build/data")
+) -> Dataset:
+    """The records of one split of a data source.
+
+    samples: at most this many (generated sources: exactly this many; default 1000 / 200 / 500 for train / validation / test).
+    seed: of generation or of the split.  cache: where generated and converted files are kept.
+    Raises DataError with every problem found.
+    """
+    kind, _, argument = spec.partition(":")
+    if kind == "synthetic" and argument in ("skin", "oct"):
+        return generate_folder(argument, split, samples, seed, cache)
+    raise DataError(f"unknown data source {spec!r}: expected {KINDS}")
