@@ -7,29 +7,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from data_pipeline.preprocess import Preprocessing, preprocess
-    from data_pipeline.records import DataError, Dataset, Record
-    from data_pipeline.serving import ImageError, Preprocessor, serialize_serving
-    from data_pipeline.sources import open_source
-    from data_pipeline.training import Batch, TrainingLoader
+    from data_pipeline.preprocess import Preprocessing as Preprocessing
+    from data_pipeline.records import DataError as DataError
+    from data_pipeline.records import Dataset as Dataset
+    from data_pipeline.records import Record as Record
+    from data_pipeline.serving import ImageError as ImageError
+    from data_pipeline.serving import Preprocessor as Preprocessor
+    from data_pipeline.serving import serialize_serving as serialize_serving
+    from data_pipeline.sources import open_source as open_source
+    from data_pipeline.training import Batch as Batch
+    from data_pipeline.training import TrainingLoader as TrainingLoader
 
-_MODULE_OF = {
-    "Batch": "training",
-    "DataError": "records",
-    "Dataset": "records",
-    "ImageError": "serving",
-    "Preprocessing": "preprocess",
-    "Preprocessor": "serving",
-    "Record": "records",
-    "TrainingLoader": "training",
-    "open_source": "sources",
-    "preprocess": "preprocess",
-    "serialize_serving": "serving",
+_NAMES = {
+    "preprocess": ("Preprocessing",),
+    "records": ("DataError", "Dataset", "Record"),
+    "serving": ("ImageError", "Preprocessor", "serialize_serving"),
+    "sources": ("open_source",),
+    "training": ("Batch", "TrainingLoader"),
 }
-__all__ = list(_MODULE_OF)  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    for module, names in _NAMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

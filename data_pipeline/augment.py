@@ -1,6 +1,7 @@
 """Random augmentation: parameters drawn in NumPy from (seed, epoch, sample), applied by DALI.
 
-Because each sample's parameters depend on nothing else, an epoch is the same for any batch size, shard, thread count and resume point.
+Because each sample's parameters depend on nothing else, an epoch is the same for any batch size, shard,
+thread count and resume point.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Ranges of the uniform draws: degrees, relative scale, share of the side, then relative colour changes (hue in degrees)."""
+    """Ranges of the uniform draws: rotation and hue in degrees, translation as a share of the side, the rest relative."""
 
     flip: float = 0.5
     rotation: float = 25.0

@@ -1,6 +1,6 @@
 """The one preprocessing graph: an encoded image becomes the network's normalised input.
 
-Training, evaluation and serving all call `decode` and `normalise`; `preprocess` is the whole of it for one image without
+Training, evaluation and serving all call `decode` and `normalise`; `preprocess` is the whole of it without
 augmentation. `reference.py` defines the result in NumPy and PIL.
 """
 
@@ -29,8 +29,8 @@ class Preprocessing:
 def decode(encoded: DataNode, size: int, device: Device) -> DataNode:
     """Bytes of one image file -> RGB (size, size, 3) FLOAT in [0, 1], resized antialiased.
 
-    Grey is repeated, alpha dropped, the EXIF orientation applied, 16 bits kept. Files of 8 bits take the first branch because DALI
-    decodes to bytes 2 to 3 times faster than to FLOAT.
+    Grey is repeated, alpha dropped, the EXIF orientation applied, 16 bits kept. Files of 8 bits take the first
+    branch because DALI decodes to bytes 2 to 3 times faster than to FLOAT.
     """
     decoder = "mixed" if device == "gpu" else "cpu"
     if _eight_bits(encoded):

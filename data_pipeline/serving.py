@@ -1,7 +1,6 @@
 """Preprocessing outside of training: in process for one image, and serialised for the server's DALI backend."""
 
 import io
-import os
 import warnings
 from pathlib import Path
 
@@ -79,17 +78,20 @@ def serving_pipeline(spec: Preprocessing, input_name: str, device: Device) -> Da
 def serialize_serving(
     path: Path, spec: Preprocessing, *, input_name: str, max_batch: int, device: Device, threads: int = 4
 ) -> None:
-    """Write the serving graph as the `model.dali` of the server's DALI backend; "gpu" needs no GPU for it."""
+    """Write the serving graph as the `model.dali` of the server's DALI backend.
+
+    The backend gives the pipeline its device when it loads it, so "gpu" is written on a machine without one too.
+    """
     pipeline = serving_pipeline(
         spec,
         input_name,
         device,
         batch_size=max_batch,
         num_threads=threads,
-        device_id=0 if device == "gpu" else None,
+        device_id=None,
         output_dtype=types.FLOAT,
         output_ndim=3,
     )
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(pipeline.serialize())
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -13,7 +13,7 @@ def open_source(
 ) -> Dataset:
     """The records of one split of a data source.
 
-    samples: at most this many (generated sources: exactly this many; default 1000 / 200 / 500 for train / validation / test).
+    samples: at most this many; of a generated source exactly this many (default 1000 / 200 / 500 by split).
     seed: of generation or of the split.  cache: where generated and converted files are kept.
     Raises DataError with every problem found.
     """

@@ -30,7 +30,10 @@ Columns = tuple[list[NDArray[np.generic]], ...]
 
 @dataclass(frozen=True)
 class Batch:
-    """image: (B, 3, S, S) float32, normalised.  mask: (B, S, S) int64.  labels: (B, C) float32.  index: (B,) int64 into the records."""
+    """image: (B, 3, S, S) float32, normalised.  mask: (B, S, S) int64.  labels: (B, C) float32.
+
+    index: (B,) int64 into the records.
+    """
 
     image: torch.Tensor
     mask: torch.Tensor
@@ -41,7 +44,8 @@ class Batch:
 class TrainingLoader:
     """Iterates one epoch of `Batch`; each new iteration is the next epoch, with its own order and augmentation.
 
-    A sample depends only on (seed, epoch, index): thread count, batch size and shards change nothing. `shard` is (number, count).
+    A sample depends only on (seed, epoch, index): thread count, batch size and shards change nothing.
+    shard: (number, count).
     An epoch left in the middle is continued by the next iteration; `state_dict` carries that place to another process.
     """
 
@@ -68,7 +72,7 @@ class TrainingLoader:
         return len(self._batches())
 
     def __iter__(self) -> Iterator[Batch]:
-        """A fresh pipeline an epoch costs milliseconds and forgets whatever an abandoned or failed epoch left behind."""
+        """A fresh pipeline an epoch costs milliseconds and forgets whatever a failed epoch left behind."""
         epoch, batches = self.epoch, self._batches()[self.position :]
         pipeline = self._build(epoch, batches)
         for indices in batches:

@@ -1,9 +1,11 @@
-"""Random fields the generators draw with, in float64 so that rounding to 8 bits at the end is the same on every machine."""
+"""Random fields the generators draw with: float64, so that rounding to 8 bits gives the same files on every machine."""
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Field = NDArray[np.float64]
+Field = NDArray[Any]  # float64
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> Field:

@@ -43,9 +43,7 @@ def _write(folder: Path, kind: str, split: Split, count: int, seed: int) -> None
         jobs = [(temporary, kind, (seed, SPLITS[split], index)) for index in range(count)]
         # spawned, not forked: the parent may hold DALI's or torch's threads
         with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-            rows = list(
-                track(pool.map(_write_sample, jobs, chunksize=8), f"generating {kind} ({split})", total=count)
-            )
+            rows = list(track(pool.map(_write_sample, jobs, chunksize=8), f"generating {kind} ({split})", total=count))
         _write_labels(temporary / "labels.csv", kind, rows)
         temporary.replace(folder)
     finally:
@@ -58,7 +56,7 @@ def _write_sample(job: tuple[Path, str, tuple[int, int, int]]) -> tuple[str, tup
     image, mask, labels = GENERATORS[kind].generate(np.random.default_rng(key))
     name = f"{key[-1]:05d}"
     path = folder / "images" / (name + GENERATORS[kind].SUFFIX)
-    Image.fromarray(image).save(path, quality=90) if path.suffix == ".jpg" else Image.fromarray(image).save(path)
+    Image.fromarray(image).save(path, quality=90, compress_level=1)  # each format takes its own option
     Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
     return path.name, labels
 

@@ -23,7 +23,8 @@ INNER_NUCLEAR, OUTER_NUCLEAR = 2, 4  # layers in which intraretinal cysts lie
 
 @dataclass(frozen=True)
 class Vendor:
-    """A device's style: scan height in pixels, magnification of depth, speckle looks (more is smoother), noise floor, contrast exponent."""
+    """A device's style: scan height in pixels, magnification of depth, speckle looks (more is smoother), noise floor and
+    contrast exponent."""
 
     height: int
     zoom: float
@@ -61,7 +62,7 @@ def generate(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.ui
 
 def _bump(rng: np.random.Generator, low: float, high: float) -> Field:
     """(W,) lens-shaped height profile of `low` to `high` pixels, flat outside of it."""
-    centre, half = rng.uniform(0.2, 0.8) * WIDTH, rng.uniform(40, 150)
+    centre, half = rng.uniform(0.2, 0.8) * WIDTH, rng.uniform(40, 170)
     inside = np.clip(1 - ((np.arange(WIDTH) - centre) / half) ** 2, 0, None)
     return inside ** rng.uniform(0.8, 1.4) * rng.uniform(low, high) * np.clip(1 + 0.10 * curve(rng, WIDTH, 40), 0, None)
 
@@ -71,9 +72,9 @@ def _anatomy(rng: np.random.Generator, vendor: Vendor, present: NDArray[np.bool_
     x = np.linspace(-1, 1, WIDTH)
     bruch = vendor.height * rng.uniform(0.62, 0.78) + rng.normal(0, 16) * x + rng.uniform(-5, 28) * x**2
     bruch = bruch + 2 * curve(rng, WIDTH, 120)
-    ped = vendor.zoom * _bump(rng, 12, 85) if present[2] else np.zeros(WIDTH)
+    ped = vendor.zoom * _bump(rng, 12, 95) if present[2] else np.zeros(WIDTH)
     rpe = bruch - ped - RPE_THICKNESS * (1 + 0.08 * curve(rng, WIDTH, 50))
-    srf = vendor.zoom * _bump(rng, 9, 65) if present[1] else np.zeros(WIDTH)
+    srf = vendor.zoom * _bump(rng, 9, 75) if present[1] else np.zeros(WIDTH)
     boundaries = [rpe - srf]
     pit = 1 - rng.uniform(0.3, 0.8) * np.exp(-(((x - rng.normal(0, 0.3)) / rng.uniform(0.15, 0.3)) ** 2))
     scale = vendor.zoom * rng.uniform(0.8, 1.15)

@@ -69,15 +69,18 @@ def _depth(rng: np.random.Generator, shape: tuple[int, int], habit: Habit) -> Fi
     y, x = y - shape[0] * rng.uniform(0.38, 0.62), x - shape[1] * rng.uniform(0.38, 0.62)
     angle = rng.uniform(0, np.pi)
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    theta = np.arctan2(across, along)
     radius = side * rng.uniform(0.12, 0.36)
     distance = np.hypot(along, across * rng.uniform(1.0, 1.6)) / radius
     irregularity = habit.irregularity * np.exp(rng.normal(0, 0.4))
     outline = np.ones(shape)
+    turn = (along + 1j * across) / np.maximum(np.hypot(along, across), 1e-9)
+    wave = turn
     for frequency in range(2, 7):
-        wave = np.cos(frequency * theta + rng.uniform(0, 2 * np.pi))
-        outline += irregularity * rng.normal(0, 1.3) / frequency * wave
+        wave = wave * turn
+        amplitude = irregularity * rng.normal(0, 1.3) / frequency
+        outline += amplitude * (wave * np.exp(1j * rng.uniform(0, 2 * np.pi))).real
     if rng.random() < habit.streaks:
+        theta = np.angle(turn)
         teeth = np.cos(rng.integers(14, 26) * theta + 1.5 * smooth_noise(rng, shape, side / 4))
         outline += 0.06 * teeth * np.clip(0.6 + smooth_noise(rng, shape, side / 3), 0, 2)
     outline += irregularity * fractal_noise(rng, shape, side / 8, 3) * 0.5
@@ -87,7 +90,7 @@ def _depth(rng: np.random.Generator, shape: tuple[int, int], habit: Habit) -> Fi
 def _skin(rng: np.random.Generator, shape: tuple[int, int], tone: Field) -> Field:
     """Skin with uneven light, blotches and fine texture, (H, W, 3)."""
     light = 1 + 0.05 * smooth_noise(rng, shape, max(shape) / 2)
-    texture = 0.012 * fractal_noise(rng, shape, 12, 3)
+    texture = 0.014 * fractal_noise(rng, shape, 10, 2)
     redness = rng.uniform(0, 0.06) * np.clip(smooth_noise(rng, shape, max(shape) / 5), 0, None)
     return tone * (light + texture)[..., None] + redness[..., None] * np.array([0.3, -1.0, -0.8])
 
@@ -99,7 +102,7 @@ def _lesion(rng: np.random.Generator, shape: tuple[int, int], habit: Habit, tone
     if rng.random() < habit.patches:
         share = step(fractal_noise(rng, shape, min(shape) / 5, 3) - rng.uniform(-0.2, 0.6), 0.15)[..., None]
         colour = colour * (1 - share) + (0.8 * second + 0.2 * tone) * share
-    colour = colour * (1 + 0.10 * fractal_noise(rng, shape, 30, 3))[..., None]
+    colour = colour * (1 + 0.10 * fractal_noise(rng, shape, 30, 2))[..., None]
     relief = _network(rng, shape, habit) + _ridges(rng, shape, habit) + _dots(rng, shape, habit, depth)
     colour = np.clip(colour * (1 + relief[..., None]), 0, 1.2)
     if rng.random() < habit.regression:
