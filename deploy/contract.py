@@ -1,7 +1,7 @@
 """What crosses the wire: tensor names, types and shapes, in one place.
 
-Export, engines, repository, server and client all read this module, so a name is never repeated by hand. It imports neither
-torch nor DALI: the client depends on it.
+Export, engines, repository, server and client all read this module, so a name is never repeated by hand. It imports
+neither torch nor DALI: the client depends on it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Contract:
     """What a served checkpoint takes and gives.
 
     image_size: side S of the network's square input, in pixels.
-    seg_classes: names of the mask's values, "background" first. Two of them are one sigmoid channel, more are a softmax.
+    seg_classes: names of the mask's values, "background" first. Two are one sigmoid channel, more are a softmax.
     labels: names of the image-level labels; each has its own sigmoid probability (several may be present).
     mean, std: normalisation of RGB values scaled to [0, 1], as in training.
     max_batch: largest batch the engines take.
@@ -73,8 +73,10 @@ class Contract:
     @classmethod
     def from_json(cls, text: str) -> Contract:
         """The contract back from `to_json`; raises ValueError where a field is missing or unknown."""
-        fields: dict[str, Any] = json.loads(text)
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(text).items()
+        }
         try:
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+            return cls(**fields)
         except TypeError as error:
             raise ValueError(f"not a served-model contract: {error}") from None

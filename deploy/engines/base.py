@@ -1,0 +1,83 @@
+"""What every kind of engine has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.contract import Contract
+from model import MultiTaskResFormer
+
+Precision = str
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
+
+
+class EngineOutput(NamedTuple):
+    """mask (B, S, S) uint8, class_probs (B, C) and seg_probs (B, K, S, S) float32."""
+
+    mask: NDArray[np.uint8]
+    class_probs: NDArray[np.float32]
+    seg_probs: NDArray[np.float32]
+
+
+Runner = Callable[[NDArray[np.float32]], EngineOutput]
+"""Normalised images (B, 3, S, S) float32 to outputs."""
+
+Progress = Callable[[str, float], None]
+"""Name of the step under way and the share of it that is done, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """One engine to build.
+
+    model: in its trained form.
+    onnx: the same, exported at `Target.onnx_precision(precision)`.
+    compute_capabilities: such as "8.6"; empty is the target's default.
+    """
+
+    model: MultiTaskResFormer
+    onnx: Path
+    contract: Contract
+    precision: Precision
+    compute_capabilities: Sequence[str] = ()
+
+
+class Target(ABC):
+    """A kind of engine: what it can do here, how it is built, how it is run."""
+
+    name: str
+    suffix: str
+    precisions: tuple[Precision, ...]
+
+    @abstractmethod
+    def unavailable(self) -> str | None:
+        """Why this machine cannot build it, in one line; None where it can."""
+
+    @abstractmethod
+    def version(self) -> str:
+        """The tool and its version, part of what decides whether an engine is still current."""
+
+    def refuses(self, precision: Precision) -> str | None:
+        """Why this machine cannot build that precision, in one line; None where it can."""
+        if precision not in self.precisions:
+            return f"{self.name} builds {', '.join(self.precisions)}, not {precision}"
+        return None
+
+    def onnx_precision(self, precision: Precision) -> Precision:
+        """Precision of the ONNX file that `build` starts from; most tools lower float32 themselves."""
+        return "fp32"
+
+    @abstractmethod
+    def build(self, request: BuildRequest, path: Path, progress: Progress) -> None:
+        """Write the engine to `path`; raises BuildError with every reason the tool gave."""
+
+    @abstractmethod
+    def runner(self, path: Path, precision: Precision, threads: int) -> Runner | None:
+        """A callable that runs the engine; None where this machine can build but not run it."""

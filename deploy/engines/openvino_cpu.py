@@ -1,0 +1,52 @@
+"""OpenVINO on the CPU: the engine that the server runs where there is no GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from deploy.engines.base import BuildRequest, EngineOutput, Precision, Progress, Runner, Target
+
+EXECUTION_TYPE = {"fp32": "f32", "bf16": "bf16"}
+
+
+class OpenVinoTarget(Target):
+    """OpenVINO's own format (`.xml`, `.bin` beside it); weights stay float32, the precision is that of execution."""
+
+    name = "openvino"
+    suffix = ".xml"
+    precisions = ("fp32", "bf16")
+
+    def unavailable(self) -> str | None:
+        return None
+
+    def version(self) -> str:
+        return f"openvino {openvino.__version__}"
+
+    def refuses(self, precision: Precision) -> str | None:
+        able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bf16" and "BF16" not in able:
+            return f"openvino bf16 needs a CPU with bfloat16 instructions (AVX512_BF16 or AMX); this one has {able}"
+        return super().refuses(precision)
+
+    def build(self, request: BuildRequest, path: Path, progress: Progress) -> None:
+        model = openvino.convert_model(request.onnx)
+        model.set_rt_info(EXECUTION_TYPE[request.precision], "resformer_execution")
+        openvino.save_model(model, path, compress_to_fp16=False)
+
+    def runner(self, path: Path, precision: Precision, threads: int) -> Runner:
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": EXECUTION_TYPE[precision],
+        }
+        request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+
+        def run(images: NDArray[np.float32]) -> EngineOutput:
+            # Copied, because the request overwrites its output buffers in the next run.
+            return EngineOutput(*(np.array(value) for value in request.infer([images]).values()))
+
+        return run

@@ -1,0 +1,116 @@
+"""TensorRT and TensorRT-RTX: one builder over either module, because their interface is one.
+
+`tensorrt-rtx` builds without a GPU, for any of its compute capabilities; `tensorrt` builds for the GPU it runs on.
+Both are strongly typed: the engine's precision is the ONNX file's (TensorRT developer guide, "Strong Typing").
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deploy.contract import Contract
+from deploy.engines.base import BuildRequest, Precision, Progress, Runner, Target
+from deploy.engines.tensorrt_progress import progress_monitor
+from deploy.errors import BuildError
+
+
+class TensorRtTarget(Target):
+    """An engine file of one of the two libraries."""
+
+    suffix = ".engine"
+    precisions = ("fp32", "fp16")
+
+    def __init__(self, name: str, module: str, *, builds_without_gpu: bool) -> None:
+        self.name, self.module, self.builds_without_gpu = name, module, builds_without_gpu
+
+    def unavailable(self) -> str | None:
+        if not self.builds_without_gpu and not torch.cuda.is_available():
+            return f"{self.name} builds on the GPU it will run on, and this machine has none; use tensorrt-rtx here"
+        try:
+            importlib.import_module(self.module)
+        except ImportError as error:
+            return f"{self.name} needs the Python package {self.module} ({error})"
+        return None
+
+    def version(self) -> str:
+        return f"{self.module} {importlib.import_module(self.module).__version__}"
+
+    def onnx_precision(self, precision: Precision) -> Precision:
+        return precision
+
+    def build(self, request: BuildRequest, path: Path, progress: Progress) -> None:
+        path.write_bytes(build_plan(importlib.import_module(self.module), request, progress))
+
+    def runner(self, path: Path, precision: Precision, threads: int) -> Runner | None:
+        return None
+
+
+def build_plan(trt: Any, request: BuildRequest, progress: Progress) -> memoryview:
+    """Parse, check, set profile and targets, build; raises BuildError with every message the library gave."""
+    logger = _collecting_logger(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(request.onnx)):
+        reasons = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
+        raise BuildError(f"{request.onnx.name} could not be parsed: {reasons}")
+    _check_tensors(network, request.contract)
+    config = builder.create_builder_config()
+    config.progress_monitor = progress_monitor(trt, progress)
+    config.add_optimization_profile(_batch_profile(builder, request.contract))
+    _set_compute_capabilities(trt, config, request.compute_capabilities)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise BuildError(f"the builder gave no engine: {'; '.join(logger.errors) or 'it gave no reason'}")
+    return memoryview(plan)
+
+
+def _collecting_logger(trt: Any) -> Any:
+    """A logger that keeps errors for the message of the exception instead of printing them."""
+
+    class CollectingLogger(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.errors.append(message)
+
+    return CollectingLogger()
+
+
+def _check_tensors(network: Any, contract: Contract) -> None:
+    tensors = [network.get_input(i) for i in range(network.num_inputs)]
+    tensors += [network.get_output(i) for i in range(network.num_outputs)]
+    found = [(tensor.name, tuple(tensor.shape)[1:]) for tensor in tensors]
+    expected = [(spec.name, spec.shape) for spec in (contract.network_input, *contract.outputs)]
+    if found != expected:
+        raise BuildError(f"the parsed network must have the tensors {expected}, got {found}")
+
+
+def _batch_profile(builder: Any, contract: Contract) -> Any:
+    """Batches from 1 to max_batch, tuned for 1: a single image is the request that someone waits for."""
+    profile = builder.create_optimization_profile()
+    spec = contract.network_input
+    profile.set_shape(spec.name, (1, *spec.shape), (1, *spec.shape), (contract.max_batch, *spec.shape))
+    return profile
+
+
+def _set_compute_capabilities(trt: Any, config: Any, wanted: Sequence[str]) -> None:
+    if not wanted:
+        return
+    known = [name for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
+    names = ["SM" + value.replace(".", "") for value in wanted]
+    for value, name in zip(wanted, names, strict=True):
+        if name not in known:
+            readable = ", ".join(f"{known_name[2:-1]}.{known_name[-1]}" for known_name in known)
+            raise BuildError(f"--compute-capability must be one of {readable}, got {value}")
+    config.num_compute_capabilities = len(names)
+    for index, name in enumerate(names):
+        config.set_compute_capability(trt.ComputeCapability.__members__[name], index)

@@ -1,0 +1,80 @@
+"""From the trained network to an ONNX file: fold, decode inside the graph, export, check."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from deploy.contract import Contract
+from deploy.errors import BuildError
+from model import MultiTaskResFormer
+from model.inference import for_inference
+from model.outputs import Decoded, DecodedNetwork
+
+EXPORT_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+WIRE_TYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.UINT8: "UINT8"}
+
+
+class ExportedNetwork(nn.Module):
+    """The folded network at `dtype` between float32 input and outputs: precision is no concern of the caller's."""
+
+    def __init__(self, model: MultiTaskResFormer, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        # Folded in float32 and cast last: casting first would round the batch norms' small variances.
+        self.decoded = DecodedNetwork(for_inference(model)).to(dtype).eval()
+
+    def forward(self, image: Tensor) -> Decoded:
+        """(B, 3, S, S) float32 to `Decoded`, probabilities float32."""
+        mask, class_probs, seg_probs = self.decoded(image.to(self.dtype))
+        return Decoded(mask, class_probs.float(), seg_probs.float())
+
+
+def export_onnx(model: MultiTaskResFormer, contract: Contract, path: Path, *, precision: str = "fp32") -> None:
+    """Write `model` as an ONNX file with the contract's names.
+
+    A `max_batch` of 1 gives a static batch, more a dynamic one. Raises BuildError where the file breaks ONNX's own
+    rules or the contract.
+    """
+    network = ExportedNetwork(model, EXPORT_DTYPES[precision])
+    # Two images: an example of one would make torch.export specialise the batch.
+    example = torch.zeros(min(2, contract.max_batch), *contract.network_input.shape)
+    batch = torch.export.Dim("batch", min=1, max=contract.max_batch) if contract.max_batch > 1 else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the exporter's own use of what torch deprecates
+        program = torch.onnx.export(
+            network,
+            (example,),
+            input_names=[contract.network_input.name],
+            output_names=[output.name for output in contract.outputs],
+            dynamic_shapes=({0: batch},) if batch else None,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(path)
+    check_onnx(path, contract)
+
+
+def check_onnx(path: Path, contract: Contract) -> None:
+    """Raises BuildError unless the file passes ONNX's checker and has exactly the contract's tensors."""
+    model = onnx.load(path)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise BuildError(f"{path.name} breaks the ONNX rules: {error}") from None
+    found = [_signature(value) for value in (*model.graph.input, *model.graph.output)]
+    expected = [(spec.name, spec.dtype, spec.shape) for spec in (contract.network_input, *contract.outputs)]
+    if found != expected:
+        raise BuildError(f"{path.name} must have the tensors {expected}, got {found}")
+
+
+def _signature(value: onnx.ValueInfoProto) -> tuple[str, str, tuple[int, ...]]:
+    """Name, the server's name of the type, and shape without the batch."""
+    tensor = value.type.tensor_type
+    name = WIRE_TYPES.get(int(tensor.elem_type), "other")
+    return value.name, name, tuple(dim.dim_value for dim in tensor.shape.dim[1:])

@@ -1,0 +1,145 @@
+"""Nothing is trusted across a conversion: every engine is compared with PyTorch in numbers and on the task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data_pipeline import Dataset, Preprocessing, TrainingLoader, open_source
+from deploy.contract import Contract
+from deploy.engines import EngineOutput, Runner
+from model import MultiTaskResFormer
+from model.metrics import TaskScores
+from model.outputs import DecodedNetwork
+
+BATCH = 4
+TIMED_RUNS = 10
+NOISE_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Largest and mean differences to the fp32 PyTorch network.
+
+    mask: share of pixels whose class differs.  classification: largest difference of a probability.  segmentation: mean
+    absolute difference of the per-pixel probabilities.
+    """
+
+    mask: float
+    classification: float
+    segmentation: float
+
+
+# fp32 engines only sum in another order. The lower precisions round at 2^-11 and 2^-8, carried through some 60 layers.
+PARITY_TOLERANCE = {
+    "fp32": Parity(mask=0.001, classification=0.001, segmentation=0.0001),
+    "fp16": Parity(mask=0.005, classification=0.01, segmentation=0.001),
+    "bf16": Parity(mask=0.02, classification=0.05, segmentation=0.01),
+}
+TASK_TOLERANCE = {"dice": 0.005, "accuracy": 0.01}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Validation images as the network sees them, with the truth where there is one.
+
+    images: (N, 3, S, S) float32.  masks: (N, S, S) int64 and labels: (N, C) float32, or None for noise.
+    """
+
+    name: str
+    images: NDArray[np.float32]
+    masks: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
+    dataset: Dataset | None = None
+
+
+def load_samples(contract: Contract, source: str | None, count: int, cache: Path) -> Samples:
+    """`count` validation images of `source`; seeded noise where there is none (random weights), for numbers only."""
+    if source is None:
+        shape = (NOISE_IMAGES, *contract.network_input.shape)
+        return Samples("noise", np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
+    dataset = open_source(source, "validation", samples=count, cache=cache)
+    spec = Preprocessing(contract.image_size, contract.mean, contract.std)
+    batches = list(TrainingLoader(dataset, spec, batch_size=BATCH, augment=False, shuffle=False, seed=0))
+    return Samples(
+        f"{len(dataset.records)} validation images of {source}",
+        torch.cat([batch.image for batch in batches]).numpy(),
+        torch.cat([batch.mask for batch in batches]),
+        torch.cat([batch.labels for batch in batches]),
+        dataset,
+    )
+
+
+def pytorch_runner(model: MultiTaskResFormer) -> Runner:
+    """The trained network in fp32, neither folded nor exported: what every engine is held to."""
+    network = DecodedNetwork(model).eval()
+
+    def run(images: NDArray[np.float32]) -> EngineOutput:
+        with torch.inference_mode():
+            return EngineOutput(*(output.numpy() for output in network(torch.from_numpy(images))))
+
+    return run
+
+
+def run_all(runner: Runner, samples: Samples, max_batch: int) -> EngineOutput:
+    """The outputs for all samples, in batches of 3 and a smaller last one, so that dynamic batches are tested too."""
+    size = min(BATCH - 1, max_batch)
+    parts = [runner(samples.images[start : start + size]) for start in range(0, len(samples.images), size)]
+    return EngineOutput(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def compare(reference: EngineOutput, candidate: EngineOutput) -> Parity:
+    """Differences between two engines' outputs for the same images; NaN counts as infinitely far."""
+    return Parity(
+        mask=float(np.mean(reference.mask != candidate.mask)),
+        classification=_finite(np.max(np.abs(reference.class_probs - candidate.class_probs))),
+        segmentation=_finite(np.mean(np.abs(reference.seg_probs - candidate.seg_probs))),
+    )
+
+
+def _finite(value: float) -> float:
+    return float(value) if np.isfinite(value) else float("inf")
+
+
+def task_scores(output: EngineOutput, samples: Samples) -> dict[str, float] | None:
+    """Dice, accuracy and AUC of an engine's outputs; None where the samples have no truth."""
+    if samples.dataset is None or samples.masks is None or samples.labels is None:
+        return None
+    scores = TaskScores(samples.dataset.seg_classes, samples.dataset.labels)
+    scores.update(torch.from_numpy(output.mask), torch.from_numpy(output.class_probs), samples.masks, samples.labels)
+    return scores.compute()
+
+
+def failures(
+    precision: str, parity: Parity, scores: dict[str, float] | None, reference: dict[str, float] | None
+) -> list[str]:
+    """Every tolerance that an engine breaks, with the figure; empty for a good one."""
+    limit = PARITY_TOLERANCE[precision]
+    broken = [
+        f"{name} differs by {value:.2e}, more than {getattr(limit, name):.0e}"
+        for name, value in vars(parity).items()
+        if value > getattr(limit, name)
+    ]
+    for name, tolerance in TASK_TOLERANCE.items():
+        if scores and reference and scores[name] < reference[name] - tolerance:
+            broken.append(f"{name} fell from {reference[name]:.4f} to {scores[name]:.4f}, more than {tolerance}")
+    return broken
+
+
+def latency_ms(runner: Runner, samples: Samples) -> float:
+    """Median milliseconds for one image after a warm-up."""
+    image = samples.images[:1]
+    return median(_timed(lambda: runner(image)) for _ in range(TIMED_RUNS + 1)) if runner(image) else 0.0
+
+
+def _timed(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1000
