@@ -13,14 +13,17 @@ import nvidia.dali.types as types
 from numpy.typing import NDArray
 from nvidia.dali.data_node import DataNode
 
-from data_pipeline.preprocess import Device
+from data_pipeline.preprocess import Device, place
 
 FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Ranges of the uniform draws: rotation and hue in degrees, translation as a share of the side, the rest relative."""
+    """Ranges of the uniform draws: rotation and hue in degrees, translation as a share of the side, the rest relative.
+
+    gamma and speckle: 0 leaves them out of the graph.
+    """
 
     flip: float = 0.5
     rotation: float = 25.0
@@ -28,16 +31,21 @@ class Augmentation:
     translation: float = 0.06
     brightness: float = 0.12
     contrast: float = 0.15
-    saturation: float = 0.15
-    hue: float = 6.0
-    gamma: float = 0.15
-    speckle: float = 0.06
+    saturation: float = 0.0
+    hue: float = 0.0
+    gamma: float = 0.0
+    speckle: float = 0.0
 
 
-def draw(ranges: Augmentation, size: int, key: tuple[int, int, int]) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Matrix, colour and speckle of the sample that `key` (seed, epoch, index) names."""
+COLOUR = Augmentation(saturation=0.15, hue=6.0)
+GREY = Augmentation(gamma=0.2, speckle=0.12)
+
+
+def draw(ranges: Augmentation, size: int, key: tuple[int, int, int]) -> tuple[FloatArray, ...]:
+    """Matrix, colour and, if there is any, speckle of the sample that `key` (seed, epoch, index) names."""
     rng = np.random.default_rng(key)
-    return draw_matrix(rng, ranges, size), draw_colour(rng, ranges), draw_speckle(rng, ranges, size)
+    drawn = draw_matrix(rng, ranges, size), draw_colour(rng, ranges)
+    return (*drawn, draw_speckle(rng, ranges, size)) if ranges.speckle else drawn
 
 
 def draw_matrix(rng: np.random.Generator, ranges: Augmentation, size: int) -> FloatArray:
@@ -54,42 +62,48 @@ def draw_matrix(rng: np.random.Generator, ranges: Augmentation, size: int) -> Fl
 def draw_colour(rng: np.random.Generator, ranges: Augmentation) -> FloatArray:
     """(5,) brightness, contrast, saturation and gamma as factors around 1, hue in degrees."""
     spread = np.array([ranges.brightness, ranges.contrast, ranges.saturation, ranges.gamma, ranges.hue])
-    return (np.array([1, 1, 1, 1, 0]) + spread * rng.uniform(-1, 1, 5)).astype(np.float32)
+    factors: FloatArray = (np.array([1, 1, 1, 1, 0]) + spread * rng.uniform(-1, 1, 5)).astype(np.float32)
+    return factors
 
 
 def draw_speckle(rng: np.random.Generator, ranges: Augmentation, size: int) -> FloatArray:
     """(size, size, 1) multiplicative noise around 1, its strength drawn per image."""
-    strength = rng.uniform(0, ranges.speckle)
-    return np.float32(1) + np.float32(strength) * rng.standard_normal((size, size, 1), dtype=np.float32)
+    strength = np.float32(rng.uniform(0, ranges.speckle))
+    return np.float32(1) + strength * rng.standard_normal((size, size, 1), dtype=np.float32)
+
+
+def stretch(matrix: DataNode, pixels: DataNode, size: int) -> DataNode:
+    """`matrix`, which maps into a (size, size) square, followed by the stretch of that square to all of `pixels`."""
+    height_width = fn.cast(pixels.shape()[0:2], dtype=types.FLOAT) / float(size)
+    return fn.transforms.scale(matrix, scale=fn.stack(height_width[1], height_width[0]))
 
 
 def warp_image(image: DataNode, matrix: DataNode, size: int, device: Device) -> DataNode:
-    """(size, size, 3) FLOAT -> the same, bilinear, black outside.
-
-    The image was shrunk with antialiasing first: warping a large file straight down to `size` would alias.
-    """
+    """(H, W, 3) on `device` -> (size, size, 3) FLOAT, bilinear, black outside; values keep their scale."""
     return fn.warp_affine(
-        image, place(matrix, device), size=(size, size), fill_value=0.0, interp_type=types.INTERP_LINEAR
+        image,
+        place(matrix, device),
+        size=(size, size),
+        fill_value=0.0,
+        interp_type=types.INTERP_LINEAR,
+        dtype=types.FLOAT,
     )
 
 
 def warp_mask(mask: DataNode, matrix: DataNode, size: int, device: Device) -> DataNode:
-    """(H, W, 1) UINT8 on the CPU -> (size, size, 1) by nearest neighbour, background outside; one sampling in all."""
-    height_width = fn.cast(mask.shape()[0:2], dtype=types.FLOAT) / float(size)
-    to_mask = fn.transforms.scale(matrix, scale=fn.stack(height_width[1], height_width[0]))
-    return fn.warp_affine(
-        place(mask, device), place(to_mask, device), size=(size, size), fill_value=0.0, interp_type=types.INTERP_NN
-    )
+    """(H, W, 1) UINT8 on `device` -> (size, size, 1) UINT8 by nearest neighbour, background outside."""
+    return fn.warp_affine(mask, place(matrix, device), size=(size, size), fill_value=0.0, interp_type=types.INTERP_NN)
 
 
-def jitter_colour(image: DataNode, colour: DataNode, speckle: DataNode, device: Device) -> DataNode:
-    """Brightness, contrast, saturation, hue, then speckle, clipping and gamma, on (S, S, 3) FLOAT in [0, 1]."""
-    twisted = fn.color_twist(
+def jitter(
+    image: DataNode, colour: DataNode, speckle: list[DataNode], ranges: Augmentation, device: Device
+) -> DataNode:
+    """Brightness, contrast, saturation and hue, then speckle (one or none) and gamma, on (S, S, 3) FLOAT in [0, 1]."""
+    image = fn.color_twist(
         image, brightness=colour[0], contrast=colour[1], saturation=colour[2], hue=colour[4], dtype=types.FLOAT
     )
-    return math.clamp(twisted * place(speckle, device), 0.0, 1.0) ** place(colour[3], device)
-
-
-def place(node: DataNode, device: Device) -> DataNode:
-    """`node`, moved to the GPU when the graph runs there."""
-    return node.gpu() if device == "gpu" else node
+    if speckle:
+        image = image * place(speckle[0], device)
+    if ranges.gamma:
+        image = math.clamp(image, 0.0, 1.0) ** place(colour[3], device)
+    return image

@@ -45,6 +45,11 @@ def _eight_bits(encoded: DataNode) -> DataNode:
     return (encoded[0] == 0xFF) | ((encoded[0] == 0x89) & (encoded[24] <= 8))
 
 
+def place(node: DataNode, device: Device) -> DataNode:
+    """`node`, moved to the GPU when the graph runs there."""
+    return node.gpu() if device == "gpu" else node
+
+
 def shrink(image: DataNode, size: int) -> DataNode:
     """Resize (H, W, C) to (size, size, C) FLOAT, antialiased where it shrinks; values keep their scale."""
     return fn.resize(image, size=(size, size), interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.FLOAT)

@@ -9,7 +9,7 @@ BACKGROUND = "background"
 
 
 class DataError(Exception):
-    """The user's data cannot be used; the message is one line (or one line a file) that says what and what to do."""
+    """The user's data cannot be used; the message says what and what to do, in one line or one line a file."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,15 @@ class Record:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Records of one split with the names of their classes; `seg_classes[0]` is the background."""
+    """Records of one split with the names of their classes; `seg_classes[0]` is the background.
+
+    grey: the images carry no colour, so augmentation changes tone and speckle instead.
+    prepared: folder with the records' decoded pixels (see `prepare`), in the order of `records`.
+    """
 
     name: str
     records: tuple[Record, ...]
     seg_classes: tuple[str, ...]
     labels: tuple[str, ...]
+    grey: bool = False
+    prepared: Path | None = None

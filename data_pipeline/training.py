@@ -1,31 +1,25 @@
 """The training pipeline: one epoch of augmented batches as torch tensors, every sample exactly once."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import nvidia.dali.fn as fn
-import nvidia.dali.types as types
 import torch
 from numpy.typing import NDArray
 from nvidia.dali.backend import TensorListCPU
-from nvidia.dali.data_node import DataNode
-from nvidia.dali.pipeline import Pipeline, pipeline_def
+from nvidia.dali.pipeline import Pipeline
 
-from data_pipeline.augment import (
-    Augmentation,
-    draw,
-    jitter_colour,
-    place,
-    warp_image,
-    warp_mask,
-)
-from data_pipeline.preprocess import Device, Preprocessing, decode, normalise
+from data_pipeline.augment import COLOUR, GREY, draw
+from data_pipeline.preprocess import Device, Preprocessing
 from data_pipeline.records import Dataset
+from data_pipeline.reduced import read_reduced
+from data_pipeline.training_graph import NO_PIXELS, Columns, training_pipeline
 
-Columns = tuple[list[NDArray[np.generic]], ...]
+Sample = tuple[NDArray[np.generic], ...]
 
 
 @dataclass(frozen=True)
@@ -63,9 +57,10 @@ class TrainingLoader:
         device: Device = "cpu",
     ) -> None:
         self.dataset, self.spec, self.batch_size = dataset, spec, batch_size
-        self.ranges = Augmentation() if augment else None
+        self.ranges = (GREY if dataset.grey else COLOUR) if augment else None
         self.shuffle, self.seed, self.threads, self.shard, self.device = shuffle, seed, threads, shard, device
         self.epoch, self.position = 0, 0
+        self.prepared = None
         self.labels = torch.tensor([record.labels for record in dataset.records], dtype=torch.float32)
 
     def __len__(self) -> int:
@@ -102,10 +97,10 @@ class TrainingLoader:
 
     def _build(self, epoch: int, batches: list[NDArray[np.int64]]) -> Pipeline:
         pipeline = training_pipeline(
-            (self._columns(epoch, indices) for indices in batches),
+            self._columns(epoch, batches),
             self.spec,
-            augment=self.ranges is not None,
-            device=self.device,
+            self.ranges,
+            self.device,
             batch_size=self.batch_size,
             num_threads=self.threads,
             device_id=0 if self.device == "gpu" else None,
@@ -113,14 +108,34 @@ class TrainingLoader:
         pipeline.build()
         return pipeline
 
-    def _columns(self, epoch: int, indices: NDArray[np.int64]) -> Columns:
-        """The graph's inputs for one batch: file paths as bytes and, with augmentation, the drawn parameters."""
-        records = [self.dataset.records[index] for index in indices]
-        paths = [_path_bytes(record.image) for record in records], [_path_bytes(record.mask) for record in records]
+    def _columns(self, epoch: int, batches: list[NDArray[np.int64]]) -> Iterator[Columns]:
+        """The graph's inputs batch by batch, made by threads that stay two batches ahead of the graph."""
+        with ThreadPoolExecutor(self.threads) as pool:
+            ahead: deque[list[Future[Sample]]] = deque()
+            try:
+                for indices in batches:
+                    ahead.append([pool.submit(self._sample, epoch, int(index)) for index in indices])
+                    if len(ahead) > 2:
+                        yield _transpose(ahead.popleft())
+                yield from map(_transpose, ahead)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _sample(self, epoch: int, index: int) -> Sample:
+        """The graph's inputs for one record, in the order of `training_graph.INPUTS`."""
+        record, size = self.dataset.records[index], self.spec.image_size
+        image, mask = self._pixels(index)
+        files = _path_bytes(record.image), _path_bytes(record.mask)
         if self.ranges is None:
-            return paths
-        draws = [draw(self.ranges, self.spec.image_size, (self.seed, epoch, int(index))) for index in indices]
-        return (*paths, *(list(column) for column in zip(*draws, strict=True)))
+            return (*files, image, mask)
+        return (*files, image, mask, *draw(self.ranges, size, (self.seed, epoch, index)))
+
+    def _pixels(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Pixels that need no decoding by DALI: views of the prepared files, or a JPEG decoded at reduced size."""
+        if self.prepared is not None:
+            return self.prepared.images[index], self.prepared.masks[index]
+        image = self.dataset.records[index].image
+        return NO_PIXELS if self.ranges is None else read_reduced(image, self.spec.image_size), NO_PIXELS
 
     def _to_torch(self, indices: NDArray[np.int64], images: TensorListCPU, masks: TensorListCPU) -> Batch:
         """Copies out of the pipeline's buffers, which the next run overwrites."""
@@ -130,24 +145,8 @@ class TrainingLoader:
         return Batch(image, mask, self.labels[index], index)
 
 
-@pipeline_def(enable_conditionals=True)
-def training_pipeline(
-    columns: Iterable[Columns], spec: Preprocessing, augment: bool, device: Device
-) -> tuple[DataNode, DataNode]:
-    """Image (3, S, S) FLOAT and mask (S, S, 1) UINT8 from `columns`, batches of the graph's inputs."""
-    dtypes = [types.UINT8, types.UINT8, types.FLOAT, types.FLOAT, types.FLOAT]
-    layouts = ["", "", "", "", "HWC"]
-    count = 5 if augment else 2
-    inputs = fn.external_source(columns, num_outputs=count, dtype=dtypes[:count], layout=layouts[:count])
-    image = decode(fn.io.file.read(inputs[0]), spec.image_size, device)
-    mask = fn.decoders.image(fn.io.file.read(inputs[1]), output_type=types.GRAY)
-    if augment:
-        image = warp_image(image, inputs[2], spec.image_size, device)
-        image = jitter_colour(image, inputs[3], inputs[4], device)
-        mask = warp_mask(mask, inputs[2], spec.image_size, device)
-    else:
-        mask = fn.resize(place(mask, device), size=(spec.image_size, spec.image_size), interp_type=types.INTERP_NN)
-    return normalise(image, spec), mask
+def _transpose(samples: list[Future[Sample]]) -> Columns:
+    return tuple(list(column) for column in zip(*(sample.result() for sample in samples), strict=True))
 
 
 def _path_bytes(path: Path) -> NDArray[np.uint8]:

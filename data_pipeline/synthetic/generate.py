@@ -76,4 +76,5 @@ def _read(folder: Path, kind: str) -> Dataset:
         Record(folder / "images" / name, folder / "masks" / f"{Path(name).stem}.png", tuple(map(int, labels)))
         for name, *labels in rows
     )
-    return Dataset(f"synthetic:{kind}", records, GENERATORS[kind].SEG_CLASSES, GENERATORS[kind].LABELS)
+    generator = GENERATORS[kind]
+    return Dataset(f"synthetic:{kind}", records, generator.SEG_CLASSES, generator.LABELS, grey=kind == "oct")

@@ -1,0 +1,80 @@
+"""The DALI graph of training: the shared preprocessing, with augmentation between decoding and normalisation."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import nvidia.dali.fn as fn
+import nvidia.dali.types as types
+from numpy.typing import NDArray
+from nvidia.dali.data_node import DataNode
+from nvidia.dali.pipeline import pipeline_def
+
+from data_pipeline.augment import Augmentation, jitter, stretch, warp_image, warp_mask
+from data_pipeline.preprocess import Device, Preprocessing, decode, normalise, place, shrink
+
+# path of the image and of the mask as bytes, their pixels where they are already decoded, then the drawn parameters
+TYPES = [types.UINT8] * 4 + [types.FLOAT] * 3
+LAYOUTS = ["", "", "HWC", "HWC", "", "", "HWC"]
+NO_PIXELS: NDArray[np.uint8] = np.zeros((1, 1, 1), np.uint8)  # stands for "read the file"
+
+Columns = tuple[list[NDArray[np.generic]], ...]
+
+
+@pipeline_def(enable_conditionals=True)
+def training_pipeline(
+    columns: Iterable[Columns], spec: Preprocessing, ranges: Augmentation | None, device: Device
+) -> tuple[DataNode, DataNode]:
+    """Image (3, S, S) FLOAT and mask (S, S, 1) UINT8 from `columns`: batches of the inputs listed above.
+
+    ranges: None leaves augmentation out; the image is then what serving computes, the mask resized by nearest neighbour.
+    """
+    size, count = spec.image_size, input_count(ranges)
+    inputs = fn.external_source(columns, num_outputs=count, dtype=TYPES[:count], layout=LAYOUTS[:count], no_copy=True)
+    mask = _mask_pixels(inputs[1], inputs[3])
+    if ranges is None:
+        image = _plain_image(inputs[0], inputs[2], size, device)
+        mask = fn.resize(place(mask, device), size=(size, size), interp_type=types.INTERP_NN)
+    else:
+        matrix, colour = inputs[4:6]
+        image = _warped_image(inputs[0], inputs[2], matrix, size, device)
+        image = jitter(image, colour, inputs[6:], ranges, device)
+        mask = warp_mask(place(mask, device), stretch(matrix, mask, size), size, device)
+    return normalise(image, spec), mask
+
+
+def input_count(ranges: Augmentation | None) -> int:
+    """How many of the inputs the graph takes: none of the drawn ones, or all but the speckle, or all."""
+    if ranges is None:
+        return 4
+    return 7 if ranges.speckle else 6
+
+
+def _mask_pixels(path: DataNode, pixels: DataNode) -> DataNode:
+    """(H, W, 1) UINT8 on the CPU, where PNG files are decoded anyway."""
+    if pixels.shape()[0] > 1:
+        mask = pixels
+    else:
+        mask = fn.decoders.image(fn.io.file.read(path), output_type=types.GRAY)
+    return mask
+
+
+def _plain_image(path: DataNode, pixels: DataNode, size: int, device: Device) -> DataNode:
+    """(size, size, 3) FLOAT in [0, 1]."""
+    if pixels.shape()[0] > 1:
+        image = shrink(place(pixels, device), size) / 255.0
+    else:
+        image = decode(fn.io.file.read(path), size, device)
+    return image
+
+
+def _warped_image(path: DataNode, pixels: DataNode, matrix: DataNode, size: int, device: Device) -> DataNode:
+    """(size, size, 3) FLOAT in [0, 1].
+
+    Decoded pixels are at most about twice as large as the result and are warped straight down; a file is first
+    shrunk with antialiasing, because warping a large image down would alias.
+    """
+    if pixels.shape()[0] > 1:
+        image = warp_image(place(pixels, device), stretch(matrix, pixels, size), size, device) / 255.0
+    else:
+        image = warp_image(decode(fn.io.file.read(path), size, device), matrix, size, device)
+    return image
