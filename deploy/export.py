@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from model import MultiTaskResFormer
 from model.inference import for_inference
 from model.outputs import Decoded, DecodedNetwork
 
+# At every export it warns that torchvision, which nothing here needs, is not installed.
+logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+
 EXPORT_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 WIRE_TYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.UINT8: "UINT8"}
 
@@ -26,7 +30,8 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         self.dtype = dtype
         # Folded in float32 and cast last: casting first would round the batch norms' small variances.
-        self.decoded = DecodedNetwork(for_inference(model)).to(dtype).eval()
+        self.decoded = DecodedNetwork(for_inference(model)).to(dtype)
+        self.eval()
 
     def forward(self, image: Tensor) -> Decoded:
         """(B, 3, S, S) float32 to `Decoded`, probabilities float32."""
@@ -40,7 +45,10 @@ def export_onnx(model: MultiTaskResFormer, contract: Contract, path: Path, *, pr
     A `max_batch` of 1 gives a static batch, more a dynamic one. Raises BuildError where the file breaks ONNX's own
     rules or the contract.
     """
-    network = ExportedNetwork(model, EXPORT_DTYPES[precision])
+    network = ExportedNetwork(model, # At every export it warns that torchvision, which nothing here needs, is not installed.
+logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+
+EXPORT_DTYPES[precision])
     # Two images: an example of one would make torch.export specialise the batch.
     example = torch.zeros(min(2, contract.max_batch), *contract.network_input.shape)
     batch = torch.export.Dim("batch", min=1, max=contract.max_batch) if contract.max_batch > 1 else None

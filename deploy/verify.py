@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -60,12 +59,12 @@ class Samples:
     dataset: Dataset | None = None
 
 
-def load_samples(contract: Contract, source: str | None, count: int, cache: Path) -> Samples:
+def load_samples(contract: Contract, source: str | None, count: int) -> Samples:
     """`count` validation images of `source`; seeded noise where there is none (random weights), for numbers only."""
     if source is None:
         shape = (NOISE_IMAGES, *contract.network_input.shape)
         return Samples("noise", np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
-    dataset = open_source(source, "validation", samples=count, cache=cache)
+    dataset = open_source(source, "validation", samples=count)
     spec = Preprocessing(contract.image_size, contract.mean, contract.std)
     batches = list(TrainingLoader(dataset, spec, batch_size=BATCH, augment=False, shuffle=False, seed=0))
     return Samples(

@@ -1,10 +1,15 @@
 """The kinds of engine that an exported network can be built into."""
 
+from pathlib import Path
+
 from deploy.engines.base import PRECISIONS, BuildRequest, EngineOutput, Runner, Target
-from deploy.engines.onnx_runtime import onnx_runner
+from deploy.engines.onnx_runtime import onnx_runner, onnx_version
 from deploy.engines.openvino_cpu import OpenVinoTarget
 from deploy.engines.tensorrt_family import TensorRtTarget
 from deploy.engines.torch_tensorrt_export import TorchTensorRtTarget
+
+ONNX = "onnx"
+"""The export itself, which every other target is built from."""
 
 TARGETS: dict[str, Target] = {
     target.name: target
@@ -16,4 +21,20 @@ TARGETS: dict[str, Target] = {
     )
 }
 
-__all__ = ["PRECISIONS", "TARGETS", "BuildRequest", "EngineOutput", "Runner", "Target", "onnx_runner"]
+
+def engine_runner(target: str, precision: str, path: Path, threads: int) -> Runner | None:
+    """A callable that runs a built engine; None where this machine can build but not run it."""
+    return onnx_runner(path, threads) if target == ONNX else TARGETS[target].runner(path, precision, threads)
+
+
+__all__ = [
+    "ONNX",
+    "PRECISIONS",
+    "TARGETS",
+    "BuildRequest",
+    "EngineOutput",
+    "Runner",
+    "Target",
+    "engine_runner",
+    "onnx_version",
+]

@@ -22,3 +22,8 @@ def onnx_runner(path: Path, threads: int) -> Runner:
         return EngineOutput(*session.run(None, {model_input.name: images}))
 
     return run
+
+
+def onnx_version() -> str:
+    """The runtime that checks the ONNX file, and its version."""
+    return f"onnxruntime {onnxruntime.__version__}"

@@ -73,7 +73,7 @@ def build_plan(trt: Any, request: BuildRequest, progress: Progress) -> memoryvie
 def _collecting_logger(trt: Any) -> Any:
     """A logger that keeps errors for the message of the exception instead of printing them."""
 
-    class CollectingLogger(trt.ILogger):  # type: ignore[misc, name-defined]
+    class CollectingLogger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.errors: list[str] = []

@@ -10,7 +10,7 @@ from deploy.engines.base import Progress
 def progress_monitor(trt: Any, progress: Progress) -> Any:
     """A monitor (TensorRT developer guide, "Monitoring the build") that reports the outermost phase under way."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.steps: dict[str, int] = {}

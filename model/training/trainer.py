@@ -96,12 +96,12 @@ class Trainer:
             if not torch.isfinite(loss):
                 names = [self.loader.dataset.records[int(i)].image.name for i in batch.index]
                 raise TrainingError(
-                    f"the loss became {float(loss)} on {', '.join(names)}; check them or lower the rate"
+                    f"the loss became {loss.item()} on {', '.join(names)}; check them or lower the rate"
                 )
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
-            yield float(loss)
+            yield loss.item()
 
     def _finish_epoch(self, epoch: int, loss: float, console: Console) -> None:
         scores = score_network(self.model, self.validation, self.loader.spec)

@@ -1,0 +1,156 @@
+"""Build and verify the engines of a checkpoint, and the model repository that serves them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from data_pipeline import DataError
+from deploy.builder import Builder, BuildOptions
+from deploy.contract import Contract
+from deploy.engines import ONNX, PRECISIONS, TARGETS, engine_runner
+from deploy.engines.openvino_cpu import EXECUTION_TYPE
+from deploy.errors import BuildError
+from deploy.export import EXPORT_DTYPES
+from deploy.gallery import gallery
+from deploy.report import EngineRecord, Report, read_report, write_report
+from deploy.report_page import write_page
+from deploy.repository import DIRECTORY, write_repository
+from deploy.verify import load_samples, pytorch_runner
+from model.checkpoint import RANDOM_PREFIX, CheckpointError, CheckpointInfo, load_checkpoint
+
+DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "model" / "weights" / "skin-tiny.safetensors"
+EXAMPLES = """examples:
+  python -m deploy.build_engine
+  python -m deploy.build_engine --checkpoint build/mine/best.safetensors --target openvino --output build/mine
+  python -m deploy.build_engine --target tensorrt-rtx --precision fp16 --compute-capability 8.6 --compute-capability 8.9
+  python -m deploy.build_engine --checkpoint random:paper-224 --target openvino   (random weights, for timing)
+"""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with 2 and one line for a misuse."""
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.build_engine",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="a .safetensors file or random:PRESET")
+    parser.add_argument("--output", type=Path, default=Path("build"))
+    parser.add_argument(
+        "--target", action="append", choices=[ONNX, *TARGETS], help="repeatable (default: all that this machine builds)"
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--max-batch", type=int, default=8, help="engines take batches of 1 to this (default 8)")
+    parser.add_argument(
+        "--compute-capability", action="append", default=[], help="of tensorrt-rtx, such as 8.6; repeatable"
+    )
+    parser.add_argument(
+        "--data", help="where validation images come from (default: what the checkpoint was trained on)"
+    )
+    parser.add_argument("--samples", type=int, default=64, help="validation images to verify on (default 64)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of CPU engines, when they are timed")
+    options = parser.parse_args(arguments)
+    for name in ("max_batch", "samples", "threads"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    return options
+
+
+def choose_targets(named: list[str] | None, precision: str) -> list[str]:
+    """The targets named, or all that this machine builds at this precision; BuildError where a named one cannot be."""
+    reasons = {name: target.unavailable() or target.refuses(precision) for name, target in TARGETS.items()}
+    reasons[ONNX] = None if precision in EXPORT_DTYPES else f"onnx builds {', '.join(EXPORT_DTYPES)}, not {precision}"
+    if named is None:
+        named = [name for name, reason in reasons.items() if reason is None]
+    refused = [reason for name in named if (reason := reasons[name])]
+    if refused or not named:
+        raise BuildError(
+            "; ".join(refused) or f"this machine builds no engine in {precision}; choose another --precision"
+        )
+    return list(dict.fromkeys(named))
+
+
+def contract_of(info: CheckpointInfo, max_batch: int) -> Contract:
+    """What a checkpoint will take and give once it is served."""
+    return Contract(info.config.image_size, info.seg_classes, info.labels, info.mean, info.std, max_batch)
+
+
+def build(options: argparse.Namespace, console: Console) -> Report:
+    """Everything of one call: what is missing is built, verified and published, then the repository and the report."""
+    targets = choose_targets(options.target, options.precision)
+    checkpoint = load_checkpoint(options.checkpoint)
+    contract = contract_of(checkpoint.info, options.max_batch)
+    options.output.mkdir(parents=True, exist_ok=True)
+    settings = BuildOptions(targets, options.precision, options.compute_capability, options.threads)
+    builder = Builder(options.checkpoint, checkpoint, contract, settings, options.output, console)
+    wanted = builder.wanted()
+    current = builder.current(wanted)
+    missing = [item for item in wanted if item.file not in {record.file for record in current}]
+    report = read_report(options.output)
+    if report and not missing and (options.output / DIRECTORY).is_dir():
+        console.print(f"nothing has changed: {len(wanted)} engines in {options.output} are current")
+        return report
+    source = options.data or (None if options.checkpoint.startswith(RANDOM_PREFIX) else checkpoint.info.data)
+    samples = load_samples(contract, source, options.samples)
+    report = builder.build(missing, current, samples)
+    served = served_engine(report)
+    write_repository(options.output, contract, options.output / served.file, precision=EXECUTION_TYPE[served.precision])
+    runner = engine_runner(served.target, served.precision, options.output / served.file, options.threads)
+    assert runner is not None, "a served engine runs on the CPU"
+    views = {"PyTorch fp32": pytorch_runner(checkpoint.build()), f"{served.target} {served.precision}": runner}
+    write_page(options.output, report, contract, gallery(samples, views))
+    write_report(options.output, report)
+    return report
+
+
+def served_engine(report: Report) -> EngineRecord:
+    """What the CPU server runs: OpenVINO's engine where there is one, else the ONNX file (OpenVINO reads it too)."""
+    on_cpu = [engine for engine in report.engines if engine.parity and engine.precision in EXECUTION_TYPE]
+    return min(on_cpu, key=lambda engine: (engine.target != "openvino", engine.precision != "fp32"))
+
+
+def engine_table(report: Report) -> Table:
+    """The engines as a table for the terminal."""
+    table = Table(
+        "engine", "precision", "file", "MB", "ms", "mask differs", "Dice", "accuracy", title=report.checkpoint
+    )
+    scores = report.reference_scores or {}
+    table.add_row("PyTorch", "fp32", "", "", f"{report.reference_ms:.1f}", "", *_task(scores))
+    for engine in report.engines:
+        size = f"{engine.bytes / 1e6:.1f}"
+        if engine.parity is None:
+            table.add_row(engine.target, engine.precision, engine.file, size, "needs a GPU to run")
+            continue
+        differs = f"{100 * engine.parity.mask:.4f} %"
+        figures = (size, f"{engine.latency_ms:.1f}", differs, *_task(engine.scores or {}))
+        table.add_row(engine.target, engine.precision, engine.file, *figures)
+    return table
+
+
+def _task(scores: dict[str, float]) -> list[str]:
+    return [f"{scores[name]:.4f}" if name in scores else "" for name in ("dice", "accuracy")]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 done, 1 failed with one line, 2 misused."""
+    options = parse_arguments(arguments)
+    console = Console()
+    try:
+        report = build(options, console)
+    except (BuildError, CheckpointError, DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    console.print(engine_table(report))
+    console.print(f"report: {options.output / 'report.html'}, repository: {options.output / 'model_repository'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
