@@ -1,0 +1,84 @@
+"""Sends files to the server and writes the overlay of each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from deploy.client.api import Client
+from deploy.client.errors import ClientError, ServerUnavailable
+from deploy.client.files import Task, write_atomically
+from deploy.client.overlay import areas, draw, fit_mask, open_upright, png
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server said of one file; width and height are the image's own, as EXIF turns it.
+
+    classes: a probability a label.  areas: pixels and percent of the image a segmentation class.
+    timings: milliseconds for the request alone and for all of the file.
+    """
+
+    file: str
+    overlay: str
+    width: int
+    height: int
+    classes: dict[str, float]
+    areas: dict[str, dict[str, float]]
+    timings: dict[str, float]
+    request_id: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that gave no result, and the one line that says why."""
+
+    file: str
+    reason: str
+
+
+Outcome = Answer | Failure
+
+
+def process(client: Client, tasks: Iterable[Task], output: Path) -> Iterator[Outcome]:
+    """One outcome a task, in order; a file that cannot be used does not stop the others.
+
+    Raises ServerUnavailable where the server goes away, OSError where `output` cannot be written.
+    """
+    for task in tasks:
+        yield process_file(client, task, output)
+
+
+def process_file(client: Client, task: Task, output: Path) -> Outcome:
+    """Read, send, draw and write one file."""
+    start = time.perf_counter()
+    try:
+        data = task.source.read_bytes()
+        result = client.segment(data)
+        image = open_upright(data)
+    except ServerUnavailable:
+        raise
+    except (ClientError, OSError, Image.DecompressionBombError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return Failure(str(task.source), reason)
+    mask = fit_mask(result.mask, image.size)
+    write_atomically(output / task.overlay, png(draw(image, mask)))
+    return Answer(
+        file=str(task.source),
+        overlay=task.overlay,
+        width=image.width,
+        height=image.height,
+        classes=result.class_probabilities,
+        areas=areas(mask, result.seg_classes),
+        timings={"request_ms": milliseconds(result.seconds), "total_ms": milliseconds(time.perf_counter() - start)},
+        request_id=result.request_id,
+    )
+
+
+def milliseconds(seconds: float) -> float:
+    """Seconds as milliseconds to two places."""
+    return round(seconds * 1e3, 2)

@@ -1,0 +1,59 @@
+"""What a run leaves: `result.json` for programs, a table for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from deploy.client.batch import Answer, Failure, Outcome
+from deploy.client.files import write_atomically
+from deploy.client.overlay import colour_of
+from deploy.contract import Contract
+
+RESULT_FILE = "result.json"
+# More rows than this are no overview any more; result.json has them all.
+TABLE_ROWS = 40
+
+
+def write_result(output: Path, contract: Contract, outcomes: Sequence[Outcome]) -> None:
+    """Write `result.json`: the colour of each class, a record of each image, the reason of each failure."""
+    result = {
+        "colours": {name: _hex(index) for index, name in enumerate(contract.seg_classes) if index},
+        "images": [asdict(outcome) for outcome in outcomes if isinstance(outcome, Answer)],
+        "failures": [asdict(outcome) for outcome in outcomes if isinstance(outcome, Failure)],
+    }
+    write_atomically(output / RESULT_FILE, (json.dumps(result, indent=2) + "\n").encode())
+
+
+def table(contract: Contract, answers: Sequence[Answer]) -> Table:
+    """A row an image: the probability of each label and the area of each segmentation class."""
+    summary = Table()
+    summary.add_column("image", overflow="fold")
+    for label in contract.labels:
+        summary.add_column(label, justify="right")
+    for index, name in enumerate(contract.seg_classes[1:], 1):
+        summary.add_column(Text(f"■ {name} area", style=_hex(index)), justify="right")
+    summary.add_column("request", justify="right")
+    for answer in answers[:TABLE_ROWS]:
+        summary.add_row(*_cells(answer))
+    if len(answers) > TABLE_ROWS:
+        summary.caption = f"the first {TABLE_ROWS} of {len(answers)}; {RESULT_FILE} has all"
+    return summary
+
+
+def _cells(answer: Answer) -> list[str]:
+    return [
+        answer.file,
+        *(f"{probability:.3f}" for probability in answer.classes.values()),
+        *(f"{area['percent']:.1f} %" for area in answer.areas.values()),
+        f"{answer.timings['request_ms']:.0f} ms",
+    ]
+
+
+def _hex(index: int) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour_of(index))

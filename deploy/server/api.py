@@ -1,0 +1,182 @@
+"""The server as a program uses it: `with Server(repository) as server: ...`."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+
+from deploy.contract import PIPELINE_MODEL
+from deploy.server.control import ModelControl
+from deploy.server.errors import ServerError
+from deploy.server.installation import environment, lay_out_backends, server_root
+from deploy.server.models import Tuning, contract_of, read_repository, tuned
+from deploy.server.probe import Probe
+from deploy.server.process import ServerProcess
+from deploy.server.shared_memory import new_prefix, remove_leftovers, remove_regions
+from deploy.server.workers import kill_workers, workers_of
+
+START_SECONDS = 60.0
+DRAIN_SECONDS = 12
+# The server gives up draining by itself first, and says so in its log.
+KILL_AFTER_SECONDS = 2.0
+UNLOAD_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Where the server listens and what it is tuned for.
+
+    address: of the interface to bind.  Ports: 0 picks a free one.
+    tuning: "latency" is one worker with every core, "throughput" one worker a core.
+    """
+
+    address: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    tuning: Tuning = "latency"
+
+    def with_ports(self) -> ServerOptions:
+        """These options with a free port in place of each 0."""
+        free = free_ports(self.address, 3)
+        return replace(
+            self,
+            http_port=self.http_port or free[0],
+            grpc_port=self.grpc_port or free[1],
+            metrics_port=self.metrics_port or free[2],
+        )
+
+
+class Server:
+    """The real `tritonserver` over a model repository; once entered, every model has answered an inference.
+
+    log: takes each line that the server and its workers print.  Raises ServerError where it cannot start.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        options: ServerOptions | None = None,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.options = (options or ServerOptions()).with_ports()
+        self.configs = {
+            name: tuned(config, self.options.tuning) for name, config in read_repository(repository).items()
+        }
+        self.contract = contract_of(self.configs[PIPELINE_MODEL])
+        self._repository, self._log = repository, log
+        self._process: ServerProcess | None = None
+        self._regions = new_prefix()
+        self._probe = Probe(self.grpc_url, self.contract)
+        self._control = ModelControl()
+        self._folders = ExitStack()
+
+    @property
+    def grpc_url(self) -> str:
+        """host:port of the gRPC side, as a client on this machine reaches it."""
+        return self._url(self.options.grpc_port)
+
+    @property
+    def http_url(self) -> str:
+        """host:port of the HTTP side."""
+        return self._url(self.options.http_port)
+
+    @property
+    def metrics_url(self) -> str:
+        """host:port of the Prometheus metrics, under /metrics."""
+        return self._url(self.options.metrics_port)
+
+    def start(self) -> None:
+        """Start the process, load every model and have each answer."""
+        remove_leftovers()
+        backends = Path(self._folders.enter_context(TemporaryDirectory(prefix="resformer-server-")))
+        try:
+            lay_out_backends(backends)
+            self._process = ServerProcess(self._command(backends), environment(), self._log)
+            self._process.wait_started(START_SECONDS)
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(self._load, self.configs))
+        except BaseException:
+            self.stop()
+            raise
+
+    def reload(self, name: str) -> None:
+        """Replace the workers of one model: a plain load would keep those it has, dead or not."""
+        kill_workers(self._running().pid, name)
+        self._control.unload(self.grpc_url, name, UNLOAD_SECONDS)
+        self._load(name)
+
+    def check(self, name: str) -> None:
+        """Return if all workers of a model are there and it answers an inference, else raise ServerError."""
+        expected = self.configs[name].instance_group[0].count
+        present = len(workers_of(self._running().pid, name))
+        if present < expected:
+            raise ServerError(f"model {name} has {present} of {expected} workers")
+        self._probe.check(name)
+
+    def stop(self) -> bool:
+        """Let requests in flight finish, then end; False where it had to be killed."""
+        try:
+            return self._process.stop(DRAIN_SECONDS + KILL_AFTER_SECONDS) if self._process else True
+        finally:
+            self._process = None
+            remove_regions(self._regions)
+            self._folders.close()
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether the server's process is there."""
+        return self._process is not None and self._process.running
+
+    def _running(self) -> ServerProcess:
+        if self._process is None or not self._process.running:
+            raise ServerError(self._process.failure() if self._process else "the server is not running")
+        return self._process
+
+    def _load(self, name: str) -> None:
+        self._control.load(self.grpc_url, self.configs[name])
+        self._probe.first(name)
+
+    def _url(self, port: int) -> str:
+        host = "127.0.0.1" if self.options.address == "0.0.0.0" else self.options.address
+        return f"{host}:{port}"
+
+    def _command(self, backends: Path) -> list[str]:
+        options = self.options
+        return [
+            str(server_root() / "bin" / "tritonserver"),
+            f"--model-repository={self._repository}",
+            f"--backend-directory={backends}",
+            f"--backend-config=python,shm-region-prefix-name={self._regions}",
+            "--disable-auto-complete-config",
+            "--allow-gpu-metrics=false",
+            "--log-format=ISO8601",
+            f"--exit-timeout-secs={DRAIN_SECONDS}",
+            *(f"--{side}-address={options.address}" for side in ("http", "grpc", "metrics")),
+            f"--http-port={options.http_port}",
+            f"--grpc-port={options.grpc_port}",
+            f"--metrics-port={options.metrics_port}",
+            *self._control.arguments(),
+        ]
+
+
+def free_ports(address: str, count: int) -> list[int]:
+    """`count` different ports that nothing listens on at the moment."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server((address, 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in sockets]

@@ -1,0 +1,37 @@
+"""The server's log as lines of JSON, for people's tools and for ours."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from datetime import datetime, timezone
+
+# 2026-01-31T12:00:00Z I 4711 http_server.cc:362] "Started Metrics Service at 127.0.0.1:8002"
+_LINE = re.compile(r'^(?P<time>\S+Z) (?P<level>[IWEF]) \d+ (?P<where>[^\]\s]+)\] "?(?P<message>.*?)"?\s*$')
+_LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "error"}
+# Tables of settings, and what every start without a GPU says.
+_NOISE = re.compile(r"^\s*$|^[+|]|CudaDriverHelper|CUDA memory pool disabled|pinned system memory")
+
+
+def log_server_line(line: str) -> None:
+    """Write one line of the server's output to stderr as JSON with time, level, where and message."""
+    if _NOISE.search(line):
+        return
+    if parts := _LINE.match(line):
+        _write(parts["time"], _LEVELS[parts["level"]], parts["where"], parts["message"])
+    else:
+        _write(_now(), "info", "worker", line)
+
+
+def log_event(message: str) -> None:
+    """Write one of the supervisor's own lines in the same form."""
+    _write(_now(), "warning", "supervisor", message)
+
+
+def _write(time: str, level: str, where: str, message: str) -> None:
+    print(json.dumps({"time": time, "level": level, "where": where, "message": message}), file=sys.stderr, flush=True)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,55 @@
+"""What a repository holds, and how its models share this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as schema
+
+from deploy.contract import PIPELINE_MODEL, Contract
+from deploy.repository import CONFIGURATION, read_config
+from deploy.server.errors import ServerError
+
+Tuning = Literal["latency", "throughput"]
+
+
+def read_repository(repository: Path) -> dict[str, schema.ModelConfig]:
+    """The configuration of every model; raises ServerError unless it is one that a CPU server can load."""
+    if not repository.is_dir():
+        raise ServerError(f"no model repository at {repository}: run python -m deploy.build_engine first")
+    configs: dict[str, schema.ModelConfig] = {}
+    for file in sorted(repository.glob(f"*/{CONFIGURATION}")):
+        try:
+            config = read_config(file.parent)
+        except (OSError, ValueError, text_format.ParseError) as error:
+            raise ServerError(f"{file} cannot be read: {error}") from None
+        if config.backend != "python":
+            raise ServerError(
+                f"{file.parent} needs the server's {config.backend or config.platform} backend, and a GPU"
+            )
+        configs[config.name] = config
+    if PIPELINE_MODEL not in configs:
+        raise ServerError(f"{repository} holds no model {PIPELINE_MODEL}: build it again with deploy.build_engine")
+    return configs
+
+
+def contract_of(config: schema.ModelConfig) -> Contract:
+    """The contract that a model's configuration carries; raises ServerError where it is not one."""
+    try:
+        return Contract.from_json(config.parameters["contract"].string_value)
+    except ValueError as error:
+        raise ServerError(f"model {config.name}: {error}; build the repository again") from None
+
+
+def tuned(config: schema.ModelConfig, tuning: Tuning) -> schema.ModelConfig:
+    """A copy with workers and threads for this machine: one worker with every core, or a worker for each core."""
+    cores = len(os.sched_getaffinity(0))
+    workers = cores if tuning == "throughput" else 1
+    copy = schema.ModelConfig()
+    copy.CopyFrom(config)
+    copy.instance_group[0].count = workers
+    copy.parameters["threads"].string_value = str(cores // workers)
+    return copy

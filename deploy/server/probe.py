@@ -1,0 +1,83 @@
+"""The one health check that can be believed: an inference.
+
+With its worker dead the server goes on calling itself live and ready, and the model ready.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as grpc
+from numpy.typing import NDArray
+from PIL import Image
+from tritonclient.utils import InferenceServerException, triton_to_np_dtype
+
+from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract, TensorSpec
+from deploy.server.errors import ServerError
+
+# A worker's first inference may still compile kernels.
+FIRST_SECONDS = 60.0
+PATIENCE_SECONDS = 2.0
+
+
+class Probe:
+    """Asks the models of one server to answer a generated image."""
+
+    def __init__(self, url: str, contract: Contract) -> None:
+        self._url, self._contract = url, contract
+        self._patience: dict[str, float] = {}
+
+    def first(self, model: str) -> None:
+        """The check after loading, which also learns how long the model may take; raises ServerError."""
+        self._infer(model, FIRST_SECONDS)
+        start = time.monotonic()
+        self._infer(model, FIRST_SECONDS)
+        # A worker that is busy with a full batch is no more than busy.
+        self._patience[model] = PATIENCE_SECONDS + 2 * self._contract.max_batch * (time.monotonic() - start)
+
+    def check(self, model: str) -> None:
+        """Return if `model` answers, or works off a queue; raises ServerError where it does neither."""
+        done = self._executions(model)
+        try:
+            self._infer(model, self._patience[model])
+        except ServerError:
+            if self._executions(model) == done:
+                raise
+
+    def _infer(self, model: str, timeout: float) -> None:
+        spec, values = _question(model, self._contract)
+        tensor = grpc.InferInput(spec.name, values.shape, spec.dtype)
+        tensor.set_data_from_numpy(values)
+        # The smallest output: the probe asks for life, not for a mask.
+        wanted = [grpc.InferRequestedOutput(self._contract.outputs[1].name)]
+        self._ask(model, "infer", inputs=[tensor], outputs=wanted, request_id="probe", client_timeout=timeout)
+
+    def _executions(self, model: str) -> int:
+        """How many executions have ended well since the model was loaded."""
+        statistics = self._ask(model, "get_inference_statistics", client_timeout=PATIENCE_SECONDS)
+        return sum(one.inference_stats.success.count for one in statistics.model_stats)
+
+    def _ask(self, model: str, method: str, **arguments: Any) -> Any:
+        try:
+            with grpc.InferenceServerClient(self._url) as client:
+                return getattr(client, method)(model, **arguments)
+        except InferenceServerException as error:
+            raise ServerError(f"model {model} does not answer: {' '.join(error.message().split())}") from None
+
+
+def _question(model: str, contract: Contract) -> tuple[TensorSpec, NDArray[Any]]:
+    if model == NETWORK_MODEL:
+        spec = contract.network_input
+        return spec, np.zeros((1, *spec.shape), triton_to_np_dtype(spec.dtype))
+    if model == PIPELINE_MODEL:
+        return contract.encoded_image, np.frombuffer(_generated_image(), np.uint8)[None]
+    raise ServerError(f"the repository holds a model {model!r} that this server does not know: build it again")
+
+
+def _generated_image() -> bytes:
+    file = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").save(file, "JPEG")
+    return file.getvalue()
