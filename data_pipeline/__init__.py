@@ -7,11 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from data_pipeline.headers import ImageError as ImageError
     from data_pipeline.preprocess import Preprocessing as Preprocessing
     from data_pipeline.records import DataError as DataError
     from data_pipeline.records import Dataset as Dataset
     from data_pipeline.records import Record as Record
-    from data_pipeline.serving import ImageError as ImageError
+    from data_pipeline.scan import BadSample as BadSample
+    from data_pipeline.scan import drop_bad as drop_bad
+    from data_pipeline.scan import scan_samples as scan_samples
     from data_pipeline.serving import Preprocessor as Preprocessor
     from data_pipeline.serving import serialize_serving as serialize_serving
     from data_pipeline.sources import open_source as open_source
@@ -19,9 +22,11 @@ if TYPE_CHECKING:
     from data_pipeline.training import TrainingLoader as TrainingLoader
 
 _NAMES = {
+    "headers": ("ImageError",),
     "preprocess": ("Preprocessing",),
     "records": ("DataError", "Dataset", "Record"),
-    "serving": ("ImageError", "Preprocessor", "serialize_serving"),
+    "scan": ("BadSample", "drop_bad", "scan_samples"),
+    "serving": ("Preprocessor", "serialize_serving"),
     "sources": ("open_source",),
     "training": ("Batch", "TrainingLoader"),
 }

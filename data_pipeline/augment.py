@@ -4,6 +4,7 @@ Because each sample's parameters depend on nothing else, an epoch is the same fo
 thread count and resume point.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,7 +97,7 @@ def warp_mask(mask: DataNode, matrix: DataNode, size: int, device: Device) -> Da
 
 
 def jitter(
-    image: DataNode, colour: DataNode, speckle: list[DataNode], ranges: Augmentation, device: Device
+    image: DataNode, colour: DataNode, speckle: Sequence[DataNode], ranges: Augmentation, device: Device
 ) -> DataNode:
     """Brightness, contrast, saturation and hue, then speckle (one or none) and gamma, on (S, S, 3) FLOAT in [0, 1]."""
     image = fn.color_twist(

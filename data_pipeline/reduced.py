@@ -16,7 +16,8 @@ from data_pipeline.training_graph import NO_PIXELS
 def read_reduced(path: Path, size: int) -> NDArray[np.uint8]:
     """RGB (H, W, 3) at the smallest of 1/2, 1/4, 1/8 with both sides at least `size`.
 
-    NO_PIXELS for a file that is no 8-bit RGB or grey JPEG, is smaller than 2 * size, or is damaged: DALI decodes (or refuses) it.
+    NO_PIXELS for a file that is no RGB or grey JPEG, is smaller than 2 * size, or is damaged: DALI decodes
+    (or refuses) it.
     """
     if path.suffix.lower() not in (".jpg", ".jpeg"):
         return NO_PIXELS

@@ -1,7 +1,5 @@
 """Preprocessing outside of training: in process for one image, and serialised for the server's DALI backend."""
 
-import io
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +8,9 @@ import nvidia.dali.types as types
 from numpy.typing import NDArray
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline, pipeline_def
-from PIL import Image, UnidentifiedImageError
 
+from data_pipeline.headers import MAX_PIXELS, ImageError, check_header
 from data_pipeline.preprocess import Device, Preprocessing, preprocess
-
-MAX_PIXELS = 100_000_000
-FORMATS = ("JPEG", "PNG", "TIFF")
-
-
-class ImageError(Exception):
-    """An image that cannot be used; one line without paths, fit to be shown to a client."""
 
 
 class Preprocessor:
@@ -49,23 +40,6 @@ class Preprocessor:
         )
         pipeline.build()
         return pipeline
-
-
-def check_header(data: bytes, max_pixels: int) -> None:
-    """Raises ImageError unless `data` begins as an image of a known format with 1 to `max_pixels` pixels."""
-    if not data:
-        raise ImageError("the image is empty (0 bytes)")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                width, height = image.size
-    except Image.DecompressionBombError:
-        raise ImageError(f"the image has more pixels than the limit of {max_pixels:,}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        raise ImageError(f"not an image: expected one {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from None
-    if width * height > max_pixels:
-        raise ImageError(f"the image has {width} x {height} pixels, more than the limit of {max_pixels:,}")
 
 
 @pipeline_def(enable_conditionals=True)

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from data_pipeline.folder import open_folder
+from data_pipeline.prepared import open_prepared
 from data_pipeline.records import DataError, Dataset, Split
 from data_pipeline.synthetic.generate import generate_folder
 
-KINDS = "synthetic:skin or synthetic:oct"
+KINDS = "synthetic:skin, synthetic:oct, folder:DIR or prepared:DIR"
 
 
 def open_source(
@@ -20,4 +22,8 @@ def open_source(
     kind, _, argument = spec.partition(":")
     if kind == "synthetic" and argument in ("skin", "oct"):
         return generate_folder(argument, split, samples, seed, cache)
+    if kind == "folder" and argument:
+        return open_folder(Path(argument), split, samples, seed, cache)
+    if kind == "prepared" and argument:
+        return open_prepared(Path(argument), split, samples)
     raise DataError(f"unknown data source {spec!r}: expected {KINDS}")

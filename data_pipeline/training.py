@@ -1,23 +1,23 @@
 """The training pipeline: one epoch of augmented batches as torch tensors, every sample exactly once."""
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from nvidia.dali.backend import TensorListCPU
 from nvidia.dali.pipeline import Pipeline
+from torch.utils.dlpack import from_dlpack
 
 from data_pipeline.augment import COLOUR, GREY, draw
+from data_pipeline.prepared import load_pixels
 from data_pipeline.preprocess import Device, Preprocessing
 from data_pipeline.records import Dataset
 from data_pipeline.reduced import read_reduced
-from data_pipeline.training_graph import NO_PIXELS, Columns, training_pipeline
+from data_pipeline.training_graph import NO_PIXELS, Columns, path_bytes, training_pipeline
 
 Sample = tuple[NDArray[np.generic], ...]
 
@@ -60,7 +60,7 @@ class TrainingLoader:
         self.ranges = (GREY if dataset.grey else COLOUR) if augment else None
         self.shuffle, self.seed, self.threads, self.shard, self.device = shuffle, seed, threads, shard, device
         self.epoch, self.position = 0, 0
-        self.prepared = None
+        self.prepared = load_pixels(dataset.prepared, spec.image_size) if dataset.prepared else None
         self.labels = torch.tensor([record.labels for record in dataset.records], dtype=torch.float32)
 
     def __len__(self) -> int:
@@ -110,22 +110,26 @@ class TrainingLoader:
 
     def _columns(self, epoch: int, batches: list[NDArray[np.int64]]) -> Iterator[Columns]:
         """The graph's inputs batch by batch, made by threads that stay two batches ahead of the graph."""
-        with ThreadPoolExecutor(self.threads) as pool:
-            ahead: deque[list[Future[Sample]]] = deque()
-            try:
-                for indices in batches:
-                    ahead.append([pool.submit(self._sample, epoch, int(index)) for index in indices])
-                    if len(ahead) > 2:
-                        yield _transpose(ahead.popleft())
-                yield from map(_transpose, ahead)
-            finally:
-                pool.shutdown(cancel_futures=True)
+        pool = ThreadPoolExecutor(self.threads)
+        ahead: deque[list[Future[Sample]]] = deque()
+        in_use: deque[Columns] = deque(maxlen=8)  # DALI reads the arrays where they lie, a few batches later
+        try:
+            for indices in batches:
+                ahead.append([pool.submit(self._sample, epoch, int(index)) for index in indices])
+                if len(ahead) > 2:
+                    in_use.append(_transpose(ahead.popleft()))
+                    yield in_use[-1]
+            for samples in ahead:
+                in_use.append(_transpose(samples))
+                yield in_use[-1]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _sample(self, epoch: int, index: int) -> Sample:
-        """The graph's inputs for one record, in the order of `training_graph.INPUTS`."""
+        """The graph's inputs for one record, in the order `training_graph` lists them."""
         record, size = self.dataset.records[index], self.spec.image_size
         image, mask = self._pixels(index)
-        files = _path_bytes(record.image), _path_bytes(record.mask)
+        files = path_bytes(record.image), path_bytes(record.mask)
         if self.ranges is None:
             return (*files, image, mask)
         return (*files, image, mask, *draw(self.ranges, size, (self.seed, epoch, index)))
@@ -140,14 +144,10 @@ class TrainingLoader:
     def _to_torch(self, indices: NDArray[np.int64], images: TensorListCPU, masks: TensorListCPU) -> Batch:
         """Copies out of the pipeline's buffers, which the next run overwrites."""
         index = torch.from_numpy(indices)
-        image = torch.from_dlpack(images.as_tensor()).clone()
-        mask = torch.from_dlpack(masks.as_tensor()).squeeze(-1).long()
+        image = from_dlpack(images.as_tensor()).clone()
+        mask = from_dlpack(masks.as_tensor()).squeeze(-1).long()
         return Batch(image, mask, self.labels[index], index)
 
 
 def _transpose(samples: list[Future[Sample]]) -> Columns:
     return tuple(list(column) for column in zip(*(sample.result() for sample in samples), strict=True))
-
-
-def _path_bytes(path: Path) -> NDArray[np.uint8]:
-    return np.frombuffer(os.fsencode(path), dtype=np.uint8)

@@ -1,6 +1,8 @@
 """The DALI graph of training: the shared preprocessing, with augmentation between decoding and normalisation."""
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import nvidia.dali.fn as fn
@@ -26,7 +28,7 @@ def training_pipeline(
 ) -> tuple[DataNode, DataNode]:
     """Image (3, S, S) FLOAT and mask (S, S, 1) UINT8 from `columns`: batches of the inputs listed above.
 
-    ranges: None leaves augmentation out; the image is then what serving computes, the mask resized by nearest neighbour.
+    ranges: None leaves augmentation out; the image is then what serving computes, the mask resized by nearest.
     """
     size, count = spec.image_size, input_count(ranges)
     inputs = fn.external_source(columns, num_outputs=count, dtype=TYPES[:count], layout=LAYOUTS[:count], no_copy=True)
@@ -51,7 +53,7 @@ def input_count(ranges: Augmentation | None) -> int:
 
 def _mask_pixels(path: DataNode, pixels: DataNode) -> DataNode:
     """(H, W, 1) UINT8 on the CPU, where PNG files are decoded anyway."""
-    if pixels.shape()[0] > 1:
+    if pixels.shape()[0] > 1:  # noqa: SIM108 (DALI turns `if`, not the ternary, into a per-sample branch)
         mask = pixels
     else:
         mask = fn.decoders.image(fn.io.file.read(path), output_type=types.GRAY)
@@ -78,3 +80,8 @@ def _warped_image(path: DataNode, pixels: DataNode, matrix: DataNode, size: int,
     else:
         image = warp_image(decode(fn.io.file.read(path), size, device), matrix, size, device)
     return image
+
+
+def path_bytes(path: Path) -> NDArray[np.uint8]:
+    """A path as `fn.io.file.read` takes it."""
+    return np.frombuffer(os.fsencode(path), dtype=np.uint8)

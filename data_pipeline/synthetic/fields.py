@@ -11,7 +11,7 @@ Field = NDArray[Any]  # float64
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> Field:
     """(H, W) noise of about unit variance whose features are about `cell` pixels wide: random cubic B-splines."""
     rows, columns = (_spline_basis(length, cell) for length in shape)
-    field = rows @ rng.standard_normal((rows.shape[1], columns.shape[1])) @ columns.T
+    field: Field = rows @ rng.standard_normal((rows.shape[1], columns.shape[1])) @ columns.T
     return field / 0.48
 
 
@@ -25,7 +25,8 @@ def fractal_noise(rng: np.random.Generator, shape: tuple[int, int], cell: float,
 def curve(rng: np.random.Generator, length: int, cell: float) -> Field:
     """(length,) smooth random curve of about unit variance."""
     basis = _spline_basis(length, cell)
-    return basis @ rng.standard_normal(basis.shape[1]) / 0.69
+    values: Field = basis @ rng.standard_normal(basis.shape[1]) / 0.69
+    return values
 
 
 def _spline_basis(length: int, cell: float) -> Field:
@@ -59,4 +60,5 @@ def step(field: Field, width: float) -> Field:
 
 def to_bytes(field: Field) -> NDArray[np.uint8]:
     """Values in [0, 1] -> uint8, clipped and rounded."""
-    return np.rint(np.clip(field, 0, 1) * 255).astype(np.uint8)
+    values: NDArray[np.uint8] = np.rint(np.clip(field, 0, 1) * 255).astype(np.uint8)
+    return values

@@ -23,8 +23,8 @@ INNER_NUCLEAR, OUTER_NUCLEAR = 2, 4  # layers in which intraretinal cysts lie
 
 @dataclass(frozen=True)
 class Vendor:
-    """A device's style: scan height in pixels, magnification of depth, speckle looks (more is smoother), noise floor and
-    contrast exponent."""
+    """A device's style: scan height in pixels, magnification of depth, speckle looks (more is smoother), noise floor
+    and contrast exponent."""
 
     height: int
     zoom: float
@@ -101,7 +101,7 @@ def _cysts(rng: np.random.Generator, anatomy: Anatomy, rows: Field, swelling: Fi
     """(H, W) cysts: wobbly ellipses where the retina is swollen, kept inside their layer."""
     columns = np.arange(WIDTH)
     cysts = np.zeros((len(rows), WIDTH), bool)
-    wobble = smooth_noise(rng, cysts.shape, 14)
+    wobble = smooth_noise(rng, (len(rows), WIDTH), 14)
     for _ in range(rng.integers(1, 10)):
         layer = int(rng.choice((INNER_NUCLEAR, OUTER_NUCLEAR), p=(0.4, 0.6)))
         top, bottom = anatomy.boundaries[layer], anatomy.boundaries[layer + 1]
@@ -138,7 +138,8 @@ def _tissue(rng: np.random.Generator, anatomy: Anatomy, rows: Field) -> Field:
 def _fluid_brightness(rng: np.random.Generator, mask: NDArray[np.uint8]) -> Field:
     """Fluid is dark; under the RPE it may hold tissue and be grey."""
     brightness = np.array([0, rng.uniform(0.04, 0.12), rng.uniform(0.03, 0.12), rng.uniform(0.06, 0.4)])
-    return brightness[mask] * (1 + 0.15 * smooth_noise(rng, mask.shape, 20))
+    texture: Field = 1 + 0.15 * smooth_noise(rng, (mask.shape[0], mask.shape[1]), 20)
+    return brightness[mask] * texture
 
 
 def _shadows(rng: np.random.Generator, tissue: Field, anatomy: Anatomy, rows: Field) -> Field:
@@ -149,7 +150,8 @@ def _shadows(rng: np.random.Generator, tissue: Field, anatomy: Anatomy, rows: Fi
         across = np.exp(-(((columns - centre) / half) ** 4))
         below = rows > anatomy.boundaries[0] + rng.uniform(6, 22)
         tissue = tissue * (1 - rng.uniform(0.35, 0.8) * across * below)
-    return tissue * (1 + rng.uniform(-0.3, 0.3) * np.linspace(-1, 1, WIDTH)) * (1 + 0.12 * curve(rng, WIDTH, 90))
+    light: Field = (1 + rng.uniform(-0.3, 0.3) * np.linspace(-1, 1, WIDTH)) * (1 + 0.12 * curve(rng, WIDTH, 90))
+    return tissue * light
 
 
 def _speckle(rng: np.random.Generator, tissue: Field, vendor: Vendor, shape: tuple[int, int]) -> Field:
@@ -157,5 +159,5 @@ def _speckle(rng: np.random.Generator, tissue: Field, vendor: Vendor, shape: tup
     looks = vendor.looks * rng.uniform(0.8, 1.3)
     speckle = blur(rng.gamma(looks, 1 / looks, shape), 0.6)
     floor = vendor.floor * rng.uniform(0.7, 1.3) * np.abs(rng.normal(0.6, 0.5, shape))
-    image = np.clip(np.clip(tissue, 0, None) * speckle * rng.uniform(0.75, 1.05) + floor, 0, 1)
-    return image**vendor.gamma
+    image: Field = np.clip(np.clip(tissue, 0, None) * speckle * rng.uniform(0.75, 1.05) + floor, 0, 1)
+    return np.asarray(image**vendor.gamma)

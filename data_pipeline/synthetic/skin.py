@@ -59,7 +59,8 @@ def generate(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.ui
 def _tone(rng: np.random.Generator) -> Field:
     place = rng.uniform(0, len(TONES) - 1.001)
     low, share = int(place), place % 1
-    return (TONES[low] * (1 - share) + TONES[low + 1] * share) * (1 + rng.normal(0, 0.03, 3))
+    tone: Field = (TONES[low] * (1 - share) + TONES[low + 1] * share) * (1 + rng.normal(0, 0.03, 3))
+    return tone
 
 
 def _depth(rng: np.random.Generator, shape: tuple[int, int], habit: Habit) -> Field:
@@ -84,7 +85,8 @@ def _depth(rng: np.random.Generator, shape: tuple[int, int], habit: Habit) -> Fi
         teeth = np.cos(rng.integers(14, 26) * theta + 1.5 * smooth_noise(rng, shape, side / 4))
         outline += 0.06 * teeth * np.clip(0.6 + smooth_noise(rng, shape, side / 3), 0, 2)
     outline += irregularity * fractal_noise(rng, shape, side / 8, 3) * 0.5
-    return np.clip(outline, 0.35, 1.9) - distance
+    depth: Field = np.clip(outline, 0.35, 1.9) - distance
+    return depth
 
 
 def _skin(rng: np.random.Generator, shape: tuple[int, int], tone: Field) -> Field:
@@ -92,7 +94,8 @@ def _skin(rng: np.random.Generator, shape: tuple[int, int], tone: Field) -> Fiel
     light = 1 + 0.05 * smooth_noise(rng, shape, max(shape) / 2)
     texture = 0.014 * fractal_noise(rng, shape, 10, 2)
     redness = rng.uniform(0, 0.06) * np.clip(smooth_noise(rng, shape, max(shape) / 5), 0, None)
-    return tone * (light + texture)[..., None] + redness[..., None] * np.array([0.3, -1.0, -0.8])
+    skin: Field = tone * (light + texture)[..., None] + redness[..., None] * np.array([0.3, -1.0, -0.8])
+    return skin
 
 
 def _lesion(rng: np.random.Generator, shape: tuple[int, int], habit: Habit, tone: Field, depth: Field) -> Field:
@@ -121,14 +124,16 @@ def _network(rng: np.random.Generator, shape: tuple[int, int], habit: Habit) -> 
     turn = rng.uniform(0, np.pi)
     waves = sum(np.cos(x * np.cos(turn + i * np.pi / 3) + y * np.sin(turn + i * np.pi / 3)) for i in range(3))
     fade = np.clip(0.55 + 0.35 * bend * fractal_noise(rng, shape, 70, 2), 0, 1.1)
-    return fade * rng.uniform(0.18, 0.32) * np.clip(np.asarray(waves), -1.2, 0.9)
+    relief: Field = fade * rng.uniform(0.18, 0.32) * np.clip(np.asarray(waves), -1.2, 0.9)
+    return relief
 
 
 def _ridges(rng: np.random.Generator, shape: tuple[int, int], habit: Habit) -> Field:
     """Brain-like ridges: level lines of a smooth field."""
     if rng.random() >= habit.ridges:
         return np.zeros(shape)
-    return rng.uniform(0.14, 0.26) * np.sin(4.5 * fractal_noise(rng, shape, rng.uniform(40, 60), 2))
+    relief: Field = rng.uniform(0.14, 0.26) * np.sin(4.5 * fractal_noise(rng, shape, rng.uniform(40, 60), 2))
+    return relief
 
 
 def _dots(rng: np.random.Generator, shape: tuple[int, int], habit: Habit, depth: Field) -> Field:
@@ -169,7 +174,8 @@ def _artefacts(rng: np.random.Generator, image: Field) -> Field:
     if rng.random() < 0.25:
         _ruler(rng, draw, height, width)
     cover = blur(np.asarray(ink, np.float64) / 255, 0.7)[..., None] * 0.85
-    return image * (1 - cover) + cover * rng.uniform(0.05, 0.25, 3)
+    covered: Field = image * (1 - cover) + cover * rng.uniform(0.05, 0.25, 3)
+    return covered
 
 
 def _hair(rng: np.random.Generator, height: int, width: int) -> list[tuple[int, int]]:

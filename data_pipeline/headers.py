@@ -1,0 +1,30 @@
+"""What can be said of an image file before it is decoded."""
+
+import io
+import warnings
+
+from PIL import Image, UnidentifiedImageError
+
+MAX_PIXELS = 100_000_000
+FORMATS = ("JPEG", "PNG", "TIFF")
+
+
+class ImageError(Exception):
+    """An image that cannot be used; one line without paths, fit to be shown to a client."""
+
+
+def check_header(data: bytes, max_pixels: int) -> None:
+    """Raises ImageError unless `data` begins as an image of a known format with 1 to `max_pixels` pixels."""
+    if not data:
+        raise ImageError("the image is empty (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                width, height = image.size
+    except Image.DecompressionBombError:
+        raise ImageError(f"the image has more pixels than the limit of {max_pixels:,}") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        raise ImageError(f"not an image: expected one {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from None
+    if width * height > max_pixels:
+        raise ImageError(f"the image has {width} x {height} pixels, more than the limit of {max_pixels:,}")

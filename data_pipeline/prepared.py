@@ -1,0 +1,87 @@
+"""A prepared data set on disk: decoded, pre-shrunk samples that DALI reads without copying.
+
+Uncompressed .npy arrays, because a row of a memory map goes to DALI as it lies in the page cache: nothing is decoded
+and nothing copied. Masks are kept at twice the images' size, so that warping them is the only sampling that shows.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.records import DataError, Dataset, Record, Split
+
+IMAGES, MASKS, MANIFEST = "images.npy", "masks.npy", "manifest.json"
+MASK_SCALE = 2
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """images: (N, S, S, 3) uint8.  masks: (N, 2S, 2S, 1) uint8.  Memory maps."""
+
+    images: NDArray[np.uint8]
+    masks: NDArray[np.uint8]
+
+    def digest(self, index: int) -> str:
+        """Hash of one sample's image and mask."""
+        return hashlib.sha256(self.images[index].tobytes() + self.masks[index].tobytes()).hexdigest()
+
+
+def create_pixels(folder: Path, count: int, size: int) -> Pixels:
+    """New arrays of `count` samples, or those already in `folder`, open for writing."""
+    shapes = {IMAGES: (count, size, size, 3), MASKS: (count, MASK_SCALE * size, MASK_SCALE * size, 1)}
+    open_map: Callable[..., NDArray[np.uint8]] = np.lib.format.open_memmap
+    maps = []
+    for name, shape in shapes.items():
+        mode = "r+" if (folder / name).is_file() else "w+"
+        maps.append(open_map(folder / name, mode=mode, dtype=np.uint8, shape=shape))
+    return Pixels(*maps)
+
+
+def load_pixels(folder: Path, size: int) -> Pixels:
+    """The arrays for a network whose input is `size`; DataError if they were prepared for another."""
+    pixels = Pixels(*(np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in (IMAGES, MASKS)))
+    found = pixels.images.shape[1]
+    if found != size:
+        raise DataError(
+            f"{folder} was prepared for {found} px, the network takes {size} px: prepare with --size {size}"
+        )
+    return pixels
+
+
+def write_manifest(folder: Path, dataset: Dataset, size: int, sources: list[str], digests: list[str]) -> None:
+    """The last step of preparing: a folder with a manifest is whole."""
+    manifest = {
+        "size": size,
+        **{key: value for key, value in asdict(dataset).items() if key not in ("records", "prepared")},
+        "records": [
+            {"image": str(r.image), "mask": str(r.mask), "labels": r.labels, "source": source, "pixels": digest}
+            for r, source, digest in zip(dataset.records, sources, digests, strict=True)
+        ],
+    }
+    temporary = folder / (MANIFEST + ".tmp")
+    temporary.write_text(json.dumps(manifest))
+    temporary.replace(folder / MANIFEST)
+
+
+def open_prepared(folder: Path, split: Split, samples: int | None) -> Dataset:
+    """The data set that `data_pipeline.prepare` wrote, its pixels verified against their hashes."""
+    place = folder / split
+    if not (place / MANIFEST).is_file():
+        raise DataError(
+            f"{place} holds no finished prepared data: run python -m data_pipeline.prepare --output {folder}"
+        )
+    manifest: dict[str, Any] = json.loads((place / MANIFEST).read_text())
+    rows = manifest["records"][:samples]
+    pixels = load_pixels(place, manifest["size"])
+    damaged = [row["image"] for index, row in enumerate(rows) if pixels.digest(index) != row["pixels"]]
+    if damaged:
+        raise DataError(f"{place}: {len(damaged)} prepared samples are damaged, {damaged[0]} first: prepare again")
+    records = tuple(Record(Path(row["image"]), Path(row["mask"]), tuple(row["labels"])) for row in rows)
+    names = {key: tuple(manifest[key]) for key in ("seg_classes", "labels")}
+    return Dataset(manifest["name"], records, **names, grey=manifest["grey"], prepared=place)

@@ -1,0 +1,133 @@
+"""Finds every unreadable sample before training starts, with the decoder training uses, and remembers the answers."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import nvidia.dali.fn as fn
+import nvidia.dali.types as types
+from numpy.typing import NDArray
+from nvidia.dali.data_node import DataNode
+from nvidia.dali.pipeline import pipeline_def
+from rich.progress import track
+
+from data_pipeline.headers import MAX_PIXELS, ImageError, check_header
+from data_pipeline.records import DataError, Dataset, Record
+from data_pipeline.training_graph import path_bytes
+
+Numbers = NDArray[np.int64]
+BATCH = 16
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """A record that cannot be trained on, and why."""
+
+    record: Record
+    reason: str
+
+
+def drop_bad(
+    dataset: Dataset, *, skip_bad: bool, cache: Path, threads: int = 2
+) -> tuple[Dataset, tuple[BadSample, ...]]:
+    """The data set without its unreadable samples, and those samples; without `skip_bad` any of them is a DataError."""
+    bad = scan_samples(dataset, cache=cache, threads=threads)
+    if bad and not skip_bad:
+        shown = "".join(f"\n  {sample.record.image}: {sample.reason}" for sample in bad[:SHOWN])
+        more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        raise DataError(
+            f"{len(bad)} of {len(dataset.records)} samples cannot be used (--skip-bad leaves them out):{shown}{more}"
+        )
+    unusable = {sample.record for sample in bad}
+    return replace(dataset, records=tuple(r for r in dataset.records if r not in unusable)), bad
+
+
+def scan_samples(
+    dataset: Dataset, *, cache: Path, threads: int = 2, max_pixels: int = MAX_PIXELS
+) -> tuple[BadSample, ...]:
+    """Every sample whose image or mask cannot be decoded, whose sizes differ or whose mask holds an unknown class.
+
+    cache: folder of the answers, kept by the files' hash, so that only new or changed files are decoded again.
+    """
+    store = cache / "scan.json"
+    known: dict[str, str] = json.loads(store.read_text()) if store.is_file() else {}
+    classes = len(dataset.seg_classes)
+    keys = [_key(record, classes) for record in track(dataset.records, "hashing files", transient=True)]
+    fresh = [(key, record) for key, record in zip(keys, dataset.records, strict=True) if key not in known]
+    for start in track(range(0, len(fresh), BATCH), "checking files", disable=not fresh, transient=True):
+        chunk = fresh[start : start + BATCH]
+        reasons = _examine([record for _, record in chunk], classes, threads, max_pixels)
+        known.update({key: reason for (key, _), reason in zip(chunk, reasons, strict=True)})
+    _save(store, known)
+    return tuple(BadSample(r, known[k]) for r, k in zip(dataset.records, keys, strict=True) if known[k])
+
+
+def _key(record: Record, classes: int) -> str:
+    """Hash of both files; a missing file hashes as empty, and is found to be so."""
+    parts = [path.read_bytes() if path.is_file() else b"" for path in (record.image, record.mask)]
+    return hashlib.sha256(b"%d " % classes + b"|".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+def _save(store: Path, known: dict[str, str]) -> None:
+    store.parent.mkdir(parents=True, exist_ok=True)
+    temporary = store.with_name(store.name + ".tmp")
+    temporary.write_text(json.dumps(known))
+    temporary.replace(store)
+
+
+def _examine(records: list[Record], classes: int, threads: int, max_pixels: int) -> list[str]:
+    """A reason a record, "" for a good one. One bad file fails its whole batch in DALI: then each is tried alone."""
+    headers = [_header_reason(record, max_pixels) for record in records]
+    readable = [record for record, reason in zip(records, headers, strict=True) if not reason]
+    try:
+        decoded = iter(_decoded_reasons(readable, classes, threads) if readable else [])
+    except RuntimeError:
+        decoded = iter([_examine_alone(record, classes, threads) for record in readable])
+    return [reason or next(decoded) for reason in headers]
+
+
+def _examine_alone(record: Record, classes: int, threads: int) -> str:
+    try:
+        return _decoded_reasons([record], classes, threads)[0]
+    except RuntimeError:
+        return "the image or its mask is damaged or of an unsupported kind: it could not be decoded"
+
+
+def _header_reason(record: Record, max_pixels: int) -> str:
+    for kind, path in (("image", record.image), ("mask", record.mask)):
+        if not path.is_file():
+            return f"the {kind} {path} is missing"
+        try:
+            check_header(path.read_bytes(), max_pixels)
+        except ImageError as error:
+            return f"{kind}: {error}"
+    return ""
+
+
+def _decoded_reasons(records: list[Record], classes: int, threads: int) -> list[str]:
+    pipeline = _pipeline(batch_size=len(records), num_threads=threads, device_id=None, prefetch_queue_depth=1)
+    pipeline.build()
+    paths = {name: [path_bytes(getattr(record, name)) for record in records] for name in ("image", "mask")}
+    shapes, mask_shapes, highest = ([np.asarray(value) for value in output] for output in pipeline.run(**paths))
+    return [_reason(*facts, classes) for facts in zip(shapes, mask_shapes, highest, strict=True)]
+
+
+def _reason(shape: Numbers, mask_shape: Numbers, highest: Numbers, classes: int) -> str:
+    if tuple(shape[:2]) != tuple(mask_shape[:2]):
+        return f"the image is {shape[1]} x {shape[0]}, its mask {mask_shape[1]} x {mask_shape[0]}"
+    if highest >= classes:
+        return f"the mask holds class {int(highest)}, the data set has classes 0 to {classes - 1}"
+    return ""
+
+
+@pipeline_def
+def _pipeline() -> tuple[DataNode, DataNode, DataNode]:
+    """Shape of the decoded image, shape of the mask, highest value of the mask."""
+    image, mask = (
+        fn.io.file.read(fn.external_source(name=name, dtype=types.UINT8, ndim=1)) for name in ("image", "mask")
+    )
+    pixels = fn.decoders.image(mask, output_type=types.GRAY)
+    return fn.decoders.image(image, output_type=types.RGB).shape(), pixels.shape(), fn.reductions.max(pixels)
