@@ -45,10 +45,7 @@ def export_onnx(model: MultiTaskResFormer, contract: Contract, path: Path, *, pr
     A `max_batch` of 1 gives a static batch, more a dynamic one. Raises BuildError where the file breaks ONNX's own
     rules or the contract.
     """
-    network = ExportedNetwork(model, # At every export it warns that torchvision, which nothing here needs, is not installed.
-logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-
-EXPORT_DTYPES[precision])
+    network = ExportedNetwork(model, EXPORT_DTYPES[precision])
     # Two images: an example of one would make torch.export specialise the batch.
     example = torch.zeros(min(2, contract.max_batch), *contract.network_input.shape)
     batch = torch.export.Dim("batch", min=1, max=contract.max_batch) if contract.max_batch > 1 else None
