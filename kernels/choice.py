@@ -15,14 +15,17 @@ _IMPLS = ("auto", "reference", "triton")
 _log = logging.getLogger(__name__)
 
 
-def choose(impl: str, operation: str, triton_refusal: str | None) -> bool:
-    """True for the Triton kernel, False for the reference; `triton_refusal` says why the kernel can not run."""
+def choose(impl: str, operation: str, device: torch.device, refusal: str | None) -> bool:
+    """True for the Triton kernel, False for the reference; `refusal` says why the kernel can not run."""
     require(impl in _IMPLS, f"impl must be one of {', '.join(_IMPLS)}, got {impl!r}")
     if impl == "triton":
-        require(triton_refusal is None, f"impl='triton' is not possible for {operation}: {triton_refusal}")
-    use_triton = impl != "reference" and triton_refusal is None
-    if impl == "auto" and not torch.compiler.is_compiling():
-        _log.debug("%s: %s", operation, "Triton kernel" if use_triton else f"reference, because {triton_refusal}")
+        require(refusal is None, f"impl='triton' is not possible for {operation}: {refusal}")
+        return True
+    if impl == "auto" and device.type != "cuda":
+        refusal = f"the tensors are on {device}"  # the interpreter could run the kernel, but only a test wants that
+    use_triton = impl == "auto" and refusal is None
+    if not torch.compiler.is_compiling():
+        _log.debug("%s: %s", operation, "Triton kernel" if use_triton else f"reference, {refusal or 'as asked'}")
     return use_triton
 
 

@@ -1,13 +1,18 @@
-"""`window_attention`: checks, then the reference or the Triton kernel."""
+"""`window_attention` and its form with a prepared bias: checks, then the reference or the Triton kernel."""
 
 import torch
 from torch import Tensor
 
+from kernels.attention.bias import padded_size, prepare_bias
+from kernels.attention.op import attention_op
 from kernels.attention.reference import window_attention_reference
-from kernels.choice import Impl, choose
+from kernels.choice import Impl, choose, device_refusal
 from kernels.errors import require
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_KERNEL_HEAD_DIMS = (16, 32, 64)
+_KERNEL_WINDOWS = range(4, 33)
+_INT32_LIMIT = 2**31
 
 
 def window_attention(
@@ -24,14 +29,15 @@ def window_attention(
 
     Args:
         qkv: `(B, H, W, 3C)`, last axis ordered (q | k | v, head, head dim); H and W multiples of `window_size`.
-            float16, bfloat16, float32 (float64 with the reference).
+            float16, bfloat16, float32 (float64 with the reference). The kernel copies it if it is not contiguous.
         bias_table: `((2w-1)^2, heads)`, same dtype or float32, row `(dy + w - 1) * (2w - 1) + (dx + w - 1)` for
             dy, dx = query minus key.
         num_heads: divides C.
-        window_size: side of a window in tokens.
+        window_size: w, side of a window in tokens.
         shift_size: cyclic shift in tokens, `0 <= shift < window_size`; regions that it joins are masked by -100.
-        scale: factor of q k^T; None means `head_dim ** -0.5`.
-        impl: "reference", "triton" or "auto"; an explicit choice never falls back.
+        scale: positive factor of q k^T; None means `head_dim ** -0.5`.
+        impl: "reference", "triton" or "auto"; an explicit choice never falls back. The kernel takes head dims 16,
+            32, 64, windows 4 to 32 and fewer than 2^31 values.
 
     Returns:
         `(B, H, W, C)` in qkv's dtype, differentiable in qkv and bias_table.
@@ -39,13 +45,66 @@ def window_attention(
     Raises:
         KernelInputError: an argument breaks one of the rules above.
     """
-    _check(qkv, bias_table, num_heads, window_size, shift_size)
-    scale = (qkv.shape[3] // (3 * num_heads)) ** -0.5 if scale is None else scale
-    choose(impl, "window_attention", "it is not built yet")
+    _check_qkv(qkv, num_heads, window_size, shift_size)
+    _check_table(qkv, bias_table, num_heads, window_size)
+    scale = _positive_scale(qkv, num_heads, scale)
+    if choose(impl, "window_attention", qkv.device, kernel_refusal(qkv, num_heads, window_size)):
+        rows = prepare_bias(bias_table, window_size=window_size, shift_size=shift_size, scale=scale)
+        out: Tensor = attention_op(qkv, rows, window_size, shift_size, scale)
+        return out
     return window_attention_reference(qkv, bias_table, num_heads, window_size, shift_size, scale)
 
 
-def _check(qkv: Tensor, bias_table: Tensor, num_heads: int, window_size: int, shift_size: int) -> None:
+def prepared_window_attention(
+    qkv: Tensor, bias_rows: Tensor, *, window_size: int, shift_size: int = 0, scale: float | None = None
+) -> Tensor:
+    """`window_attention(impl="triton")` with the rows of `prepare_bias`, for weights that no longer change.
+
+    Args:
+        qkv, window_size, shift_size, scale: as for `window_attention`.
+        bias_rows: `(heads, kinds, (2w-1) * w, padded w)` float32 from `prepare_bias` with the same three values.
+
+    Raises:
+        KernelInputError: an argument breaks a rule, or the kernel can not run here.
+    """
+    require(bias_rows.ndim == 4, f"bias_rows must have 4 axes as prepare_bias makes them, got {bias_rows.ndim}")
+    num_heads, span = bias_rows.shape[0], 2 * window_size - 1
+    _check_qkv(qkv, num_heads, window_size, shift_size)
+    expected = (num_heads, 3 if shift_size else 1, span * window_size, padded_size(window_size))
+    require(
+        tuple(bias_rows.shape) == expected and bias_rows.dtype == torch.float32 and bias_rows.is_contiguous(),
+        f"bias_rows must be contiguous float32 {expected} for {window_size=}, {shift_size=}, "
+        f"got {bias_rows.dtype} {tuple(bias_rows.shape)}",
+    )
+    choose("triton", "window_attention", qkv.device, kernel_refusal(qkv, num_heads, window_size))
+    out: Tensor = attention_op(qkv, bias_rows, window_size, shift_size, _positive_scale(qkv, num_heads, scale))
+    return out
+
+
+def kernel_refusal(qkv: Tensor, num_heads: int, window_size: int) -> str | None:
+    """Why the Triton kernel can not take this problem here, or None."""
+    head_dim = qkv.shape[3] // (3 * num_heads)
+    if (refusal := device_refusal(qkv)) is not None:
+        return refusal
+    if qkv.dtype == torch.float64:
+        return f"dtype must be float16, bfloat16 or float32, got {qkv.dtype}"
+    if head_dim not in _KERNEL_HEAD_DIMS:
+        return f"head dim must be one of {_KERNEL_HEAD_DIMS}, got {head_dim}"
+    if window_size not in _KERNEL_WINDOWS:
+        return f"window_size must be 4 to 32, got {window_size}"
+    if qkv.numel() >= _INT32_LIMIT:
+        return f"qkv must hold fewer than {_INT32_LIMIT} values (its offsets are int32), got {qkv.numel()}"
+    return None
+
+
+def _positive_scale(qkv: Tensor, num_heads: int, scale: float | None) -> float:
+    if scale is None:
+        return float((qkv.shape[3] // (3 * num_heads)) ** -0.5)
+    require(0 < scale < float("inf"), f"scale must be positive and finite, got {scale}")
+    return scale
+
+
+def _check_qkv(qkv: Tensor, num_heads: int, window_size: int, shift_size: int) -> None:
     require(qkv.ndim == 4, f"qkv must have 4 axes (B, H, W, 3C), got shape {tuple(qkv.shape)}")
     batch, height, width, channels = qkv.shape
     require(batch > 0, f"qkv must hold at least 1 image, got shape {tuple(qkv.shape)}")
@@ -63,7 +122,6 @@ def _check(qkv: Tensor, bias_table: Tensor, num_heads: int, window_size: int, sh
         0 <= shift_size < window_size,
         f"shift_size must be at least 0 and below window_size, got {shift_size=}, {window_size=}",
     )
-    _check_table(qkv, bias_table, num_heads, window_size)
 
 
 def _check_table(qkv: Tensor, bias_table: Tensor, num_heads: int, window_size: int) -> None:

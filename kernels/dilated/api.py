@@ -1,53 +1,109 @@
-"""`dilated_fusion`: checks, then the reference or the Triton kernel."""
+"""`dilated_fusion` and its form with packed taps: checks, then the reference or the Triton kernel."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from kernels.choice import Impl, choose
+from kernels.choice import Impl, choose, device_refusal
+from kernels.dilated.op import dilated_op
+from kernels.dilated.packing import distinct, pack_taps
 from kernels.dilated.reference import dilated_fusion_reference
 from kernels.errors import require
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INT32_LIMIT = 2**31
 
 
 def dilated_fusion(x: Tensor, weight: Tensor, bias: Tensor, *, dilations: Sequence[int], impl: Impl = "auto") -> Tensor:
     """`relu(bias + sum over b of conv3x3(x, weight[b], dilation = padding = dilations[b]))` (paper, DFE module).
 
     Args:
-        x: `(B, H, W, C_in)`, float16, bfloat16, float32 (float64 with the reference).
+        x: `(B, H, W, C_in)`, float16, bfloat16, float32 (float64 with the reference). The kernel copies it if it is
+            not contiguous.
         weight: `(branches, C_out, C_in, 3, 3)`, x's dtype.
         bias: `(C_out,)`, x's dtype or float32.
         dilations: one positive dilation a branch.
-        impl: "reference", "triton" or "auto"; an explicit choice never falls back.
+        impl: "reference", "triton" or "auto"; an explicit choice never falls back. The kernel takes maps of fewer
+            than 2^31 values and no gradient.
 
     Returns:
-        `(B, H, W, C_out)`, contiguous, in x's dtype. Inference only: the Triton kernel has no gradient.
+        `(B, H, W, C_out)`, contiguous, in x's dtype. Inference only.
 
     Raises:
         KernelInputError: an argument breaks one of the rules above.
     """
-    _check(x, weight, bias, dilations)
-    choose(impl, "dilated_fusion", "it is not built yet")
+    _check_x(x)
+    _check_weight(x, weight, dilations)
+    _check_beside(x, weight, "weight", (x.dtype,))
+    _check_bias(x, bias, weight.shape[1])
+    if choose(impl, "dilated_fusion", x.device, kernel_refusal(x, weight, bias, weight.shape[1])):
+        out: Tensor = dilated_op(x, pack_taps(weight, dilations), bias, list(dilations))
+        return out
     return dilated_fusion_reference(x, weight, bias, dilations)
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor, dilations: Sequence[int]) -> None:
+def prepared_dilated_fusion(x: Tensor, taps: Tensor, bias: Tensor, *, dilations: Sequence[int]) -> Tensor:
+    """`dilated_fusion(impl="triton")` with the taps of `pack_taps`, for weights that no longer change.
+
+    Args:
+        x, bias, dilations: as for `dilated_fusion`.
+        taps: `(1 + 8 * distinct dilations, C_in, C_out)` contiguous from `pack_taps` with the same dilations.
+
+    Raises:
+        KernelInputError: an argument breaks a rule, or the kernel can not run here.
+    """
+    _check_x(x)
+    expected = (1 + 8 * len(distinct(dilations)), x.shape[3])
+    require(
+        taps.ndim == 3 and tuple(taps.shape[:2]) == expected and taps.is_contiguous(),
+        f"taps must be contiguous of shape {(*expected, 'C_out')} for dilations {tuple(dilations)} and x of "
+        f"{x.shape[3]} channels, got {tuple(taps.shape)}",
+    )
+    _check_beside(x, taps, "taps", (x.dtype,))
+    _check_bias(x, bias, taps.shape[2])
+    choose("triton", "dilated_fusion", x.device, kernel_refusal(x, taps, bias, taps.shape[2]))
+    out: Tensor = dilated_op(x, taps, bias, list(dilations))
+    return out
+
+
+def kernel_refusal(x: Tensor, weight: Tensor, bias: Tensor, c_out: int) -> str | None:
+    """Why the Triton kernel can not take this problem here, or None."""
+    if (refusal := device_refusal(x)) is not None:
+        return refusal
+    if x.dtype == torch.float64:
+        return f"dtype must be float16, bfloat16 or float32, got {x.dtype}"
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, weight, bias)):
+        return "it has no gradient: call it under torch.no_grad() or with tensors that need none"
+    values = x.shape[0] * x.shape[1] * x.shape[2] * max(x.shape[3], c_out)
+    if values >= _INT32_LIMIT:
+        return f"input and output must hold fewer than {_INT32_LIMIT} values (offsets are int32), got {values}"
+    return None
+
+
+def _check_x(x: Tensor) -> None:
     require(x.ndim == 4, f"x must have 4 axes (B, H, W, C_in), got shape {tuple(x.shape)}")
     require(all(size > 0 for size in x.shape), f"every axis of x must be at least 1, got shape {tuple(x.shape)}")
     require(x.dtype in _DTYPES, f"x must be float16, bfloat16, float32 or float64, got {x.dtype}")
-    expected = f"(branches, C_out, {x.shape[3]}, 3, 3)"
+
+
+def _check_weight(x: Tensor, weight: Tensor, dilations: Sequence[int]) -> None:
     require(
         weight.ndim == 5 and tuple(weight.shape[2:]) == (x.shape[3], 3, 3) and weight.shape[0] * weight.shape[1] > 0,
-        f"weight must have shape {expected} for x of {x.shape[3]} channels, got {tuple(weight.shape)}",
+        f"weight must have shape (branches, C_out, {x.shape[3]}, 3, 3) for x of {x.shape[3]} channels, "
+        f"got {tuple(weight.shape)}",
     )
     require(
         len(dilations) == weight.shape[0] and all(dilation > 0 for dilation in dilations),
         f"dilations must hold one positive value a branch, got {tuple(dilations)} for {weight.shape[0]} branches",
     )
-    channels = (weight.shape[1],)
-    require(tuple(bias.shape) == channels, f"bias must have shape (C_out,) = {channels}, got {tuple(bias.shape)}")
-    for name, tensor, dtypes in (("weight", weight, (x.dtype,)), ("bias", bias, (x.dtype, torch.float32))):
-        require(tensor.dtype in dtypes, f"{name} must have one of the dtypes {dtypes}, got {tensor.dtype}")
-        require(tensor.device == x.device, f"{name} must be on x's device, got {tensor.device} beside {x.device}")
+
+
+def _check_bias(x: Tensor, bias: Tensor, c_out: int) -> None:
+    require(tuple(bias.shape) == (c_out,), f"bias must have shape (C_out,) = ({c_out},), got {tuple(bias.shape)}")
+    _check_beside(x, bias, "bias", (x.dtype, torch.float32))
+
+
+def _check_beside(x: Tensor, tensor: Tensor, name: str, dtypes: tuple[torch.dtype, ...]) -> None:
+    require(tensor.dtype in dtypes, f"{name} must have one of the dtypes {dtypes}, got {tensor.dtype}")
+    require(tensor.device == x.device, f"{name} must be on x's device, got {tensor.device} beside {x.device}")

@@ -1,0 +1,50 @@
+"""The Triton kernels as custom operators: schema, fake and autograd, so that compile and export accept them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@torch.library.custom_op("resformer::window_attention", mutates_args=())
+def attention_op(qkv: Tensor, bias_rows: Tensor, window_size: int, shift_size: int, scale: float) -> Tensor:
+    """qkv `(B, H, W, 3C)` and prepared bias rows to `(B, H, W, C)`; allocates its result and nothing else."""
+    from kernels.attention.triton_impl import launch_forward  # Triton is not needed to define or export the operator
+
+    return launch_forward(qkv.contiguous(), bias_rows, window_size, shift_size, scale)
+
+
+@attention_op.register_fake
+def _(qkv: Tensor, bias_rows: Tensor, window_size: int, shift_size: int, scale: float) -> Tensor:
+    batch, height, width, channels = qkv.shape
+    return qkv.new_empty(batch, height, width, channels // 3)
+
+
+@torch.library.custom_op("resformer::window_attention_backward", mutates_args=())
+def attention_backward_op(
+    grad: Tensor, qkv: Tensor, bias_rows: Tensor, out: Tensor, window_size: int, shift_size: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Gradients of qkv and of the bias rows; scores are computed again, never stored."""
+    from kernels.attention.triton_impl import launch_backward
+
+    return launch_backward(grad.contiguous(), qkv.contiguous(), bias_rows, out, window_size, shift_size, scale)
+
+
+@attention_backward_op.register_fake
+def _(
+    grad: Tensor, qkv: Tensor, bias_rows: Tensor, out: Tensor, window_size: int, shift_size: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    return qkv.new_empty(qkv.shape), torch.empty_like(bias_rows)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    qkv, bias_rows, *ctx.sizes = inputs
+    ctx.save_for_backward(qkv, bias_rows, output)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    qkv_grad, bias_grad = attention_backward_op(grad, *ctx.saved_tensors, *ctx.sizes)
+    return qkv_grad, bias_grad, None, None, None
+
+
+attention_op.register_autograd(_differentiate, setup_context=_save)
