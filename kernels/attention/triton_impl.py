@@ -12,6 +12,7 @@ from torch import Tensor
 from kernels.attention.bias import padded_size
 from kernels.attention.triton_backward import attention_backward_key_value, attention_backward_query
 from kernels.attention.triton_forward import attention_forward
+from kernels.launch import compiler_options, dot_precision
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,11 @@ def constants(
         "PADDED": padded_size(window_size),
         "HEAD_DIM": head_dim,
         "SHIFTED": shifted,
-        # TF32 would lose float32's promise of eager's error.
-        "PRECISION": "ieee" if dtype == torch.float32 else "tf32",
+        "PRECISION": dot_precision(dtype),
         "BLOCK_M": tiles.block_m,
         "BLOCK_N": tiles.block_n,
         "WARPS": tiles.warps,
     }
-
-
-def options(tiles: Tiles) -> dict[str, Any]:
-    """Compiler options; fusion of multiply and add is named because its default changes in Triton 3.10."""
-    return {"num_warps": tiles.warps, "num_stages": tiles.stages, "enable_fp_fusion": True}
 
 
 def program_count(batch: int, height: int, width: int, num_heads: int, window_size: int, tiles: Tiles) -> int:
@@ -71,7 +66,7 @@ def launch_forward(qkv: Tensor, bias_rows: Tensor, window_size: int, shift_size:
     attention_forward[(program_count(batch, height, width, num_heads, window_size, tiles),)](
         qkv, bias_rows, out, height, width, num_heads, shift_size,
         **constants(window_size, channels // 3 // num_heads, shift_size > 0, scale, qkv.dtype, tiles),
-        **options(tiles),
+        **compiler_options(tiles.warps, tiles.stages),
     )  # fmt: skip
     return out
 
@@ -86,7 +81,7 @@ def launch_backward(
     shared = {
         **constants(window_size, channels // 3 // num_heads, shift_size > 0, scale, qkv.dtype, tiles),
         "SCALE": scale,
-        **options(tiles),
+        **compiler_options(tiles.warps, tiles.stages),
     }
     qkv_grad, bias_grad = torch.empty_like(qkv), torch.zeros_like(bias_rows)
     statistics = qkv.new_empty(3, batch, num_heads, height, width, dtype=torch.float32)

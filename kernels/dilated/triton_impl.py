@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kernels.dilated.packing import distinct
 from kernels.dilated.triton_kernel import dilated_forward
+from kernels.launch import compiler_options, dot_precision
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,12 @@ def constants(c_in: int, c_out: int, dilations: Sequence[int], dtype: torch.dtyp
         "C_IN": c_in,
         "C_OUT": c_out,
         "DILATIONS": distinct(dilations),
-        # TF32 would lose float32's promise of eager's error.
-        "PRECISION": "ieee" if dtype == torch.float32 else "tf32",
+        "PRECISION": dot_precision(dtype),
         "TILE_Y": tiles.tile_y,
         "TILE_X": tiles.tile_x,
         "BLOCK_N": tiles.block_n,
         "BLOCK_K": tiles.block_k,
     }
-
-
-def options(tiles: Tiles) -> dict[str, Any]:
-    """Compiler options; fusion of multiply and add is named because its default changes in Triton 3.10."""
-    return {"num_warps": tiles.warps, "num_stages": tiles.stages, "enable_fp_fusion": True}
 
 
 def program_count(batch: int, height: int, width: int, c_out: int, tiles: Tiles) -> int:
@@ -66,6 +61,6 @@ def launch(x: Tensor, taps: Tensor, bias: Tensor, dilations: Sequence[int]) -> T
     out = x.new_empty(batch, height, width, c_out)
     dilated_forward[(program_count(batch, height, width, c_out, tiles),)](
         x, taps, bias, out, height, width,
-        **constants(c_in, c_out, dilations, x.dtype, tiles), **options(tiles),
+        **constants(c_in, c_out, dilations, x.dtype, tiles), **compiler_options(tiles.warps, tiles.stages),
     )  # fmt: skip
     return out

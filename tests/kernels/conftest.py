@@ -1,0 +1,31 @@
+"""Runs the Triton kernels on the GPU if there is one, else in Triton's interpreter."""
+
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+ON_GPU = torch.cuda.is_available()
+if not ON_GPU:
+    # The choice falls when Triton is imported, for the whole process; `auto` on a CPU stays the reference.
+    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+        raise pytest.UsageError("something imported triton before tests/kernels: set TRITON_INTERPRET=1 for the run")
+    os.environ["TRITON_INTERPRET"] = "1"
+    from tests.kernels import interpreter
+
+    interpreter.prepare()
+
+
+@pytest.fixture
+def device() -> torch.device:
+    return torch.device("cuda" if ON_GPU else "cpu")
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """torch.empty is filled with NaN, so that what a kernel forgets to write is seen."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
