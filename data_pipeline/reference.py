@@ -15,7 +15,7 @@ def reference_preprocess(data: bytes, spec: Preprocessing) -> NDArray[np.float64
     """Bytes of one image file -> (3, S, S), as `preprocess` does; PIL itself reads colour files at 8 bits only."""
     image = reference_resize(reference_decode(data), spec.image_size)
     normalised = (image - np.array(spec.mean)) / np.array(spec.std)
-    return normalised.transpose(2, 0, 1)
+    return np.asarray(normalised.transpose(2, 0, 1))
 
 
 def reference_decode(data: bytes) -> NDArray[np.float64]:

@@ -59,7 +59,7 @@ def scan_samples(
     fresh = [(key, record) for key, record in zip(keys, dataset.records, strict=True) if key not in known]
     for start in track(range(0, len(fresh), BATCH), "checking files", disable=not fresh, transient=True):
         chunk = fresh[start : start + BATCH]
-        reasons = _examine([record for _, record in chunk], classes, threads, max_pixels)
+        reasons = examine([record for _, record in chunk], classes, threads, max_pixels)
         known.update({key: reason for (key, _), reason in zip(chunk, reasons, strict=True)})
     _save(store, known)
     return tuple(BadSample(r, known[k]) for r, k in zip(dataset.records, keys, strict=True) if known[k])
@@ -78,7 +78,7 @@ def _save(store: Path, known: dict[str, str]) -> None:
     temporary.replace(store)
 
 
-def _examine(records: list[Record], classes: int, threads: int, max_pixels: int) -> list[str]:
+def examine(records: list[Record], classes: int, threads: int, max_pixels: int = MAX_PIXELS) -> list[str]:
     """A reason a record, "" for a good one. One bad file fails its whole batch in DALI: then each is tried alone."""
     headers = [_header_reason(record, max_pixels) for record in records]
     readable = [record for record, reason in zip(records, headers, strict=True) if not reason]

@@ -15,8 +15,9 @@ from torch.utils.dlpack import from_dlpack
 from data_pipeline.augment import COLOUR, GREY, draw
 from data_pipeline.prepared import load_pixels
 from data_pipeline.preprocess import Device, Preprocessing
-from data_pipeline.records import Dataset
+from data_pipeline.records import DataError, Dataset
 from data_pipeline.reduced import read_reduced
+from data_pipeline.scan import examine
 from data_pipeline.training_graph import NO_PIXELS, Columns, path_bytes, training_pipeline
 
 Sample = tuple[NDArray[np.generic], ...]
@@ -70,8 +71,11 @@ class TrainingLoader:
         """A fresh pipeline an epoch costs milliseconds and forgets whatever a failed epoch left behind."""
         epoch, batches = self.epoch, self._batches()[self.position :]
         pipeline = self._build(epoch, batches)
-        for indices in batches:
-            outputs = pipeline.run()
+        for number, indices in enumerate(batches):
+            try:
+                outputs = pipeline.run()
+            except RuntimeError as error:
+                raise self._explain(batches[number:], error) from error
             self._advance()
             yield self._to_torch(indices, *outputs)
 
@@ -81,6 +85,13 @@ class TrainingLoader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.epoch, self.position = state["epoch"], state["position"]
+
+    def _explain(self, remaining: list[NDArray[np.int64]], error: RuntimeError) -> Exception:
+        """The unreadable files among the batches DALI may have been working on; `error` itself if all are readable."""
+        records = [self.dataset.records[index] for indices in remaining[:4] for index in indices]
+        reasons = zip(records, examine(records, len(self.dataset.seg_classes), self.threads), strict=True)
+        bad = "; ".join(f"{record.image}: {reason}" for record, reason in reasons if reason)
+        return DataError(f"training met unreadable samples (--skip-bad leaves them out): {bad}") if bad else error
 
     def _advance(self) -> None:
         self.position += 1

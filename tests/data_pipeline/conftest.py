@@ -1,0 +1,17 @@
+"""Shared data sets of small files."""
+
+import pytest
+
+from data_pipeline import Dataset, Preprocessing
+from tests.data_pipeline.samples import make_dataset
+
+
+@pytest.fixture(scope="session")
+def spec() -> Preprocessing:
+    return Preprocessing(48, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """13 samples: a prime, so that no batch size or shard count divides it."""
+    return make_dataset(tmp_path_factory.mktemp("samples"), 13)

@@ -1,0 +1,38 @@
+"""Small real files on disk: smooth pictures with a mask each, of awkward sizes."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_pipeline import Dataset, Record
+
+SIZES = ((61, 97), (80, 64), (128, 50), (33, 35), (150, 210))
+
+
+def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 with structure at several scales, so that a shifted or badly resized copy differs."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), np.int16)
+    return np.clip(smooth + rng.integers(-12, 13, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def blob(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    """(H, W) mask of one ellipse."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    cy, cx = rng.uniform(0.4, 0.6, 2)
+    return (np.hypot((y - cy) / 0.25, (x - cx) / 0.3) < 1).astype(np.uint8)
+
+
+def make_dataset(folder: Path, count: int, suffix: str = ".png", sizes: tuple[tuple[int, int], ...] = SIZES) -> Dataset:
+    records = []
+    for index in range(count):
+        height, width = sizes[index % len(sizes)]
+        image, mask = folder / f"{index}{suffix}", folder / f"{index}_mask.png"
+        Image.fromarray(picture(height, width, index)).save(image)
+        Image.fromarray(blob(height, width, index)).save(mask)
+        records.append(Record(image, mask, (index % 2, 1 - index % 2)))
+    return Dataset("test", tuple(records), ("background", "blob"), ("odd", "even"))

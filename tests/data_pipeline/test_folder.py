@@ -1,0 +1,126 @@
+"""`folder:DIR`: what it accepts, and that all its problems are listed at once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipeline import DataError, Dataset, Preprocessing, TrainingLoader, open_source, scan_samples
+from tests.data_pipeline.samples import blob, picture
+
+SPLITS = ("train", "validation", "test")
+
+
+def write_folder(folder: Path, count: int = 20, scale: int = 1) -> Path:
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for index in range(count):
+        Image.fromarray(picture(40 + index, 60, index)).save(folder / "images" / f"s{index}.png")
+        Image.fromarray(blob(40 + index, 60, index) * scale).save(folder / "masks" / f"s{index}.png")
+    rows = "".join(f"s{index}.png,{index % 2},1\n" for index in range(count))
+    (folder / "labels.csv").write_text("image,first,second\n" + rows)
+    return folder
+
+
+def opened(folder: Path, split: str = "train") -> Dataset:
+    return open_source(f"folder:{folder}", split, cache=folder / "cache")  # type: ignore[arg-type]
+
+
+def test_splits_are_disjoint_cover_everything_and_depend_on_the_seed(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
+    names = {split: {r.image.name for r in opened(folder, split).records} for split in SPLITS}
+    assert [len(names[split]) for split in SPLITS] == [16, 2, 2]
+    assert len(set.union(*names.values())) == 20
+    other = open_source(f"folder:{folder}", "test", seed=1, cache=tmp_path / "cache")
+    assert {r.image.name for r in other.records} != names["test"]
+    assert len(open_source(f"folder:{folder}", "train", samples=5, cache=tmp_path / "cache").records) == 5
+
+
+@pytest.mark.parametrize("scale", [1, 255])
+def test_masks_of_one_class_may_hold_1_or_255(tmp_path: Path, scale: int) -> None:
+    data = opened(write_folder(tmp_path, scale=scale))
+    assert data.seg_classes == ("background", "foreground") and data.labels == ("first", "second")
+    assert not scan_samples(data, cache=tmp_path)
+    spec = Preprocessing(32, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    batch = next(iter(TrainingLoader(data, spec, batch_size=4, augment=False, shuffle=False, seed=0)))
+    assert set(batch.mask.unique().tolist()) == {0, 1}
+    assert all(r.labels == (int(r.image.stem[1:]) % 2, 1) for r in data.records)
+
+
+def test_mixed_depths_palettes_and_formats(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, 10)
+    indices = blob(43, 60, 3) * 3
+    palette = Image.fromarray(indices).convert("P")
+    palette.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
+    palette.save(folder / "masks" / "s3.png")
+    Image.fromarray(blob(44, 60, 4).astype(np.uint16) * 2).save(folder / "masks" / "s4.png")
+    (folder / "masks" / "s5.png").unlink()
+    Image.fromarray(blob(45, 60, 5)).save(folder / "masks" / "s5.tif")
+    Image.fromarray((picture(46, 60).astype(np.uint16) * 257)[..., 0]).save(folder / "images" / "s6.png")
+    by_name = {r.image.stem: r for split in SPLITS for r in opened(folder, split).records}
+    assert opened(folder).seg_classes == ("background", "class 1", "class 2", "class 3")
+    assert set(np.unique(np.asarray(Image.open(by_name["s3"].mask)))) == {0, 3}
+    assert set(np.unique(np.asarray(Image.open(by_name["s4"].mask)))) == {0, 2}
+    assert set(np.unique(np.asarray(Image.open(by_name["s5"].mask)))) == {0, 1}
+
+
+def test_grey_folders_are_recognised(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, 10)
+    assert not opened(folder).grey
+    for path in (folder / "images").iterdir():
+        Image.open(path).convert("L").save(path)
+    assert opened(folder).grey
+
+
+def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
+    (folder / "masks" / "s1.png").unlink()
+    (folder / "masks" / "s2.png").write_bytes(b"broken")
+    Image.fromarray(blob(9, 9)).save(folder / "masks" / "s3.png")
+    Image.fromarray(np.full((44, 60), 200, np.uint8)).save(folder / "masks" / "s4.png")
+    with (folder / "labels.csv").open("a") as file:
+        file.write("ghost.png,0,0\n")
+    Image.fromarray(picture(9, 9)).save(folder / "images" / "stray.png")
+    with pytest.raises(DataError) as caught:
+        opened(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (
+        "2 images without a mask: s1, stray",
+        "1 images without a row in labels.csv: stray",
+        "1 rows of labels.csv without an image: ghost",
+        "1 files that cannot be read: s2",
+        "1 masks of another size than their image: s3",
+        "1 masks with class indices over 63: s4",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("image,first\ns0.png,2\n", "1 values other than 0 or 1: s0.png"),
+        ("image,first\ns0.png,0\ns0.jpg,1\n", "1 images listed twice: s0"),
+        ("file,first\ns0.png,0\n", "the first line must be 'image'"),
+        ("", "the first line must be 'image'"),
+    ],
+)
+def test_wrong_labels(tmp_path: Path, text: str, part: str) -> None:
+    folder = write_folder(tmp_path, 3)
+    (folder / "labels.csv").write_text(text)
+    with pytest.raises(DataError, match="labels.csv") as caught:
+        opened(folder)
+    assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["isic", "synthetic:x", "folder:", "folder:/nowhere", "prepared:/nowhere"])
+def test_unknown_or_missing_sources_are_refused_in_one_line(source: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        open_source(source, "train", cache=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_too_few_images_to_split(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="validation split is empty"):
+        opened(write_folder(tmp_path, 2), "validation")

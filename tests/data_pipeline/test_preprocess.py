@@ -1,0 +1,155 @@
+"""The serving graph against its NumPy and PIL reference, and its behaviour on files that are not good images."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipeline import ImageError, Preprocessing, Preprocessor, serialize_serving
+from data_pipeline.reference import reference_preprocess, reference_resize
+from tests.data_pipeline.samples import picture
+
+PICTURE = Image.fromarray(picture(75, 110))
+
+
+def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def sixteen_bits() -> Image.Image:
+    ramp = np.linspace(0, 65535, 60 * 90).reshape(60, 90)
+    return Image.fromarray(ramp.astype(np.uint16))
+
+
+KINDS: dict[str, Callable[[], bytes]] = {
+    "jpeg": lambda: encode(PICTURE, "JPEG", quality=92),
+    "jpeg-progressive": lambda: encode(PICTURE, "JPEG", progressive=True),
+    "jpeg-cmyk": lambda: encode(PICTURE.convert("CMYK"), "JPEG"),
+    "jpeg-grey": lambda: encode(PICTURE.convert("L"), "JPEG"),
+    "jpeg-exif-6": lambda: encode(PICTURE, "JPEG", exif=turned(6)),
+    "jpeg-exif-3": lambda: encode(PICTURE, "JPEG", exif=turned(3)),
+    "png": lambda: encode(PICTURE, "PNG"),
+    "png-rgba": lambda: encode(PICTURE.convert("RGBA"), "PNG"),
+    "png-palette": lambda: encode(PICTURE.quantize(64), "PNG"),
+    "png-1-bit": lambda: encode(PICTURE.convert("1"), "PNG"),
+    "png-16-bit": lambda: encode(sixteen_bits(), "PNG"),
+    "tiff": lambda: encode(PICTURE, "TIFF"),
+    "tiff-lzw": lambda: encode(PICTURE, "TIFF", compression="tiff_lzw"),
+    "tiff-16-bit": lambda: encode(sixteen_bits(), "TIFF"),
+    "tiff-first-of-two-pages": lambda: encode(
+        PICTURE, "TIFF", save_all=True, append_images=[Image.new("RGB", (20, 20))]
+    ),
+    "1x1": lambda: encode(Image.new("RGB", (1, 1), (200, 100, 50)), "PNG"),
+    "2000x3": lambda: encode(Image.fromarray(picture(3, 2000)), "PNG"),
+}
+
+
+@pytest.fixture(scope="module")
+def preprocessor(spec: Preprocessing) -> Preprocessor:
+    return Preprocessor(spec)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_agrees_with_the_reference(kind: str, preprocessor: Preprocessor, spec: Preprocessing) -> None:
+    data = KINDS[kind]()
+    result, expected = preprocessor(data), reference_preprocess(data, spec)
+    assert result.dtype == np.float32
+    difference = np.abs(result - expected) * np.array(spec.std)[:, None, None] * 255
+    assert difference.mean() < 0.1
+    assert difference.max() < 1.0
+
+
+def test_sixteen_bits_are_not_crushed_to_eight() -> None:
+    levels = np.arange(24 * 24).reshape(24, 24) + 30000  # all within three steps of an 8-bit scale
+    data = encode(Image.fromarray(levels.astype(np.uint16)), "PNG")
+    result = Preprocessor(Preprocessing(24, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))(data)
+    np.testing.assert_allclose(result[1] * 65535, levels, atol=0.05)
+
+
+def test_reference_resize_keeps_a_constant_and_averages_a_fine_pattern() -> None:
+    stripes = np.tile([0.0, 1.0], 60)[None, :, None].repeat(31, axis=0)
+    assert np.allclose(reference_resize(np.full((31, 17, 1), 0.3), 50), 0.3)
+    assert np.allclose(reference_resize(stripes, 12)[:, 1:-1], 0.5)
+
+
+def test_20000x10_is_decoded(preprocessor: Preprocessor) -> None:
+    assert np.isfinite(preprocessor(encode(Image.fromarray(picture(10, 20000)), "PNG"))).all()
+
+
+JPEG, PNG = KINDS["jpeg"](), KINDS["png"]()
+BAD = {
+    "empty": b"",
+    "text": b"This is not an image.",
+    "jpeg-cut": JPEG[: len(JPEG) // 2],
+    "jpeg-header-only": JPEG[:200],
+    "png-cut": PNG[: len(PNG) // 2],
+    "png-flipped-byte": PNG[:90] + bytes([PNG[90] ^ 0xFF]) + PNG[91:],
+    "gif": encode(PICTURE.quantize(8), "GIF"),
+    "tiff-cut": KINDS["tiff"]()[:60],
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_image_fails_alone_and_in_one_line(kind: str, preprocessor: Preprocessor) -> None:
+    before = preprocessor(JPEG)
+    with pytest.raises(ImageError) as caught:
+        preprocessor(BAD[kind])
+    assert "\n" not in str(caught.value)
+    assert "/" not in str(caught.value)
+    np.testing.assert_array_equal(preprocessor(JPEG), before)
+
+
+def test_a_png_bomb_is_refused_by_its_header(preprocessor: Preprocessor) -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    bomb = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 10000))
+        + chunk(b"IEND", b"")
+    )
+    with pytest.raises(ImageError, match="pixels"):
+        preprocessor(bomb)
+
+
+def test_the_limit_on_pixels_is_the_callers(spec: Preprocessing) -> None:
+    small = Preprocessor(spec, max_pixels=75 * 110)
+    assert small(PNG).shape == (3, 48, 48)
+    with pytest.raises(ImageError, match="110 x 76 pixels, more than the limit of 8,250"):
+        small(encode(Image.new("RGB", (110, 76)), "PNG"))
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_the_serving_graph_is_serialised_without_a_gpu(device: str, spec: Preprocessing, tmp_path: Path) -> None:
+    path = tmp_path / "model.dali"
+    serialize_serving(path, spec, input_name="IMAGE_BYTES", max_batch=4, device=device)  # type: ignore[arg-type]
+    content = path.read_bytes()
+    assert b"IMAGE_BYTES" in content
+    assert (b"mixed" in content) == (device == "gpu")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.dali"]
+
+
+def test_the_serialised_cpu_graph_gives_the_same_pixels(spec: Preprocessing, tmp_path: Path) -> None:
+    from nvidia.dali.pipeline import Pipeline
+
+    serialize_serving(tmp_path / "model.dali", spec, input_name="X", max_batch=1, device="cpu")
+    served = Pipeline.deserialize(filename=str(tmp_path / "model.dali"), prefetch_queue_depth=1)
+    served.feed_input("X", [np.frombuffer(JPEG, np.uint8)])
+    (result,) = served.run()
+    np.testing.assert_array_equal(np.asarray(result[0]), Preprocessor(spec)(JPEG))

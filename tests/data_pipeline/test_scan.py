@@ -1,0 +1,94 @@
+"""Bad samples are found together before training, and leaving them out trains on exactly the others."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipeline import DataError, Dataset, Preprocessing, TrainingLoader, drop_bad, scan_samples
+from data_pipeline import scan as scan_module
+from tests.data_pipeline.samples import blob, make_dataset, picture
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Dataset:
+    """40 samples of which 5 are bad, each in its own way."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    data = make_dataset(folder, 40)
+    whole = data.records[3].image.read_bytes()
+    data.records[3].image.write_bytes(whole[: len(whole) // 2])
+    data.records[8].image.write_bytes(b"")
+    data.records[17].mask.unlink()
+    Image.fromarray(blob(20, 20)).save(data.records[18].mask)
+    Image.fromarray(np.full((33, 35), 2, np.uint8)).save(data.records[38].mask)
+    return data
+
+
+BAD = (3, 8, 17, 18, 38)
+
+
+def test_every_bad_sample_is_reported_at_once_with_its_reason(broken: Dataset, tmp_path: Path) -> None:
+    found = scan_samples(broken, cache=tmp_path)
+    assert [sample.record for sample in found] == [broken.records[i] for i in BAD]
+    reasons = [sample.reason for sample in found]
+    assert "could not be decoded" in reasons[0]
+    assert reasons[1] == "image: the image is empty (0 bytes)"
+    assert "the mask" in reasons[2] and "missing" in reasons[2]
+    assert reasons[3] == "the image is 35 x 33, its mask 20 x 20"
+    assert reasons[4] == "the mask holds class 2, the data set has classes 0 to 1"
+
+
+def test_without_skip_bad_nothing_is_trained(broken: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^5 of 40 samples cannot be used \(--skip-bad") as caught:
+        drop_bad(broken, skip_bad=False, cache=tmp_path)
+    assert len(str(caught.value).splitlines()) == 6
+
+
+def test_skip_bad_trains_on_exactly_the_good_ones(broken: Dataset, spec: Preprocessing, tmp_path: Path) -> None:
+    good, bad = drop_bad(broken, skip_bad=True, cache=tmp_path)
+    assert (len(good.records), len(bad)) == (35, 5)
+    batches = list(TrainingLoader(good, spec, batch_size=8, augment=True, shuffle=True, seed=0))
+    assert sorted(int(i) for b in batches for i in b.index) == list(range(35))
+
+
+def test_answers_are_kept_by_content(broken: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan_samples(broken, cache=tmp_path)
+    examined: list[int] = []
+    original = scan_module.examine
+
+    def counting(records: list[object], *rest: int) -> list[str]:
+        examined.append(len(records))
+        return original(records, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scan_module, "examine", counting)
+    assert len(scan_samples(broken, cache=tmp_path)) == 5
+    assert examined == []
+    Image.fromarray(picture(*np.asarray(Image.open(broken.records[8].mask)).shape)).save(broken.records[8].image)
+    assert len(scan_samples(broken, cache=tmp_path)) == 4
+    assert examined == [1]
+
+
+def test_a_class_more_changes_the_answer(broken: Dataset, tmp_path: Path) -> None:
+    scan_samples(broken, cache=tmp_path)
+    wider = replace(broken, seg_classes=("background", "blob", "ring"))
+    assert len(scan_samples(wider, cache=tmp_path)) == 4
+
+
+@pytest.mark.slow
+def test_2000_images_of_which_5_are_broken_train_with_the_right_counts(spec: Preprocessing, tmp_path: Path) -> None:
+    data = make_dataset(tmp_path, 2000)
+    for index in (0, 15, 16, 999, 1999):
+        content = data.records[index].image.read_bytes()
+        data.records[index].image.write_bytes(content[: len(content) // 3])
+    with pytest.raises(DataError, match="^5 of 2000 samples"):
+        drop_bad(data, skip_bad=False, cache=tmp_path)
+    good, bad = drop_bad(data, skip_bad=True, cache=tmp_path)
+    batches = list(TrainingLoader(good, spec, batch_size=32, augment=True, shuffle=True, seed=0))
+    assert (len(bad), sum(len(b.index) for b in batches), len({int(i) for b in batches for i in b.index})) == (
+        5,
+        1995,
+        1995,
+    )
