@@ -37,7 +37,6 @@ def run(server: Server) -> int:
         return 0 if server.stop() else 1
     finally:
         server.stop()
-    return 0
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

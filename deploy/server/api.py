@@ -102,20 +102,24 @@ class Server:
             self._process.wait_started(START_SECONDS)
             with ThreadPoolExecutor() as pool:
                 list(pool.map(self._load, self.configs))
-        except BaseException:
+        except BaseException as error:
+            reason = self._process.failure() if self._process else ""
             self.stop()
+            if isinstance(error, ServerError) and reason:
+                # A service that could not start is why the models could not be reached.
+                raise ServerError(reason) from None
             raise
 
     def reload(self, name: str) -> None:
         """Replace the workers of one model: a plain load would keep those it has, dead or not."""
-        kill_workers(self._running().pid, name)
+        kill_workers(self.pid, name)
         self._control.unload(self.grpc_url, name, UNLOAD_SECONDS)
         self._load(name)
 
     def check(self, name: str) -> None:
         """Return if all workers of a model are there and it answers an inference, else raise ServerError."""
         expected = self.configs[name].instance_group[0].count
-        present = len(workers_of(self._running().pid, name))
+        present = len(workers_of(self.pid, name))
         if present < expected:
             raise ServerError(f"model {name} has {present} of {expected} workers")
         self._probe.check(name)
@@ -139,14 +143,16 @@ class Server:
         self.stop()
 
     @property
+    def pid(self) -> int:
+        """The process id of the server; raises ServerError where it is not running."""
+        if self._process is None or not self._process.running:
+            raise ServerError(self._process.failure() if self._process else "the server is not running")
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         """Whether the server's process is there."""
         return self._process is not None and self._process.running
-
-    def _running(self) -> ServerProcess:
-        if self._process is None or not self._process.running:
-            raise ServerError(self._process.failure() if self._process else "the server is not running")
-        return self._process
 
     def _load(self, name: str) -> None:
         self._control.load(self.grpc_url, self.configs[name])

@@ -11,6 +11,8 @@ from tritonclient.utils import InferenceServerException
 
 from deploy.server.errors import ServerError
 
+# Compiling a large network takes its time.
+LOAD_SECONDS = 120.0
 # What a client of a served model has no business with.
 _RESTRICTED = "model-repository,shared-memory,trace,logging"
 
@@ -33,7 +35,12 @@ class ModelControl:
         """Load a model with `config` in place of its file's; raises ServerError with the server's reason."""
         try:
             with grpc.InferenceServerClient(url) as client:
-                client.load_model(config.name, headers=self._header(), config=json_format.MessageToJson(config))
+                client.load_model(
+                    config.name,
+                    headers=self._header(),
+                    config=json_format.MessageToJson(config),
+                    client_timeout=LOAD_SECONDS,
+                )
         except InferenceServerException as error:
             raise ServerError(_reason(error)) from None
 

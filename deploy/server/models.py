@@ -30,6 +30,9 @@ def read_repository(repository: Path) -> dict[str, schema.ModelConfig]:
             raise ServerError(
                 f"{file.parent} needs the server's {config.backend or config.platform} backend, and a GPU"
             )
+        if not any(file.parent.glob("*/model.py")):
+            # The server would wait for ever for a worker that has nothing to run.
+            raise ServerError(f"{file.parent} holds no model.py: build the repository again with deploy.build_engine")
         configs[config.name] = config
     if PIPELINE_MODEL not in configs:
         raise ServerError(f"{repository} holds no model {PIPELINE_MODEL}: build it again with deploy.build_engine")

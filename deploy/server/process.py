@@ -13,15 +13,13 @@ from contextlib import suppress
 from deploy.server.errors import ServerError
 from deploy.server.workers import children_of
 
-# The last of its services to start; by then all three ports are bound.
+# The last of its services; each says "Started" first and may then find its port taken.
 _STARTED = "Started Metrics Service at"
 # 2026-01-31T12:00:00Z E 4711 main.cc:257] "failed to start HTTP service: ..." and, before logging is up, error: ...
-_FAILURE = re.compile(r'^(?:\S+ E \d+ \S+\] "?|error: )(?P<reason>.*?)"?\s*$')
+_FAILURE = re.compile(r'^(?:\S+ E \d+ \S+\] "(?=failed to start)|error: )(?P<reason>.*?)"?\s*$')
 POLL_SECONDS = 0.05
 # Between a worker's end and the last byte of its answer on the wire.
 LAST_ANSWERS_SECONDS = 1.0
-# No GPU is no failure here.
-_HARMLESS = "CudaDriverHelper"
 
 
 class ServerProcess:
@@ -60,13 +58,13 @@ class ServerProcess:
         return self._process.poll() is None
 
     def wait_started(self, timeout: float) -> None:
-        """Return once its ports are bound; raises ServerError with the server's own words where it gave up."""
+        """Return once its services start; raises ServerError with the server's own words where it gave up."""
         self._changed.wait(timeout)
         if not self._started:
             raise ServerError(self.failure() or f"the server did not start within {timeout:g} s")
 
     def failure(self) -> str:
-        """The last error the server logged, or how it ended; empty while it runs without one."""
+        """Why it did not start, in its own words, or how it ended; empty while it runs."""
         if not self.running:
             self._reader.join(1.0)
             return self._failure or f"the server ended with exit code {self._process.returncode}"
@@ -108,6 +106,6 @@ class ServerProcess:
         if _STARTED in line:
             self._started = True
             self._changed.set()
-        elif (failure := _FAILURE.match(line)) and _HARMLESS not in line:
+        elif failure := _FAILURE.match(line):
             self._failure = failure["reason"].strip()
         self._log(line.rstrip("\n"))

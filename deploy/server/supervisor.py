@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from deploy.server.api import Server
 from deploy.server.errors import ServerError
@@ -22,8 +23,8 @@ class Supervisor:
     def __init__(self, server: Server, report: Callable[[str], None]) -> None:
         self._server, self._report = server, report
 
-    def watch(self) -> None:
-        """Check every model each second and repair; returns never, raises ServerError where repairs do not hold."""
+    def watch(self) -> NoReturn:
+        """Check every model each second and repair, for ever; raises ServerError where repairs do not hold."""
         restarts = 0
         while True:
             time.sleep(INTERVAL_SECONDS)
@@ -35,7 +36,7 @@ class Supervisor:
                     raise
                 restarts += 1
                 self._report(f"restarting the server ({restarts} of {MAX_RESTARTS}): {error}")
-                self._restart()
+                self.restart()
 
     def attend(self) -> None:
         """Check once, and replace the workers of a model that does not answer; ServerError asks for a restart."""
@@ -52,7 +53,8 @@ class Supervisor:
             self._server.reload(name)
             self._report(f"{name} answers again")
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """Stop what is left of the server and start it anew; a failure to start is reported, not raised."""
         self._server.stop()
         try:
             self._server.start()
