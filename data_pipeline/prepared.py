@@ -1,7 +1,7 @@
 """A prepared data set on disk: decoded, pre-shrunk samples that DALI reads without copying.
 
 Uncompressed .npy arrays, because a row of a memory map goes to DALI as it lies in the page cache: nothing is decoded
-and nothing copied. Masks are kept at twice the images' size, so that warping them is the only sampling that shows.
+and nothing copied. Masks are kept at three times the images' size, so that a warp samples them finely.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from data_pipeline.records import DataError, Dataset, Record, Split
 
 IMAGES, MASKS, MANIFEST = "images.npy", "masks.npy", "manifest.json"
-MASK_SCALE = 2
+MASK_SCALE = 3  # odd: the nearest pixel of a mask shrunk back to S is then the one its file gives
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """images: (N, S, S, 3) uint8.  masks: (N, 2S, 2S, 1) uint8.  Memory maps."""
+    """images: (N, S, S, 3) uint8.  masks: (N, 3S, 3S, 1) uint8.  Memory maps."""
 
     images: NDArray[np.uint8]
     masks: NDArray[np.uint8]

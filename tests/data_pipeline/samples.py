@@ -16,7 +16,8 @@ def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), np.int16)
-    return np.clip(smooth + rng.integers(-12, 13, (height, width, 3)), 0, 255).astype(np.uint8)
+    noisy = smooth + rng.integers(-12, 13, (height, width, 3))
+    return np.asarray(np.clip(noisy, 0, 255), np.uint8)
 
 
 def blob(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -24,7 +25,7 @@ def blob(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     cy, cx = rng.uniform(0.4, 0.6, 2)
-    return (np.hypot((y - cy) / 0.25, (x - cx) / 0.3) < 1).astype(np.uint8)
+    return np.asarray(np.hypot((y - cy) / 0.25, (x - cx) / 0.3) < 1, np.uint8)
 
 
 def make_dataset(folder: Path, count: int, suffix: str = ".png", sizes: tuple[tuple[int, int], ...] = SIZES) -> Dataset:

@@ -83,7 +83,7 @@ def test_2000_images_of_which_5_are_broken_train_with_the_right_counts(spec: Pre
     for index in (0, 15, 16, 999, 1999):
         content = data.records[index].image.read_bytes()
         data.records[index].image.write_bytes(content[: len(content) // 3])
-    with pytest.raises(DataError, match="^5 of 2000 samples"):
+    with pytest.raises(DataError, match=r"^5 of 2000 samples"):
         drop_bad(data, skip_bad=False, cache=tmp_path)
     good, bad = drop_bad(data, skip_bad=True, cache=tmp_path)
     batches = list(TrainingLoader(good, spec, batch_size=32, augment=True, shuffle=True, seed=0))

@@ -1,0 +1,106 @@
+"""Prepared data: the same training pixels, verified, resumable."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_pipeline import Batch, DataError, Dataset, Preprocessing, TrainingLoader
+from data_pipeline.prepare import main, prepare
+from data_pipeline.prepared import MANIFEST, open_prepared
+from tests.data_pipeline.samples import make_dataset, picture
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Dataset:
+    (tmp_path / "source").mkdir()
+    return make_dataset(tmp_path / "source", 19)
+
+
+def one_epoch(dataset: Dataset, augment: bool) -> list[Batch]:
+    spec = Preprocessing(48, (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # in levels of 255
+    return list(TrainingLoader(dataset, spec, batch_size=5, augment=augment, shuffle=True, seed=1))
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_training_on_prepared_data_equals_training_on_the_files(source: Dataset, tmp_path: Path, augment: bool) -> None:
+    assert prepare(source, 48, tmp_path / "out" / "train") == 19
+    prepared = open_prepared(tmp_path / "out", "train", None)
+    assert replace(prepared, prepared=None) == source
+    for direct, stored in zip(one_epoch(source, augment), one_epoch(prepared, augment), strict=True):
+        assert torch.equal(direct.index, stored.index) and torch.equal(direct.labels, stored.labels)
+        # rounding to bytes costs half a level, which contrast and saturation may enlarge
+        assert (direct.image - stored.image).abs().max() <= (0.8 if augment else 0.501)
+        assert (direct.mask != stored.mask).float().mean() <= (0.005 if augment else 0.001)
+
+
+def test_an_interrupted_run_goes_on_and_a_second_one_decodes_nothing(
+    source: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from data_pipeline import prepare as module
+
+    decode, calls = module._decode, 0
+
+    def fails_on_the_second(*arguments: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        decode(*arguments)  # type: ignore[arg-type]
+
+    folder = tmp_path / "out" / "train"
+    monkeypatch.setattr(module, "_decode", fails_on_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, 48, folder)
+    assert not (folder / MANIFEST).exists()
+    with pytest.raises(DataError, match="no finished prepared data"):
+        open_prepared(tmp_path / "out", "train", None)
+    monkeypatch.undo()
+    assert prepare(source, 48, folder) == 3
+    assert prepare(source, 48, folder) == 0
+
+
+def test_a_changed_file_is_decoded_again(source: Dataset, tmp_path: Path) -> None:
+    prepare(source, 48, tmp_path)
+    Image.fromarray(picture(61, 97, seed=99)).save(source.records[0].image)
+    assert prepare(source, 48, tmp_path) == 1
+
+
+def test_damaged_pixels_are_noticed_and_repaired(source: Dataset, tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    prepare(source, 48, folder)
+    images = np.load(folder / "images.npy", mmap_mode="r+")
+    images[7, 20, 20, 1] ^= 1
+    images.flush()
+    with pytest.raises(DataError, match=r"1 prepared samples are damaged, .*7\.png first"):
+        open_prepared(tmp_path, "train", None)
+    assert prepare(source, 48, folder) == 1
+    assert len(open_prepared(tmp_path, "train", 9).records) == 9
+
+
+def test_another_size_or_deeper_images_are_refused(source: Dataset, spec: Preprocessing, tmp_path: Path) -> None:
+    prepare(source, 32, tmp_path / "train")
+    prepared = open_prepared(tmp_path, "train", None)
+    with pytest.raises(DataError, match="was prepared for 32 px, the network takes 48 px"):
+        TrainingLoader(prepared, spec, batch_size=2, augment=True, shuffle=True, seed=0)
+    deep = source.records[0].image
+    Image.fromarray(picture(61, 97)[..., 0].astype(np.uint16) * 257).save(deep)
+    with pytest.raises(DataError, match="more than 8 bits a channel"):
+        prepare(source, 48, tmp_path / "deep")
+
+
+def test_the_command(source: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "folder"
+    for name, attribute in (("images", "image"), ("masks", "mask")):
+        (folder / name).mkdir(parents=True)
+        for number, record in enumerate(source.records):
+            (folder / name / f"{number}.png").write_bytes(getattr(record, attribute).read_bytes())
+    (folder / "labels.csv").write_text("image,odd\n" + "".join(f"{n},{n % 2}\n" for n in range(19)))
+    output = tmp_path / "out"
+    assert main(["--data", f"folder:{folder}", "--size", "40", "--output", str(output)]) == 0
+    assert [len(open_prepared(output, split, None).records) for split in ("train", "validation")] == [15, 2]
+    assert main(["--data", "folder:/nowhere", "--size", "40", "--output", str(output)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
