@@ -18,7 +18,7 @@ from kernels.attention.triton_tiles import (
 
 @triton.jit
 def attention_forward(
-    qkv_ptr, bias_ptr, out_ptr, height, width, num_heads, shift,
+    qkv_ptr, bias_ptr, height, width, num_heads, shift, out_ptr,
     SCALE_LOG2: tl.constexpr, WINDOW: tl.constexpr, PADDED: tl.constexpr, HEAD_DIM: tl.constexpr,
     SHIFTED: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WARPS: tl.constexpr,

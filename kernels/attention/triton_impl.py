@@ -64,7 +64,7 @@ def launch_forward(qkv: Tensor, bias_rows: Tensor, window_size: int, shift_size:
     tiles = choose_tiles(window_size, qkv.dtype)
     out = qkv.new_empty(batch, height, width, channels // 3)
     attention_forward[(program_count(batch, height, width, num_heads, window_size, tiles),)](
-        qkv, bias_rows, out, height, width, num_heads, shift_size,
+        qkv, bias_rows, height, width, num_heads, shift_size, out,
         **constants(window_size, channels // 3 // num_heads, shift_size > 0, scale, qkv.dtype, tiles),
         **compiler_options(tiles.warps, tiles.stages),
     )  # fmt: skip

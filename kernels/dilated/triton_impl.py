@@ -60,7 +60,7 @@ def launch(x: Tensor, taps: Tensor, bias: Tensor, dilations: Sequence[int]) -> T
     tiles = choose_tiles(height, width, c_in)
     out = x.new_empty(batch, height, width, c_out)
     dilated_forward[(program_count(batch, height, width, c_out, tiles),)](
-        x, taps, bias, out, height, width,
+        x, taps, bias, height, width, out,
         **constants(c_in, c_out, dilations, x.dtype, tiles), **compiler_options(tiles.warps, tiles.stages),
     )  # fmt: skip
     return out

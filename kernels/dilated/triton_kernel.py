@@ -49,7 +49,7 @@ def live_tap(index, first_y, last_y, first_x, last_x, height, width, DILATIONS: 
 
 @triton.jit
 def dilated_forward(
-    x_ptr, taps_ptr, bias_ptr, out_ptr, height, width,
+    x_ptr, taps_ptr, bias_ptr, height, width, out_ptr,
     C_IN: tl.constexpr, C_OUT: tl.constexpr, DILATIONS: tl.constexpr, PRECISION: tl.constexpr,
     TILE_Y: tl.constexpr, TILE_X: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
