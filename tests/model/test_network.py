@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model import PRESETS, ModelConfig, MultiTaskResFormer, build_model
 from model.layers import ChannelGate, DropPath
-from tests.model.conftest import SMALLEST
+from tests.networks import SMALLEST
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,157 @@
+"""The command end to end: real exports, real OpenVINO, real TensorRT-RTX."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+
+from deploy import build_engine
+from deploy.engines import TARGETS, BuildRequest
+from deploy.engines.base import Progress
+from deploy.engines.openvino_cpu import OpenVinoTarget
+from deploy.engines.tensorrt_family import TensorRtTarget
+from deploy.errors import BuildError
+from model.checkpoint import load_checkpoint
+from tests.deploy.conftest import Built
+
+ENGINES = ["model.onnx", "openvino.fp32.bin", "openvino.fp32.xml", "tensorrt-rtx.fp32.engine"]
+
+
+def snapshot(built: Built) -> dict[str, int]:
+    """Modification times of everything that a build leaves."""
+    return {file.name: file.stat().st_mtime_ns for file in built.output.rglob("*") if file.is_file()}
+
+
+def test_a_build_leaves_verified_engines_and_nothing_else(built: Built) -> None:
+    found = sorted(file.name for file in built.output.iterdir())
+    assert found == sorted([*ENGINES, "model_repository", "report.html", "report.json"])
+    report = json.loads((built.output / "report.json").read_text())
+    engines = {engine["target"]: engine for engine in report["engines"]}
+    assert set(engines) == {"onnx", "openvino", "tensorrt-rtx"}
+    for name in ("onnx", "openvino"):
+        assert engines[name]["parity"]["mask"] <= 0.001
+        assert engines[name]["scores"].keys() == report["reference_scores"].keys()
+        assert engines[name]["latency_ms"] > 0
+    assert engines["tensorrt-rtx"]["parity"] is None  # it cannot run here, and nothing pretends that it did
+    assert "5 validation images of synthetic:skin" in report["samples"]
+
+
+def test_the_page_stands_alone_and_shows_every_engine_and_overlay(built: Built) -> None:
+    page = (built.output / "report.html").read_text()
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert page.count("data:image/png;base64,") == 4 * 4  # 4 cases: image, truth, PyTorch, engine
+    for text in ("onnxruntime", "openvino", "tensorrt_rtx", "needs an NVIDIA GPU", "seborrheic_keratosis"):
+        assert text in page
+
+
+def test_the_saved_openvino_engine_gives_what_the_onnx_file_gives(built: Built) -> None:
+    image = np.random.default_rng(0).standard_normal((2, 3, 64, 64), dtype=np.float32)
+    core = openvino.Core()
+    outputs = [core.compile_model(built.output / name, "CPU")(image) for name in ("model.onnx", "openvino.fp32.xml")]
+    for name in ("MASK", "CLASS_PROBS", "SEG_PROBS"):
+        np.testing.assert_allclose(outputs[0][name], outputs[1][name], atol=1e-4)
+
+
+def test_nothing_is_built_again_until_something_changes(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    before = snapshot(built)
+    assert built.again("--max-batch", "4") == 0
+    assert "nothing has changed" in capsys.readouterr().out
+    assert snapshot(built) == before
+    (built.output / "openvino.fp32.xml").write_text("tampered")
+    assert built.again("--max-batch", "4") == 0
+    after = snapshot(built)
+    assert after["openvino.fp32.xml"] != before["openvino.fp32.xml"]
+    assert after["tensorrt-rtx.fp32.engine"] == before["tensorrt-rtx.fp32.engine"]
+    assert after["model.onnx"] == before["model.onnx"]
+
+
+class FaultyTarget(OpenVinoTarget):
+    """Loses one convolution's weights on the way, as a faulty conversion would."""
+
+    def build(self, request: BuildRequest, path: Path, progress: Progress) -> None:
+        model = onnx.load(request.onnx)
+        largest = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        largest.raw_data = bytes(len(largest.raw_data))
+        damaged = path.with_name("damaged.onnx")
+        onnx.save(model, damaged)
+        openvino.save_model(openvino.convert_model(damaged), path)
+
+
+def test_an_engine_that_lost_accuracy_is_refused_and_the_good_one_stays(
+    built: Built, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = snapshot(built)
+    monkeypatch.setitem(TARGETS, "openvino", FaultyTarget())
+    monkeypatch.setattr(FaultyTarget, "version", lambda self: "faulty")
+    assert built.again("--max-batch", "4", "--target", "openvino") == 1
+    assert re.search(
+        r"^error: openvino fp32 is refused and deleted: .* differs by .*, more than", capsys.readouterr().err
+    )
+    assert snapshot(built) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "tensorrt"], "tensorrt builds on the GPU it will run on, and this machine has none"),
+        (["--target", "torch-tensorrt"], "torch-tensorrt builds on the GPU it will run on, and this machine has none"),
+        (["--target", "openvino", "--precision", "fp16"], "openvino builds fp32, bf16, not fp16"),
+        (["--target", "tensorrt-rtx", "--precision", "bf16"], "tensorrt-rtx builds fp32, fp16, not bf16"),
+        (["--target", "tensorrt-rtx", "--compute-capability", "9.0"], "must be one of 7.5, 8.0, .*, got 9.0"),
+        (["--checkpoint", "absent.safetensors"], "checkpoint absent.safetensors does not exist"),
+        (["--checkpoint", "random:huge"], "preset must be one of paper-224"),
+        (["--data", "synthetic:lung"], "synthetic:lung"),
+        (["--output", "/proc/nowhere"], "/proc/nowhere"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_done_is_refused_in_one_line(
+    built: Built, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = snapshot(built)
+    assert built.again("--max-batch", "4", *arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert re.search(message, line)
+    assert snapshot(built) == before
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--target", "tpu"], ["--precision", "fp4"], ["--max-batch", "0"], ["--nonsense"]]
+)
+def test_misuse_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        build_engine.main(arguments)
+    assert error.value.code == 2
+    assert "error: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_rtx_engines_take_compute_capabilities_and_report_progress(built: Built, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(built.checkpoint)
+    contract = build_engine.contract_of(checkpoint.info, 4)
+    target, seen = TARGETS["tensorrt-rtx"], []
+    assert isinstance(target, TensorRtTarget)
+    sizes = {}
+    for capabilities in (("8.6",), ("8.6", "12.0")):
+        request = BuildRequest(checkpoint.build(), built.output / "model.onnx", contract, "fp32", capabilities)
+        target.build(request, tmp_path / "engine", lambda phase, share: seen.append((phase, share)))
+        sizes[capabilities] = (tmp_path / "engine").stat().st_size
+    assert sizes[("8.6",)] != sizes[("8.6", "12.0")]
+    assert len({phase for phase, _ in seen}) >= 1
+    assert all(0 < share <= 1 for _, share in seen)
+    assert seen[-1][1] == 1
+
+
+def test_every_parser_error_is_reported(built: Built, tmp_path: Path) -> None:
+    model = onnx.load(built.output / "model.onnx")
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, tmp_path / "odd.onnx")
+    checkpoint = load_checkpoint(built.checkpoint)
+    contract = build_engine.contract_of(checkpoint.info, 4)
+    request = BuildRequest(checkpoint.build(), tmp_path / "odd.onnx", contract, "fp32")
+    with pytest.raises(BuildError, match=r"odd.onnx could not be parsed: .*NoSuchOperator"):
+        TARGETS["tensorrt-rtx"].build(request, tmp_path / "engine", lambda phase, share: None)

@@ -1,0 +1,89 @@
+"""The ONNX file against the PyTorch network, run by ONNX Runtime."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from deploy.contract import Contract
+from deploy.engines import onnx_runner
+from deploy.errors import BuildError
+from deploy.export import check_onnx, export_onnx
+from deploy.verify import compare, failures, pytorch_runner
+from tests.networks import SMALLEST, lived_in
+
+CONTRACT = Contract(
+    64, ("background", "a", "b", "c"), ("x", "y", "z"), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), max_batch=4
+)
+
+
+def images(count: int) -> np.ndarray:  # type: ignore[type-arg]
+    return np.random.default_rng(count).standard_normal((count, 3, 64, 64), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    export_onnx(lived_in(SMALLEST), CONTRACT, path)
+    return path
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_a_dynamic_batch_gives_what_pytorch_gives(exported: Path, batch: int) -> None:
+    reference = pytorch_runner(lived_in(SMALLEST))(images(batch))
+    output = onnx_runner(exported, 2)(images(batch))
+    assert not failures("fp32", compare(reference, output), None, None)
+    np.testing.assert_allclose(output.seg_probs, reference.seg_probs, atol=1e-4)
+    assert output.mask.dtype == np.uint8
+    assert output.mask.shape == (batch, 64, 64)
+
+
+def test_one_image_at_most_gives_a_static_fp16_graph(tmp_path: Path) -> None:
+    path = tmp_path / "half.onnx"
+    export_onnx(lived_in(SMALLEST), Contract(**{**vars(CONTRACT), "max_batch": 1}), path, precision="fp16")
+    (image,) = onnx.load(path).graph.input
+    assert [dim.dim_value for dim in image.type.tensor_type.shape.dim] == [1, 3, 64, 64]
+    weights = {tensor.data_type for tensor in onnx.load(path).graph.initializer if len(tensor.dims) == 4}
+    assert weights == {onnx.TensorProto.FLOAT16}
+    reference = pytorch_runner(lived_in(SMALLEST))(images(1))
+    assert not failures("fp16", compare(reference, onnx_runner(path, 2)(images(1))), None, None)
+
+
+def test_the_graph_holds_no_batch_norm_that_could_fold_and_one_convolution_a_branch(exported: Path) -> None:
+    operators = [node.op_type for node in onnx.load(exported).graph.node]
+    assert operators.count("BatchNormalization") == len(SMALLEST.head_levels)  # before a ReLU: nothing to fold it into
+    dilated = [
+        node
+        for node in onnx.load(exported).graph.node
+        for attribute in node.attribute
+        if attribute.name == "dilations" and list(attribute.ints) == [5, 5]
+    ]
+    assert len(dilated) == 4
+
+
+def test_a_file_with_other_tensors_or_broken_rules_is_refused(exported: Path, tmp_path: Path) -> None:
+    renamed, broken = tmp_path / "renamed.onnx", tmp_path / "broken.onnx"
+    model = onnx.load(exported)
+    model.graph.output[0].name, model.graph.node[-1].output[0] = "OTHER", "OTHER"
+    onnx.save(model, renamed)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, broken)
+    for path in (renamed, broken):
+        with pytest.raises(BuildError, match=rf"{path.name} (must have|breaks)"):
+            check_onnx(path, CONTRACT)
+
+
+def test_parity_and_task_tolerances_notice_what_matters() -> None:
+    reference = pytorch_runner(lived_in(SMALLEST))(images(2))
+    same = compare(reference, reference)
+    assert not failures("fp32", same, {"dice": 0.9, "accuracy": 0.9}, {"dice": 0.8, "accuracy": 0.9})
+    flipped = reference.mask.copy()
+    flipped[0, :4] = 3 - flipped[0, :4]  # 4 of 128 rows: 3 % of the pixels
+    (reason,) = failures("bf16", compare(reference, reference._replace(mask=flipped)), None, None)
+    assert reason == "mask differs by 3.12e-02, more than 2e-02"
+    lost = reference._replace(class_probs=np.full_like(reference.class_probs, np.nan))
+    (reason,) = failures("bf16", compare(reference, lost), None, None)
+    assert reason.startswith("classification differs by inf")
+    (reason,) = failures("fp32", same, {"dice": 0.7, "accuracy": 0.9}, {"dice": 0.71, "accuracy": 0.9})
+    assert reason == "dice fell from 0.7100 to 0.7000, more than 0.005"

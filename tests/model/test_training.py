@@ -1,0 +1,123 @@
+"""Training on a few real files: it learns, resumes to the bit, and stops where it must."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from data_pipeline import Dataset, open_source
+from model import Prediction, evaluate, train
+from model.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
+from model.training.losses import MultiTaskLoss, balanced_weights
+from model.training.trainer import Trainer, TrainingError, TrainingOptions
+from tests.networks import SMALLEST
+
+QUIET = Console(quiet=True)
+OPTIONS = TrainingOptions(epochs=3, batch_size=4, learning_rate=3e-3, seed=1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_source("synthetic:skin", "train", samples=8, cache=tmp_path_factory.mktemp("data"))
+
+
+def trainer(data: Dataset, output: Path, options: TrainingOptions = OPTIONS) -> Trainer:
+    output.mkdir(exist_ok=True)
+    info = CheckpointInfo(replace(SMALLEST, seg_channels=1), data.seg_classes, data.labels, "synthetic:skin")
+    return Trainer(info, data, data, options, output)
+
+
+class InterruptedRunError(Exception):
+    pass
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trainer(data, tmp_path / "whole")
+    whole.run(QUIET)
+    first = trainer(data, tmp_path / "parts")
+    finish = first._finish_epoch
+
+    def finish_then_stop(*arguments: object) -> None:
+        finish(*arguments)  # type: ignore[arg-type]
+        raise InterruptedRunError
+
+    monkeypatch.setattr(first, "_finish_epoch", finish_then_stop)
+    with pytest.raises(InterruptedRunError):
+        first.run(QUIET)
+    second = trainer(data, tmp_path / "parts")
+    second.resume()
+    second.run(QUIET)
+    expected = load_file(tmp_path / "whole" / "last.safetensors")
+    found = load_file(tmp_path / "parts" / "last.safetensors")
+    assert not [name for name, tensor in expected.items() if not torch.equal(tensor, found[name])]
+    for folder in ("whole", "parts"):
+        rows = list(csv.DictReader((tmp_path / folder / "history.csv").open()))
+        assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    best = load_checkpoint(tmp_path / "whole" / "best.safetensors")
+    assert best.info.training["validation"] == whole.best
+
+
+def test_resuming_something_else_is_refused(data: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        trainer(data, tmp_path).resume()
+    short = replace(OPTIONS, epochs=1)
+    trainer(data, tmp_path, short).run(QUIET)
+    with pytest.raises(CheckpointError, match="give the same options"):
+        trainer(data, tmp_path).resume()
+    other = trainer(data, tmp_path, short)
+    other.model.decoder.classify = torch.nn.Conv2d(8, 2, 1)
+    with pytest.raises(CheckpointError, match="another preset or data"):
+        other.resume()
+    (tmp_path / "last.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match="not a training state"):
+        trainer(data, tmp_path, short).resume()
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_files(data: Dataset, tmp_path: Path) -> None:
+    broken = trainer(data, tmp_path)
+    torch.nn.init.constant_(broken.model.head.classify[1].bias, float("nan"))
+    with pytest.raises(TrainingError, match=r"the loss became nan on .*jpg"):
+        broken.run(QUIET)
+
+
+def test_the_loss_is_the_papers_sum() -> None:
+    logits, mask = torch.randn(2, 1, 6, 6), torch.randint(0, 2, (2, 6, 6))
+    label_logits, labels = torch.randn(2, 3), torch.tensor([[1.0, 0, 0], [1, 0, 1]])
+    weights = balanced_weights([(1, 0, 0), (1, 0, 1), (0, 0, 0), (1, 1, 0)])
+    assert weights.tolist() == pytest.approx([4 / (3 * 3), 4 / (3 * 1), 4 / (3 * 1)])
+    p, t = torch.sigmoid(logits[:, 0]), mask.float()
+    dice = 1 - (2 * (p * t).sum() + 1e-5) / (p.sum() + t.sum() + 1e-5)
+    q = torch.sigmoid(label_logits)
+    bce = -(weights * (labels * q.log() + (1 - labels) * (1 - q).log())).mean()
+    found = MultiTaskLoss(1, weights)(Prediction(logits, label_logits), mask, labels)
+    torch.testing.assert_close(found, dice + 0.25 * bce)
+
+
+def test_the_commands_train_and_evaluate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(train.PRESETS, "tiny", SMALLEST)
+    monkeypatch.setattr("data_pipeline.synthetic.generate.DEFAULT_SAMPLES", {"train": 4, "validation": 4, "test": 4})
+    arguments = ["--data", "synthetic:oct", "--preset", "tiny", "--output", "out", "--epochs", "1"]
+    assert train.main(arguments) == 0
+    best = load_checkpoint("out/best.safetensors")
+    assert best.info.seg_classes == ("background", "IRF", "SRF", "PED")
+    scoring = ["--checkpoint", "out/best.safetensors", "--output", "out", "--samples", "4"]
+    assert evaluate.main([*scoring, "--data", "synthetic:oct"]) == 0
+    assert '"pooled_dice"' in Path("out/metrics.json").read_text()
+    capsys.readouterr()
+    assert evaluate.main([*scoring, "--data", "synthetic:skin"]) == 1
+    assert capsys.readouterr().err == (
+        "error: the data's mask classes must be the checkpoint's background, IRF, SRF, PED; got background, lesion\n"
+    )
+    for bad in (["--data", "folder:absent"], ["--checkpoint", "absent"]):
+        assert evaluate.main([*scoring, "--data", "synthetic:oct", *bad]) == 1
+        assert len(capsys.readouterr().err.splitlines()) == 1
