@@ -28,7 +28,8 @@ def dilated_fusion(x: Tensor, weight: Tensor, bias: Tensor, *, dilations: Sequen
             than 2^31 values and no gradient.
 
     Returns:
-        `(B, H, W, C_out)`, contiguous, in x's dtype. Inference only.
+        `(B, H, W, C_out)`, contiguous, in x's dtype. Inference only. The kernel sums the centre taps beforehand, so
+        an infinite input gives infinity where centre taps of opposite signs give the reference NaN.
 
     Raises:
         KernelInputError: an argument breaks one of the rules above.

@@ -38,7 +38,12 @@ class Case:
         return qkv.to(device, dtype), table.to(device, dtype), grad.to(device, dtype)
 
 
-SMALL = [Case(2, 8, 12, 4, 1, 1, 16), Case(1, 4, 4, 4, 0, 3, 64), Case(1, 7, 14, 7, 3, 1, 32), Case(1, 5, 10, 5, 1, 1, 16)]
+SMALL = [
+    Case(2, 8, 12, 4, 1, 1, 16),
+    Case(1, 4, 4, 4, 0, 3, 64),
+    Case(1, 7, 14, 7, 3, 1, 32),
+    Case(1, 5, 10, 5, 1, 1, 16),
+]
 EDGES = [
     Case(3, 8, 8, 8, 4, 1, 16),
     Case(1, 14, 14, 14, 7, 1, 32),
