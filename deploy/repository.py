@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,7 +40,7 @@ def write_repository(output: Path, contract: Contract, network: Path, *, precisi
             version = repository / name / VERSION
             version.mkdir(parents=True)
             (version / "model.py").write_text(_MODEL_FILE.format(model_class=model_class))
-            config = model_config(name, getattr(contract, source), contract)
+            config = model_config(name, getattr(contract, source), contract.outputs, contract)
             config.backend = "python"
             config.parameters["network"].string_value = network.name
             config.parameters["precision"].string_value = precision
@@ -53,10 +53,12 @@ def write_repository(output: Path, contract: Contract, network: Path, *, precisi
     return output / DIRECTORY
 
 
-def model_config(name: str, source: TensorSpec, contract: Contract) -> schema.ModelConfig:
+def model_config(
+    name: str, source: TensorSpec, outputs: Iterable[TensorSpec], contract: Contract
+) -> schema.ModelConfig:
     """What every model of the contract shares: its tensors, batch size and, for the client, the contract itself."""
     config = schema.ModelConfig(name=name, max_batch_size=contract.max_batch)
-    for tensors, specs in ((config.input, (source,)), (config.output, contract.outputs)):
+    for tensors, specs in ((config.input, (source,)), (config.output, outputs)):
         for spec in specs:
             tensors.add(name=spec.name, data_type=data_type(spec), dims=spec.shape)
     config.parameters["contract"].string_value = contract.to_json()

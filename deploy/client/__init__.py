@@ -1,9 +1,19 @@
-"""The client of a served model: `Client` in a program, `python -m deploy.client` at a terminal.
+"""The client of a served model: `Client` or `AsyncClient` in a program, `python -m deploy.client` at a terminal.
 
 Needs `pip install resformer-deploy[client]` alone: neither torch nor DALI is imported.
 """
 
+from deploy.client.aio import AsyncClient
 from deploy.client.api import Client, Result
 from deploy.client.errors import ClientError, DeadlineExceeded, InvalidImage, ServerFault, ServerUnavailable
 
-__all__ = ["Client", "ClientError", "DeadlineExceeded", "InvalidImage", "Result", "ServerFault", "ServerUnavailable"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "DeadlineExceeded",
+    "InvalidImage",
+    "Result",
+    "ServerFault",
+    "ServerUnavailable",
+]

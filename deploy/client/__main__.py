@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +15,13 @@ from deploy.client.api import Client
 from deploy.client.batch import Answer, Failure, Outcome, process
 from deploy.client.errors import ClientError
 from deploy.client.files import Task, plan
-from deploy.client.summary import table, write_result
+from deploy.client.summary import read_answers, table, write_result
+from deploy.contract import Contract
 
 DEFAULT_URLS = {"grpc": "localhost:8001", "http": "localhost:8000"}
+# What a crash may cost of a long run.
+SECONDS_BETWEEN_RESULTS = 5.0
+RETRY_SECONDS = 15.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,47 +33,77 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         options.output.mkdir(parents=True, exist_ok=True)
-        with Client(options.url or DEFAULT_URLS[options.protocol], options.protocol, timeout=options.timeout) as client:
-            return run(client, tasks, options.output)
-    except (ClientError, OSError) as error:
+        finished = read_answers(options.output) if options.resume else {}
+        kept = [finished[str(task.source)] for task in tasks if is_finished(task, finished)]
+        return run(options, [task for task in tasks if not is_finished(task, finished)], kept)
+    except (ClientError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def run(client: Client, tasks: Sequence[Task], output: Path) -> int:
+def is_finished(task: Task, finished: dict[str, Answer]) -> bool:
+    """Whether an earlier run has answered this file under this name."""
+    answer = finished.get(str(task.source))
+    return answer is not None and answer.overlay == task.overlay
+
+
+def run(options: argparse.Namespace, tasks: Sequence[Task], kept: Sequence[Answer]) -> int:
     """Process every task, show how far it is, and leave the result file even where the server goes away."""
-    contract, outcomes = client.contract, list[Outcome]()
+
+    def connect(retry_for: float = RETRY_SECONDS) -> Client:
+        urls = options.url or [DEFAULT_URLS[options.protocol]]
+        return Client(urls, options.protocol, timeout=options.timeout, retry_for=retry_for)
+
+    # A server that was never there is told at once; one that goes away may come back.
+    with connect(retry_for=0.0) as client:
+        contract = client.contract
+    outcomes: list[Outcome] = list(kept)
     progress = track(
-        process(client, tasks, output),
+        process(connect, tasks, options.output, options.jobs),
         description="segmenting",
         total=len(tasks),
         console=Console(stderr=True),
-        disable=len(tasks) == 1,
+        disable=len(tasks) <= 1,
     )
+    written = time.monotonic()
     try:
         for outcome in progress:
             outcomes.append(outcome)
             if isinstance(outcome, Failure):
                 print(f"{outcome.file}: {outcome.reason}", file=sys.stderr)
+            if time.monotonic() - written > SECONDS_BETWEEN_RESULTS:
+                write_result(options.output, contract, outcomes)
+                written = time.monotonic()
     finally:
-        write_result(output, contract, outcomes)
+        write_result(options.output, contract, outcomes)
+    return conclude(contract, outcomes, options.output)
+
+
+def conclude(contract: Contract, outcomes: Sequence[Outcome], output: Path) -> int:
+    """Show the table; the exit code."""
     answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
     Console().print(table(contract, answers))
-    print(f"{len(answers)} of {len(tasks)} images answered; overlays and result.json are in {output}")
-    return 0 if len(answers) == len(tasks) else 1
+    print(f"{len(answers)} of {len(outcomes)} images answered; overlays and result.json are in {output}")
+    return 0 if len(answers) == len(outcomes) else 1
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line; exits with 2 where it is wrong."""
     parser = argparse.ArgumentParser(prog="python -m deploy.client", description=__doc__)
-    parser.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE", help="JPEG, PNG or TIFF file, or a folder of them"
-    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="JPEG, PNG or TIFF file, or a folder")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where overlays and result.json go")
     parser.add_argument("--protocol", choices=sorted(DEFAULT_URLS), default="grpc")
-    parser.add_argument("--url", help="host:port of the server (default: localhost and the protocol's usual port)")
+    parser.add_argument(
+        "--url", action="append", help="host:port (default: localhost, the protocol's port); several share the work"
+    )
     parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="for one image (default: 30)")
-    return parser.parse_args(arguments)
+    parser.add_argument("--jobs", type=int, default=4, help="images in flight at once (default: 4)")
+    parser.add_argument("--resume", action="store_true", help="skip what a result.json in DIR already answers")
+    options = parser.parse_args(arguments)
+    for name in ("timeout", "jobs"):
+        if getattr(options, name) <= 0:
+            parser.error(f"--{name} must be above 0, got {getattr(options, name)}")
+    return options
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""Sends files to the server and writes the overlay of each."""
+"""Sends files to the server, some at a time, and writes the overlay of each."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +47,40 @@ class Failure:
 Outcome = Answer | Failure
 
 
-def process(client: Client, tasks: Iterable[Task], output: Path) -> Iterator[Outcome]:
-    """One outcome a task, in order; a file that cannot be used does not stop the others.
+def process(connect: Callable[[], Client], tasks: Iterable[Task], output: Path, jobs: int) -> Iterator[Outcome]:
+    """One outcome a task, in order, `jobs` at once, each with a client of its own; a bad file does not stop the others.
 
+    However many the tasks, few are in memory: no more are started than are being worked on or wait to be taken.
     Raises ServerUnavailable where the server goes away, OSError where `output` cannot be written.
     """
+    own = threading.local()
+    clients: list[Client] = []
+
+    def work(task: Task) -> Outcome:
+        if not hasattr(own, "client"):
+            own.client = connect()
+            clients.append(own.client)
+        return process_file(own.client, task, output)
+
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        yield from _in_order(pool, work, tasks, 2 * jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        for client in clients:
+            client.close()
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Task], Outcome], tasks: Iterable[Task], ahead: int
+) -> Iterator[Outcome]:
+    waiting: deque[Future[Outcome]] = deque()
     for task in tasks:
-        yield process_file(client, task, output)
+        waiting.append(pool.submit(work, task))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def process_file(client: Client, task: Task, output: Path) -> Outcome:

@@ -37,12 +37,15 @@ _KIND_OF_STATUS: dict[str | None, type[ClientError]] = {
     "503": ServerUnavailable,
 }
 
+# What the server says while a worker is dead, and while its successor is loaded; the status is another each time.
+_WORKER_REPLACED = ("is not healthy", "unknown model", "is not ready")
+
 
 def from_status(status: str | None, message: str, url: str) -> ClientError:
     """The error for a gRPC status ("StatusCode.UNAVAILABLE") or an HTTP one ("503") and the server's own message."""
     line = " ".join(message.split())
-    if "is not healthy" in line:
-        return ServerUnavailable(f"the server at {url} lost its worker: {line}")
+    if any(sign in line for sign in _WORKER_REPLACED):
+        return ServerUnavailable(f"the server at {url} is replacing its worker: {line}")
     kind = _KIND_OF_STATUS.get(status, ServerFault)
     if kind is InvalidImage:
         return InvalidImage(line)

@@ -30,6 +30,18 @@ def write_result(output: Path, contract: Contract, outcomes: Sequence[Outcome]) 
     write_atomically(output / RESULT_FILE, (json.dumps(result, indent=2) + "\n").encode())
 
 
+def read_answers(output: Path) -> dict[str, Answer]:
+    """What an earlier run left, by file: the answers whose overlays are still there.  ValueError for another's file."""
+    file = output / RESULT_FILE
+    if not file.exists():
+        return {}
+    try:
+        answers = [Answer(**record) for record in json.loads(file.read_text())["images"]]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{file} is not a result of this command: remove it, or choose another --output") from None
+    return {answer.file: answer for answer in answers if (output / answer.overlay).exists()}
+
+
 def table(contract: Contract, answers: Sequence[Answer]) -> Table:
     """A row an image: the probability of each label and the area of each segmentation class."""
     summary = Table()

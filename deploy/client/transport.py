@@ -16,6 +16,15 @@ from deploy.contract import PIPELINE_MODEL, Contract
 
 Protocol = Literal["grpc", "http"]
 
+GRPC_CHANNEL = [
+    # gRPC's own limit is 4 MB, less than the probabilities of one large image.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # A server that was started again is found at once, where gRPC would wait for up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
 
 class Transport:
     """tritonclient's two modules agree on everything but construction, deadlines and the shape of a configuration.
@@ -27,43 +36,57 @@ class Transport:
         self.url, self.protocol = url, protocol
         self._connect_timeout, self._timeout = connect_timeout, timeout
         self._api = import_module(f"tritonclient.{protocol}")
-        timeouts = {"connection_timeout": connect_timeout, "network_timeout": timeout} if protocol == "http" else {}
-        self._client = self._api.InferenceServerClient(url, **timeouts)
+        if protocol == "grpc":
+            self._client = self._api.InferenceServerClient(url, channel_args=GRPC_CHANNEL)
+        else:
+            timeouts = {"connection_timeout": connect_timeout, "network_timeout": timeout}
+            self._client = self._api.InferenceServerClient(url, **timeouts)
 
     def contract(self) -> Contract:
         """What the server's model takes and gives, from its configuration."""
-        if self.protocol == "grpc":
-            with self._translated():
-                answer = self._client.get_model_config(
-                    PIPELINE_MODEL, as_json=True, client_timeout=self._connect_timeout
-                )
-            config = answer["config"]
-        else:
-            with self._translated():
-                config = self._client.get_model_config(PIPELINE_MODEL)
-        return Contract.from_json(config["parameters"]["contract"]["string_value"])
+        options = {"as_json": True, "client_timeout": self._connect_timeout} if self.protocol == "grpc" else {}
+        with translated(self.url, self._connect_timeout):
+            answer = self._client.get_model_config(PIPELINE_MODEL, **options)
+        return read_contract(answer)
 
     def infer(self, image: NDArray[np.uint8], contract: Contract, outputs: list[str], request_id: str) -> Any:
         """Send one image's bytes, (n,) UINT8; the answer has `as_numpy(name)`."""
-        spec = contract.encoded_image
-        tensor = self._api.InferInput(spec.name, [1, image.size], spec.dtype)
-        tensor.set_data_from_numpy(image[None])
-        wanted = [self._api.InferRequestedOutput(name) for name in outputs]
-        deadline = {"client_timeout": self._timeout} if self.protocol == "grpc" else {}
-        with self._translated():
-            return self._client.infer(PIPELINE_MODEL, [tensor], outputs=wanted, request_id=request_id, **deadline)
+        arguments = question(self._api, image, contract, outputs, request_id)
+        if self.protocol == "grpc":
+            arguments["client_timeout"] = self._timeout
+        with translated(self.url, self._timeout):
+            return self._client.infer(**arguments)
 
     def close(self) -> None:
         """Give the connection back."""
         self._client.close()
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except InferenceServerException as error:
-            raise from_status(error.status(), error.message(), self.url) from None
-        except TimeoutError:
-            raise DeadlineExceeded(f"the server at {self.url} did not answer within {self._timeout:g} s") from None
-        except OSError as error:
-            raise ServerUnavailable(f"no server answers at {self.url} over {self.protocol}: {error}") from None
+
+def question(
+    api: Any, image: NDArray[np.uint8], contract: Contract, outputs: list[str], request_id: str
+) -> dict[str, Any]:
+    """The arguments of an inference, for either of tritonclient's modules."""
+    spec = contract.encoded_image
+    tensor = api.InferInput(spec.name, [1, image.size], spec.dtype)
+    tensor.set_data_from_numpy(image[None])
+    wanted = [api.InferRequestedOutput(name) for name in outputs]
+    return {"model_name": PIPELINE_MODEL, "inputs": [tensor], "outputs": wanted, "request_id": request_id}
+
+
+def read_contract(answer: dict[str, Any]) -> Contract:
+    """The contract in a model's configuration as JSON, which gRPC wraps once more than HTTP."""
+    config = answer.get("config", answer)
+    return Contract.from_json(config["parameters"]["contract"]["string_value"])
+
+
+@contextmanager
+def translated(url: str, timeout: float) -> Iterator[None]:
+    """Whatever goes wrong with a request inside leaves as a ClientError."""
+    try:
+        yield
+    except InferenceServerException as error:
+        raise from_status(error.status(), error.message(), url) from None
+    except TimeoutError:
+        raise DeadlineExceeded(f"the server at {url} did not answer within {timeout:g} s") from None
+    except OSError as error:
+        raise ServerUnavailable(f"no server answers at {url}: {error}") from None

@@ -5,17 +5,16 @@ With its worker dead the server goes on calling itself live and ready, and the m
 
 from __future__ import annotations
 
-import io
 import time
 from typing import Any
 
 import numpy as np
 import tritonclient.grpc as grpc
 from numpy.typing import NDArray
-from PIL import Image
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract, TensorSpec
+from deploy.sample import sample_image
 from deploy.server.errors import ServerError
 
 # A worker's first inference may still compile kernels.
@@ -73,11 +72,5 @@ def _question(model: str, contract: Contract) -> tuple[TensorSpec, NDArray[Any]]
         spec = contract.network_input
         return spec, np.zeros((1, *spec.shape), triton_to_np_dtype(spec.dtype))
     if model == PIPELINE_MODEL:
-        return contract.encoded_image, np.frombuffer(_generated_image(), np.uint8)[None]
+        return contract.encoded_image, np.frombuffer(sample_image(), np.uint8)[None]
     raise ServerError(f"the repository holds a model {model!r} that this server does not know: build it again")
-
-
-def _generated_image() -> bytes:
-    file = io.BytesIO()
-    Image.linear_gradient("L").convert("RGB").save(file, "JPEG")
-    return file.getvalue()

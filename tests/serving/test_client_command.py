@@ -86,3 +86,38 @@ def test_client_needs_neither_torch_nor_dali() -> None:
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     heavy = {"torch", "nvidia", "openvino", "onnx", "onnxruntime", "data_pipeline", "model", "kernels", "deploy.server"}
     assert heavy.isdisjoint(modules)
+
+
+def test_resume_does_only_what_is_missing(
+    server: Server, make_image: Callable[..., bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(make_image(seed=number))
+    arguments = [str(folder), "--url", server.grpc_url, "--output", str(output)]
+    assert main(arguments) == 0
+    first = json.loads((output / "result.json").read_text())
+    (output / "1.overlay.png").unlink()
+    assert main([*arguments, "--resume"]) == 0
+    second = json.loads((output / "result.json").read_text())
+    ids = [{Path(image["file"]).name: image["request_id"] for image in run["images"]} for run in (first, second)]
+    assert {name for name, request in ids[1].items() if ids[0][name] != request} == {"1.png"}
+    assert sorted(ids[1]) == sorted(ids[0])
+    (output / "result.json").write_text("not ours")
+    assert main([*arguments, "--resume"]) == 1
+    assert "not a result of this command" in capsys.readouterr().err
+
+
+def test_full_disk_is_one_line_and_leaves_no_half_file(
+    server: Server, make_image: Callable[..., bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(make_image((300, 200)))
+    command = [sys.executable, "-m", "deploy.client", str(tmp_path / "a.png"), "--url", server.grpc_url]
+    # The system's own limit on a file's size stands for a disk with 4 kB left.
+    limited = ["sh", "-c", 'trap "" XFSZ; ulimit -f 8; exec "$@"', "sh", *command, "--output", str(tmp_path / "out")]
+    run = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert len(run.stderr.splitlines()) == 1
+    assert run.stderr.startswith("error: ")
+    assert [file.name for file in (tmp_path / "out").iterdir()] in ([], ["result.json"])
