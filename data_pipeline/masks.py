@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from rich.progress import track
 
+from data_pipeline.records import write_whole
+
 MAX_CLASSES = 64
 GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "F")
 
@@ -63,7 +65,8 @@ def _convert(mask: Path, cache: Path) -> tuple[Path, int, tuple[int, int]]:
         indices = read_indices(mask)
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.minimum(indices, 255).astype(np.uint8)).save(file)
-        facts.write_text(json.dumps({"highest": int(indices.max()), "size": indices.shape[::-1]}))
+        # last and in one step: facts that exist are facts of a whole mask
+        write_whole(facts, json.dumps({"highest": int(indices.max()), "size": indices.shape[::-1]}))
     known = json.loads(facts.read_text())
     return file, known["highest"], tuple(known["size"])
 

@@ -94,7 +94,7 @@ def _png_depth(path: Path) -> int:
     return header[24] if header[:4] == b"\x89PNG" else 0
 
 
-@pipeline_def(enable_conditionals=True)
+@pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
 def _pipeline(size: int) -> tuple[DataNode, DataNode]:
     """The shared graph's image, rounded to bytes, and the mask by nearest neighbour."""
     image_path, mask_path = (fn.external_source(name=name, dtype=types.UINT8, ndim=1) for name in ("image", "mask"))

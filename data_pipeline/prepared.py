@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.records import DataError, Dataset, Record, Split
+from data_pipeline.records import DataError, Dataset, Record, Split, write_whole
 
 IMAGES, MASKS, MANIFEST = "images.npy", "masks.npy", "manifest.json"
 MASK_SCALE = 3  # odd: the nearest pixel of a mask shrunk back to S is then the one its file gives
@@ -64,9 +64,7 @@ def write_manifest(folder: Path, dataset: Dataset, size: int, sources: list[str]
             for r, source, digest in zip(dataset.records, sources, digests, strict=True)
         ],
     }
-    temporary = folder / (MANIFEST + ".tmp")
-    temporary.write_text(json.dumps(manifest))
-    temporary.replace(folder / MANIFEST)
+    write_whole(folder / MANIFEST, json.dumps(manifest))
 
 
 def open_prepared(folder: Path, split: Split, samples: int | None) -> Dataset:

@@ -1,5 +1,6 @@
 """What every data source gives: records of one image, its mask and its image-level labels."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,3 +39,11 @@ class Dataset:
     labels: tuple[str, ...]
     grey: bool = False
     prepared: Path | None = None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that others see whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

@@ -14,7 +14,7 @@ from nvidia.dali.pipeline import pipeline_def
 from rich.progress import track
 
 from data_pipeline.headers import MAX_PIXELS, ImageError, check_header
-from data_pipeline.records import DataError, Dataset, Record
+from data_pipeline.records import DataError, Dataset, Record, write_whole
 from data_pipeline.training_graph import path_bytes
 
 Numbers = NDArray[np.int64]
@@ -61,7 +61,7 @@ def scan_samples(
         chunk = fresh[start : start + BATCH]
         reasons = examine([record for _, record in chunk], classes, threads, max_pixels)
         known.update({key: reason for (key, _), reason in zip(chunk, reasons, strict=True)})
-    _save(store, known)
+    write_whole(store, json.dumps(known))
     return tuple(BadSample(r, known[k]) for r, k in zip(dataset.records, keys, strict=True) if known[k])
 
 
@@ -69,13 +69,6 @@ def _key(record: Record, classes: int) -> str:
     """Hash of both files; a missing file hashes as empty, and is found to be so."""
     parts = [path.read_bytes() if path.is_file() else b"" for path in (record.image, record.mask)]
     return hashlib.sha256(b"%d " % classes + b"|".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
-
-
-def _save(store: Path, known: dict[str, str]) -> None:
-    store.parent.mkdir(parents=True, exist_ok=True)
-    temporary = store.with_name(store.name + ".tmp")
-    temporary.write_text(json.dumps(known))
-    temporary.replace(store)
 
 
 def examine(records: list[Record], classes: int, threads: int, max_pixels: int = MAX_PIXELS) -> list[str]:
@@ -123,7 +116,7 @@ def _reason(shape: Numbers, mask_shape: Numbers, highest: Numbers, classes: int)
     return ""
 
 
-@pipeline_def
+@pipeline_def  # type: ignore[untyped-decorator]
 def _pipeline() -> tuple[DataNode, DataNode, DataNode]:
     """Shape of the decoded image, shape of the mask, highest value of the mask."""
     image, mask = (

@@ -42,7 +42,7 @@ class Preprocessor:
         return pipeline
 
 
-@pipeline_def(enable_conditionals=True)
+@pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
 def serving_pipeline(spec: Preprocessing, input_name: str, device: Device) -> DataNode:
     """`input_name`: bytes of an image file (UINT8, 1-D) -> (3, S, S) FLOAT."""
     encoded = fn.external_source(name=input_name, dtype=types.UINT8, ndim=1)

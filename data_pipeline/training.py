@@ -114,7 +114,7 @@ class TrainingLoader:
             self.device,
             batch_size=self.batch_size,
             num_threads=self.threads,
-            device_id=0 if self.device == "gpu" else None,
+            device_id=torch.cuda.current_device() if self.device == "gpu" else None,
         )
         pipeline.build()
         return pipeline

@@ -22,7 +22,7 @@ NO_PIXELS: NDArray[np.uint8] = np.zeros((1, 1, 1), np.uint8)  # stands for "read
 Columns = tuple[list[NDArray[np.generic]], ...]
 
 
-@pipeline_def(enable_conditionals=True)
+@pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
 def training_pipeline(
     columns: Iterable[Columns], spec: Preprocessing, ranges: Augmentation | None, device: Device
 ) -> tuple[DataNode, DataNode]:

@@ -1,0 +1,69 @@
+"""PyTorch DataLoaders over OpenCV and PIL that do the work of our training pipeline, to measure it against.
+
+They take the same files and the same drawn parameters: decode, shrink with antialiasing, warp image and mask by one
+matrix, change the colours, normalise.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_pipeline import Dataset, Preprocessing
+from data_pipeline.augment import COLOUR, draw
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+class PeerSamples(torch.utils.data.Dataset[tuple[NDArray[np.float32], NDArray[np.int64]]]):
+    """Augmented samples, made by `kind`: "opencv", "opencv-reduced" (JPEGs decoded at half size) or "pil"."""
+
+    def __init__(self, dataset: Dataset, spec: Preprocessing, kind: str) -> None:
+        self.dataset, self.spec, self.warped = dataset, spec, {"pil": pil_warped}.get(kind, opencv_warped)
+        self.reduced = kind == "opencv-reduced"
+
+    def __len__(self) -> int:
+        return len(self.dataset.records)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        record, size = self.dataset.records[index], self.spec.image_size
+        matrix, colour = draw(COLOUR, size, (0, 0, index))
+        image, mask = self.warped(str(record.image), str(record.mask), matrix, size, self.reduced)
+        twisted = image @ colour_matrix(colour).T + np.float32(0.5 * (1 - colour[1]))
+        normalised = (twisted - np.array(self.spec.mean, np.float32)) / np.array(self.spec.std, np.float32)
+        return np.ascontiguousarray(normalised.transpose(2, 0, 1)), mask.astype(np.int64)
+
+
+def colour_matrix(colour: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(3, 3) brightness, contrast and saturation; hue, a rotation in the same matrix, would cost no more."""
+    brightness, contrast, saturation = colour[:3]
+    mixed = saturation * np.eye(3, dtype=np.float32) + (1 - saturation) * np.tile(LUMA, (3, 1))
+    return np.asarray(brightness * contrast * mixed, np.float32)
+
+
+def opencv_warped(image: str, mask: str, matrix: NDArray[np.float32], size: int, reduced: bool) -> Any:
+    import cv2
+
+    cv2.setNumThreads(1)
+    flags = cv2.IMREAD_REDUCED_COLOR_2 if reduced else cv2.IMREAD_COLOR
+    pixels = cv2.cvtColor(cv2.imread(image, flags), cv2.COLOR_BGR2RGB)
+    square = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    indices = cv2.imread(mask, cv2.IMREAD_GRAYSCALE)
+    to_mask = np.diag([indices.shape[1] / size, indices.shape[0] / size]) @ matrix
+    inverse = cv2.WARP_INVERSE_MAP
+    return (
+        cv2.warpAffine(square, matrix, (size, size), flags=cv2.INTER_LINEAR | inverse),
+        cv2.warpAffine(indices, to_mask, (size, size), flags=cv2.INTER_NEAREST | inverse),
+    )
+
+
+def pil_warped(image: str, mask: str, matrix: NDArray[np.float32], size: int, _reduced: bool) -> Any:
+    square = Image.open(image).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    indices = Image.open(mask)
+    to_mask = np.diag([indices.width / size, indices.height / size]) @ matrix
+    affine, linear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    warped = square.transform((size, size), affine, matrix.flatten().tolist(), linear)
+    moved = indices.transform((size, size), affine, to_mask.flatten().tolist(), Image.Resampling.NEAREST)
+    return np.asarray(warped, np.float32) / 255, np.asarray(moved)

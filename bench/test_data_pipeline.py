@@ -1,0 +1,93 @@
+"""Our training pipeline against PyTorch DataLoaders over OpenCV and PIL, and the serving path.
+
+Every figure comes from a fresh process with the same two threads or workers; the loaders alternate within a round, so
+that a change of the machine's load meets them all. `extra_info` holds the medians.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.loader_worker import photographs
+from data_pipeline import Preprocessing, Preprocessor
+from data_pipeline.prepare import prepare
+from data_pipeline.synthetic import skin
+
+CACHE = Path("build/bench")
+SIZES = {"1024x768": (768, 1024, 24), "3000x2000": (2000, 3000, 8)}  # height, width, files
+LOADERS = ("dali", "opencv", "opencv-reduced", "pil")
+ROUNDS = 3
+
+
+def photograph_folder(name: str) -> Path:
+    """JPEGs (quality 90, with sensor noise, so that they are as hard to decode as photographs) and PNG masks."""
+    height, width, count = SIZES[name]
+    folder = CACHE / name
+    if not (folder / f"{count - 1}.png").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            rng = np.random.default_rng((index, height))
+            image, mask, _ = skin.generate(rng)
+            large = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC), np.int16)
+            noisy = np.clip(large + rng.integers(-6, 7, large.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(folder / f"{index}.jpg", quality=90)
+            Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST).save(folder / f"{index}.png")
+    return folder
+
+
+def measure(kind: str, folder: Path, **options: int) -> dict[str, float]:
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    command = [sys.executable, "-m", "bench.loader_worker", "--kind", kind, "--folder", str(folder), *flags]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    figures: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
+    return figures
+
+
+def medians(rounds: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    return {
+        kind: {name: statistics.median(one[kind][name] for one in rounds) for name in rounds[0][kind]}
+        for kind in rounds[0]
+    }
+
+
+@pytest.mark.parametrize("source", SIZES)
+def test_loaders(benchmark: Any, source: str) -> None:
+    """JPEG files, the same files prepared, and the peers on the files."""
+    files = photograph_folder(source)
+    prepared = CACHE / f"{source}-prepared"
+    prepare(photographs(files, 192), 224, prepared / "train")
+    jobs = [*((kind, files) for kind in LOADERS), ("dali-prepared", prepared)]
+    rounds: list[dict[str, dict[str, float]]] = []
+    samples = 192 if source == "1024x768" else 64
+
+    def alternate() -> None:
+        rounds.append({kind: measure(kind, folder, samples=samples) for kind, folder in jobs})
+
+    benchmark.pedantic(alternate, rounds=ROUNDS, iterations=1)
+    benchmark.extra_info |= medians(rounds)
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(4, 1), (16, 1), (16, 2), (64, 2)])
+def test_scaling(benchmark: Any, batch_size: int, workers: int) -> None:
+    """Our pipeline over batch sizes and threads, 1024x768 JPEGs."""
+    folder = photograph_folder("1024x768")
+    options = {"batch_size": batch_size, "workers": workers}
+    figures = benchmark.pedantic(measure, ("dali", folder), options, rounds=1, iterations=1)
+    benchmark.extra_info |= figures | options
+
+
+@pytest.mark.parametrize("source", SIZES)
+def test_serving_preprocessing(benchmark: Any, source: str) -> None:
+    """One JPEG's bytes to the network's input, in process, one thread."""
+    data = (photograph_folder(source) / "0.jpg").read_bytes()
+    preprocess = Preprocessor(Preprocessing(224, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
+    assert benchmark(preprocess, data).shape == (3, 224, 224)
