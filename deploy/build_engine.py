@@ -88,7 +88,10 @@ def build(options: argparse.Namespace, console: Console) -> Report:
     checkpoint = load_checkpoint(options.checkpoint)
     contract = contract_of(checkpoint.info, options.max_batch)
     options.output.mkdir(parents=True, exist_ok=True)
-    settings = BuildOptions(targets, options.precision, options.compute_capability, options.threads)
+    source = options.data or (None if options.checkpoint.startswith(RANDOM_PREFIX) else checkpoint.info.data)
+    settings = BuildOptions(
+        targets, options.precision, options.compute_capability, options.threads, source, options.samples
+    )
     builder = Builder(options.checkpoint, checkpoint, contract, settings, options.output, console)
     wanted = builder.wanted()
     current = builder.current(wanted)
@@ -97,11 +100,11 @@ def build(options: argparse.Namespace, console: Console) -> Report:
     if report and not missing and (options.output / DIRECTORY).is_dir():
         console.print(f"nothing has changed: {len(wanted)} engines in {options.output} are current")
         return report
-    source = options.data or (None if options.checkpoint.startswith(RANDOM_PREFIX) else checkpoint.info.data)
     samples = load_samples(contract, source, options.samples)
     report = builder.build(missing, current, samples)
     served = served_engine(report)
-    write_repository(options.output, contract, options.output / served.file, precision=EXECUTION_TYPE[served.precision])
+    execution = EXECUTION_TYPE.get(served.precision, "f32")
+    write_repository(options.output, contract, options.output / served.file, precision=execution)
     runner = engine_runner(served.target, served.precision, options.output / served.file, options.threads)
     assert runner is not None, "a served engine runs on the CPU"
     views = {"PyTorch fp32": pytorch_runner(checkpoint.build()), f"{served.target} {served.precision}": runner}
@@ -112,8 +115,8 @@ def build(options: argparse.Namespace, console: Console) -> Report:
 
 def served_engine(report: Report) -> EngineRecord:
     """What the CPU server runs: OpenVINO's engine where there is one, else the ONNX file (OpenVINO reads it too)."""
-    on_cpu = [engine for engine in report.engines if engine.parity and engine.precision in EXECUTION_TYPE]
-    return min(on_cpu, key=lambda engine: (engine.target != "openvino", engine.precision != "fp32"))
+    runnable = [engine for engine in report.engines if engine.parity]
+    return min(runnable, key=lambda engine: (engine.target != "openvino", engine.precision != "fp32"))
 
 
 def engine_table(report: Report) -> Table:

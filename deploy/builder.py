@@ -30,6 +30,8 @@ class BuildOptions:
     precision: str
     compute_capabilities: Sequence[str] = ()
     threads: int = 2
+    data: str | None = None
+    samples: int = 64
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Builder:
             code=code_fingerprint(),
             contract=contract.to_json(),
             tools=export_tools(),
+            verified_on=[options.data, options.samples],
         )
 
     def current(self, wanted: Sequence[Wanted]) -> tuple[EngineRecord, ...]:
@@ -113,7 +116,7 @@ class Builder:
                 machine=machine(),
                 versions=export_tools(),
             )
-            self._publish(made, Path(scratch))
+            self._publish(report, made, Path(scratch))
         return report
 
     def _key(self, target: str, precision: str, tool: str) -> str:
@@ -157,8 +160,13 @@ class Builder:
                 raise BuildError(f"{record.target} {record.precision} is refused and deleted: {'; '.join(broken)}")
             return replace(record, parity=parity, scores=scores, latency_ms=latency_ms(runner, self.samples))
 
-    def _publish(self, made: Sequence[EngineRecord], scratch: Path) -> None:
-        """Move the files into place, companions first: the named file completes an engine."""
+    def _publish(self, report: Report, made: Sequence[EngineRecord], scratch: Path) -> None:
+        """Move the files into place, companions first: the named file completes an engine. Drop what is outdated."""
         for record in made:
             for file in reversed(network_files(scratch / record.file)):
                 file.replace(self.output / file.name)
+        previous = read_report(self.output)
+        outdated = {record.file for record in previous.engines} if previous else set()
+        for name in outdated - {record.file for record in report.engines}:
+            for file in network_files(self.output / name):
+                file.unlink(missing_ok=True)

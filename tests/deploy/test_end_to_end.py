@@ -1,0 +1,44 @@
+"""From a checkpoint to an answer: what a client gets over the wire is what PyTorch says of the same file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from data_pipeline import Preprocessing, Preprocessor, open_source
+from deploy import build_engine, demo
+from deploy.client.overlay import open_upright
+from deploy.repository import DIRECTORY
+from deploy.verify import pytorch_runner
+from model.checkpoint import load_checkpoint
+from tests.deploy.conftest import Built
+
+
+def test_the_served_answer_is_the_trained_networks(built: Built, tmp_path: Path) -> None:
+    file = open_source("synthetic:skin", "test", samples=2, cache=tmp_path).records[1].image
+    checkpoint = load_checkpoint(built.checkpoint)
+    contract = build_engine.contract_of(checkpoint.info, 4)
+    image = Preprocessor(Preprocessing(contract.image_size, contract.mean, contract.std))(file.read_bytes())
+    expected = pytorch_runner(checkpoint.build())(image[None])
+    results = demo.ask(built.output / DIRECTORY, file.read_bytes())
+    assert set(results) == {"grpc", "http"}
+    for result in results.values():
+        assert result.seg_classes == ("background", "lesion")
+        assert np.mean(result.mask != expected.mask[0]) <= 0.001
+        found = [result.class_probabilities[name] for name in contract.labels]
+        np.testing.assert_allclose(found, expected.class_probs[0], atol=0.001)
+
+
+def test_the_demo_draws_an_overlay_of_the_images_own_size(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    console = Console(record=True, width=120)
+    demo.serve_and_draw(built.output, console)
+    overlay = open_upright((built.output / demo.OVERLAY).read_bytes())
+    (built.output / demo.OVERLAY).unlink()
+    source = open_source("synthetic:skin", "test", samples=4).records[0].image
+    assert overlay.size == open_upright(source.read_bytes()).size
+    text = console.export_text()
+    assert all(word in text for word in ("grpc", "http", "melanoma", "lesion, % of image"))
