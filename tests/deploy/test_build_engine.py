@@ -1,22 +1,26 @@
 """The command end to end: real exports, real OpenVINO, real TensorRT-RTX."""
 
+import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx
 import openvino
 import pytest
+from PIL import Image
 
-from deploy import build_engine
+from deploy import build_engine, demo
 from deploy.engines import TARGETS, BuildRequest
 from deploy.engines.base import Progress
 from deploy.engines.openvino_cpu import OpenVinoTarget
 from deploy.engines.tensorrt_family import TensorRtTarget
 from deploy.errors import BuildError
-from model.checkpoint import load_checkpoint
-from tests.deploy.conftest import Built
+from deploy.repository import DIRECTORY
+from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tests.deploy.conftest import Built, working_directory
 
 ENGINES = ["model.onnx", "openvino.fp32.bin", "openvino.fp32.xml", "tensorrt-rtx.fp32.engine"]
 
@@ -67,6 +71,24 @@ def test_nothing_is_built_again_until_something_changes(built: Built, capsys: py
     assert after["openvino.fp32.xml"] != before["openvino.fp32.xml"]
     assert after["tensorrt-rtx.fp32.engine"] == before["tensorrt-rtx.fp32.engine"]
     assert after["model.onnx"] == before["model.onnx"]
+
+
+def test_engines_of_other_weights_do_not_stay_beside_new_ones(built: Built, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(built.output, output)
+    checkpoint = load_checkpoint(built.checkpoint)
+    state = {name: tensor * 0.9 if name.startswith("decoder") else tensor for name, tensor in checkpoint.state.items()}
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, Checkpoint(checkpoint.info, state))
+    arguments = ["--checkpoint", str(other), "--output", str(output), "--samples", "5", "--max-batch", "1"]
+    with working_directory(built.root):
+        assert build_engine.main([*arguments, "--target", "tensorrt-rtx", "--precision", "fp16"]) == 0
+    assert sorted(file.name for file in output.iterdir()) == sorted(
+        ["model.fp16.onnx", "tensorrt-rtx.fp16.engine", "model_repository", "report.html", "report.json"]
+    )
+    jpeg = io.BytesIO()
+    Image.new("RGB", (90, 70), (200, 150, 120)).save(jpeg, "JPEG")
+    assert demo.ask(output / DIRECTORY, jpeg.getvalue())["grpc"].mask.shape == (64, 64)
 
 
 class FaultyTarget(OpenVinoTarget):
