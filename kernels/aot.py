@@ -18,7 +18,7 @@ from typing import Any
 import triton
 
 from kernels import sass
-from kernels.compiled import Compiled, compile_kernel, without_scratch
+from kernels.compiled import Compiled, compile_kernel, refuse_interpreter, without_scratch
 from kernels.errors import KernelInputError, require
 from kernels.occupancy import MULTIPROCESSORS, occupancy
 from kernels.shipped import TRITON_TYPES, Configuration, shipped
@@ -68,6 +68,7 @@ def build(index: int, capability: int, output: Path) -> dict[str, Any]:
 
 def build_all(output: Path, capabilities: list[int], kernels: list[str]) -> list[dict[str, Any]]:
     """Rows of all shipped configurations of the kernels; `kernels.json` appears when all files are there."""
+    refuse_interpreter()
     unknown = [one for one in capabilities if one not in CAPABILITIES]
     require(not unknown, f"compute capability must be one of {CAPABILITIES}, got {unknown}")
     output.mkdir(parents=True, exist_ok=True)

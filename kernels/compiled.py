@@ -28,12 +28,17 @@ class Compiled:
     scratch_bytes: int
 
 
+def refuse_interpreter() -> None:
+    """Raise KernelInputError where Triton interprets instead of compiling."""
+    require(not triton.knobs.runtime.interpret, "kernels do not compile under TRITON_INTERPRET=1: unset it")
+
+
 def compile_kernel(configuration: Configuration, capability: int, ptx_version: int | None = None) -> Compiled:
     """capability as 80 or 120; ptx_version as 85 lowers the PTX instruction set for an older driver.
 
     Raises KernelInputError under TRITON_INTERPRET, where nothing compiles.
     """
-    require(not triton.knobs.runtime.interpret, "kernels do not compile under TRITON_INTERPRET=1: unset it")
+    refuse_interpreter()
     triton.knobs.compilation.disable_line_info = True  # it would carry this machine's paths
     names: list[str] = configuration.function.arg_names
     source = ASTSource(

@@ -70,6 +70,7 @@ def dilated_forward(
     y = first_y + place // TILE_X
     x = first_x + place % TILE_X
     pixel = (image * height + y) * width + x
+    y = tl.where((y < height) & (x < width), y, -(2**30))  # what the tile has beyond the map reaches no tap
     channel = tl.arange(0, BLOCK_K)
     column = program % N_BLOCKS * BLOCK_N + tl.arange(0, BLOCK_N)
     x_ptrs = x_ptr + pixel[:, None] * C_IN + channel[None, :]
@@ -94,5 +95,5 @@ def dilated_forward(
 
     acc += tl.load(bias_ptr + column, mask=column < C_OUT, other=0.0).to(tl.float32)[None, :]
     acc = tl.maximum(acc, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    inside = ((y < height) & (x < width))[:, None] & (column < C_OUT)[None, :]
+    inside = (y >= 0)[:, None] & (column < C_OUT)[None, :]
     tl.store(out_ptr + pixel[:, None] * C_OUT + column[None, :], acc.to(out_ptr.dtype.element_ty), mask=inside)

@@ -1,0 +1,31 @@
+"""Bytes that the reference moves as PyTorch runs it: each operator reads its inputs and writes its outputs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class MovedBytes(TorchDispatchMode):
+    """Adds up the bytes of all operators that are not views. On meta tensors nothing is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        if not any(output.alias_info for output in function._schema.returns):
+            self.total += sum(leaf.nbytes for leaf in tree_leaves((args, kwargs, made)) if isinstance(leaf, Tensor))
+        return made
+
+
+def unfused_bytes(reference: Callable[..., Tensor], *shapes: tuple[int, ...]) -> int:
+    """Of one call on half-precision tensors of these shapes."""
+    tensors = [torch.empty(shape, dtype=torch.float16, device="meta") for shape in shapes]
+    with MovedBytes() as moved, torch.no_grad():
+        reference(*tensors)
+    return moved.total

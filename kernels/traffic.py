@@ -1,0 +1,73 @@
+"""Counts what a kernel reads, writes and multiplies, by running it in Triton's interpreter (TRITON_INTERPRET=1)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from triton.runtime.interpreter import InterpreterBuilder
+
+
+@dataclass
+class Traffic:
+    """Addresses of every unmasked element access, with the element's bytes, and multiply-adds of all dot products."""
+
+    loads: list[tuple[NDArray[np.uint64], int]] = field(default_factory=list)
+    stores: list[tuple[NDArray[np.uint64], int]] = field(default_factory=list)
+    multiply_adds: int = 0
+
+    def loaded(self, tensor: Tensor) -> tuple[int, int]:
+        """(total, unique) bytes loaded from the tensor."""
+        return _bytes_within(self.loads, tensor)
+
+    def stored(self, tensor: Tensor) -> tuple[int, int]:
+        """(total, unique) bytes stored to the tensor."""
+        return _bytes_within(self.stores, tensor)
+
+
+@contextmanager
+def recorded_traffic() -> Iterator[Traffic]:
+    """Everything that kernels do inside the block."""
+    traffic = Traffic()
+    names = ("create_masked_load", "create_masked_store", "create_dot")
+    load, store, dot = originals = [getattr(InterpreterBuilder, name) for name in names]
+
+    def recording_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
+        traffic.loads.append((pointers.data[mask.data], _itemsize(pointers)))
+        return load(self, pointers, mask, *rest)
+
+    def recording_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        traffic.stores.append((pointers.data[mask.data], _itemsize(pointers)))
+        return store(self, pointers, value, mask, *rest)
+
+    def recording_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        traffic.multiply_adds += a.data.shape[0] * a.data.shape[1] * b.data.shape[1]
+        return dot(self, a, b, *rest)
+
+    try:
+        for name, recording in zip(names, (recording_load, recording_store, recording_dot), strict=True):
+            setattr(InterpreterBuilder, name, recording)
+        yield traffic
+    finally:
+        for name, original in zip(names, originals, strict=True):
+            setattr(InterpreterBuilder, name, original)
+
+
+def _itemsize(pointers: Any) -> int:
+    return int(pointers.get_element_ty().primitive_bitwidth) // 8
+
+
+def _bytes_within(accesses: list[tuple[NDArray[np.uint64], int]], tensor: Tensor) -> tuple[int, int]:
+    first, last = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+    inside = [(kept, size) for addresses, size in accesses if (kept := _between(addresses, first, last)).size]
+    if not inside:
+        return 0, 0
+    total = sum(kept.size * size for kept, size in inside)
+    return total, int(np.unique(np.concatenate([kept for kept, _ in inside])).size * inside[0][1])
+
+
+def _between(addresses: NDArray[np.uint64], first: int, last: int) -> NDArray[np.uint64]:
+    return addresses[(addresses >= first) & (addresses < last)]

@@ -1,0 +1,144 @@
+"""What the compiler makes of the shipped kernels. It runs in its own process: this one may hold the interpreter."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import triton
+
+from kernels.occupancy import occupancy
+from kernels.shipped import shipped
+
+ROOT = Path(__file__).parents[2]
+PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+Row = dict[str, Any]
+
+
+def compile_kernels(output: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "kernels.aot", "--output", str(output), *arguments]
+    return subprocess.run(command, env={**clean, **environment}, cwd=ROOT, capture_output=True, text=True)
+
+
+def rows_of(output: Path, *arguments: str) -> list[Row]:
+    done = compile_kernels(output, *arguments)
+    assert done.returncode == 0, done.stderr
+    return [
+        dict(row, path=output / row["file"]) for row in json.loads((output / "kernels.json").read_text())["kernels"]
+    ]
+
+
+@pytest.fixture(scope="module")
+def ampere(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    return rows_of(tmp_path_factory.mktemp("ampere"), "--compute-capability", "80")
+
+
+@pytest.fixture(scope="module")
+def forward(ampere: list[Row]) -> list[Row]:
+    """The two kernels of inference."""
+    return [row for row in ampere if row["kernel"] in ("attention_forward", "dilated_fusion")]
+
+
+def test_every_shipped_configuration_has_its_own_row(ampere: list[Row]) -> None:
+    assert sorted(row["file"] for row in ampere) == sorted(f"{one.name}-sm80" for one in shipped())
+    assert all(row["path"].with_suffix(suffix).stat().st_size > 1000 for row in ampere for suffix in (".cubin", ".ptx"))
+
+
+def check_resources(rows: list[Row]) -> None:
+    for row in rows:
+        assert row["spill_bytes"] == 0, row["file"]
+        assert row["loop_tensor_instructions"] > 0, row["file"]
+
+
+def test_nothing_spills_and_every_loop_uses_tensor_cores(ampere: list[Row]) -> None:
+    check_resources(ampere)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", ["86", "89", "90", "100", "120"])
+def test_nothing_spills_on_any_architecture(capability: str, tmp_path: Path) -> None:
+    check_resources(rows_of(tmp_path, "--compute-capability", capability))
+
+
+def test_both_products_use_tensor_cores(ampere: list[Row]) -> None:
+    """Per 16 queries and 16 keys of head dim 32 a product takes four HMMA: 2 of them, or 3 and 4 in the backward."""
+    products = {"attention_forward": 2, "attention_backward_query": 3, "attention_backward_key_value": 4}
+    for row in ampere:
+        if row["kernel"] in products:
+            tokens = (128 if row["kernel"] == "attention_forward" else 64) // 16 // row["warps"] * 32 // 16
+            assert row["loop_tensor_instructions"] == 4 * products[row["kernel"]] * tokens, row["file"]
+
+
+def test_inputs_load_sixteen_bytes_at_a_time(forward: list[Row]) -> None:
+    """The bias vector of the convolution is the one thing that may load less."""
+    for row in forward:
+        widths = {kind for kind in row["memory_instructions"] if kind.startswith(("LDG ", "LDGSTS "))}
+        assert widths == ({"LDG 16", "LDGSTS 16"} if row["kernel"] == "attention_forward" else {"LDGSTS 16", "LDG 8"})
+
+
+def test_instructions_a_tensor_instruction_of_the_main_loop(forward: list[Row]) -> None:
+    found = {row["file"]: row["loop_instructions_per_tensor_instruction"] for row in forward}
+    assert found["attention_forward-w14-d32-fp16-sm80"] <= 16
+    assert found["attention_forward-w14-d32-shifted-fp16-sm80"] <= 20  # inner and wrapped windows run the same loop
+
+
+def test_shared_memory_stays_below_what_every_driver_grants(forward: list[Row]) -> None:
+    assert all(row["shared_bytes"] < 48 * 1024 for row in forward)
+
+
+def parameters(ptx: str, entry: str) -> list[str]:
+    found = re.search(rf"\.visible \.entry {entry}\((.*?)\n\)", ptx, re.DOTALL)
+    assert found is not None
+    return re.findall(r"\.param \.(u64|u32)", found[1])
+
+
+def test_ptx_takes_inputs_then_sizes_then_outputs(forward: list[Row]) -> None:
+    for row in forward:
+        names = row["arguments"]
+        assert names[-1] == "out_ptr"
+        assert parameters(row["path"].with_suffix(".ptx").read_text(), row["entry"]) == [
+            "u64" if name.endswith("_ptr") else "u32" for name in names
+        ]
+
+
+def test_ptx_assembles(forward: list[Row], tmp_path: Path) -> None:
+    for row in forward:
+        command = [PTXAS, "-arch=sm_80", row["path"].with_suffix(".ptx"), "-o", tmp_path / "kernel.cubin"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_ptx_version_can_be_lowered() -> None:
+    program = (
+        "from kernels.compiled import compile_kernel; from kernels.shipped import shipped; "
+        "print(compile_kernel(shipped()[0], 80, ptx_version=80).ptx)"
+    )
+    clean = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", program], env=clean, cwd=ROOT, capture_output=True, text=True)
+    assert ".version 8.0" in done.stdout, done.stderr
+
+
+def test_unknown_architecture_is_one_line(tmp_path: Path) -> None:
+    done = compile_kernels(tmp_path / "out", "--compute-capability", "70")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: compute capability must be one of (80, 86, 89, 90, 100, 120)"
+    )
+    assert not (tmp_path / "out" / "kernels.json").exists()
+
+
+def test_interpreter_does_not_compile(tmp_path: Path) -> None:
+    done = compile_kernels(tmp_path, "--kernel", "attention_forward", TRITON_INTERPRET="1")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: kernels do not compile under TRITON_INTERPRET=1: unset it"
+
+
+def test_occupancy_follows_the_scarcest_resource() -> None:
+    assert occupancy(80, registers=32, shared_bytes=0, warps=4) == 1.0
+    assert occupancy(80, registers=128, shared_bytes=0, warps=4) == 0.25
+    assert occupancy(89, registers=32, shared_bytes=48 * 1024, warps=4) == pytest.approx(8 / 48)
