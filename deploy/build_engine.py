@@ -21,9 +21,12 @@ from deploy.gallery import gallery
 from deploy.report import EngineRecord, Report, read_report, write_report
 from deploy.report_page import write_page
 from deploy.repository import DIRECTORY, write_repository
+from deploy.repository_gpu import DIRECTORY as GPU_DIRECTORY
+from deploy.repository_gpu import write_gpu_repository
 from deploy.verify import load_samples, pytorch_runner
 from model.checkpoint import RANDOM_PREFIX, CheckpointError, CheckpointInfo, load_checkpoint
 
+PLAN_TARGETS = ("tensorrt", "torch-tensorrt")
 DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "model" / "weights" / "skin-tiny.safetensors"
 EXAMPLES = """examples:
   python -m deploy.build_engine
@@ -50,6 +53,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-batch", type=int, default=8, help="engines take batches of 1 to this (default 8)")
     parser.add_argument(
         "--compute-capability", action="append", default=[], help="of tensorrt-rtx, such as 8.6; repeatable"
+    )
+    parser.add_argument(
+        "--repository", choices=["cpu", "gpu"], default="cpu", help="gpu: write the GPU server's too, without its plan"
     )
     parser.add_argument(
         "--data", help="where validation images come from (default: what the checkpoint was trained on)"
@@ -97,20 +103,30 @@ def build(options: argparse.Namespace, console: Console) -> Report:
     current = builder.current(wanted)
     missing = [item for item in wanted if item.file not in {record.file for record in current}]
     report = read_report(options.output)
-    if report and not missing and (options.output / DIRECTORY).is_dir():
+    directories = [DIRECTORY, GPU_DIRECTORY] if options.repository == "gpu" else [DIRECTORY]
+    if report and not missing and all((options.output / name).is_dir() for name in directories):
         console.print(f"nothing has changed: {len(wanted)} engines in {options.output} are current")
         return report
     samples = load_samples(contract, source, options.samples)
     report = builder.build(missing, current, samples)
+    write_repositories(options.output, contract, report, gpu=options.repository == "gpu")
     served = served_engine(report)
-    execution = EXECUTION_TYPE.get(served.precision, "f32")
-    write_repository(options.output, contract, options.output / served.file, precision=execution)
     runner = engine_runner(served.target, served.precision, options.output / served.file, options.threads)
     assert runner is not None, "a served engine runs on the CPU"
     views = {"PyTorch fp32": pytorch_runner(checkpoint.build()), f"{served.target} {served.precision}": runner}
     write_page(options.output, report, contract, gallery(samples, views))
     write_report(options.output, report)
     return report
+
+
+def write_repositories(output: Path, contract: Contract, report: Report, *, gpu: bool) -> None:
+    """The CPU server's repository; the GPU server's beside it where asked for, or where there is a plan to put into it."""
+    served = served_engine(report)
+    execution = EXECUTION_TYPE.get(served.precision, "f32")
+    write_repository(output, contract, output / served.file, precision=execution)
+    plans = [output / engine.file for engine in report.engines if engine.target in PLAN_TARGETS]
+    if plans or gpu:
+        write_gpu_repository(output, contract, plans[0] if plans else None)
 
 
 def served_engine(report: Report) -> EngineRecord:
