@@ -120,7 +120,7 @@ def build(options: argparse.Namespace, console: Console) -> Report:
 
 
 def write_repositories(output: Path, contract: Contract, report: Report, *, gpu: bool) -> None:
-    """The CPU server's repository; the GPU server's beside it where asked for, or where there is a plan to put into it."""
+    """The CPU server's repository; the GPU server's beside it where asked for or where a plan was built for it."""
     served = served_engine(report)
     execution = EXECUTION_TYPE.get(served.precision, "f32")
     write_repository(output, contract, output / served.file, precision=execution)
