@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
+from data_pipeline import Dataset
 from deploy.client.overlay import draw, fit_mask, open_upright, png
 from deploy.engines import Runner
 from deploy.verify import Samples
@@ -32,24 +35,25 @@ def gallery(samples: Samples, runners: dict[str, Runner]) -> Sequence[Case]:
     """
     if samples.dataset is None or samples.masks is None:
         return ()
-    outputs = {name: runner(samples.images[:CASES]) for name, runner in runners.items()}
-    probabilities = list(outputs.values())[-1].class_probs
     return [
-        Case(
-            pictures=_pictures(
-                record.image.read_bytes(),
-                {"truth": samples.masks[i].numpy(), **{name: output.mask[i] for name, output in outputs.items()}},
-            ),
-            labels=[
-                (name, truth, float(value))
-                for name, truth, value in zip(samples.dataset.labels, record.labels, probabilities[i], strict=True)
-            ],
-        )
-        for i, record in enumerate(samples.dataset.records[:CASES])
+        _case(samples.dataset, samples.masks, samples.images, index, runners)
+        for index in range(min(CASES, len(samples.images)))
     ]
 
 
-def _pictures(data: bytes, masks: dict[str, np.ndarray]) -> dict[str, str]:  # type: ignore[type-arg]
+def _case(dataset: Dataset, masks: Tensor, images: NDArray[np.float32], index: int, runners: dict[str, Runner]) -> Case:
+    record = dataset.records[index]
+    # One image a call: an engine may take no more.
+    outputs = {name: runner(images[index : index + 1]) for name, runner in runners.items()}
+    probabilities = list(outputs.values())[-1].class_probs[0].tolist()
+    shown = {"truth": masks[index].numpy(), **{name: output.mask[0] for name, output in outputs.items()}}
+    return Case(
+        pictures=_pictures(record.image.read_bytes(), shown),
+        labels=list(zip(dataset.labels, record.labels, probabilities, strict=True)),
+    )
+
+
+def _pictures(data: bytes, masks: dict[str, NDArray[np.generic]]) -> dict[str, str]:
     image = open_upright(data)
     image = image.resize((WIDTH, round(WIDTH * image.height / image.width)), Image.Resampling.LANCZOS)
     overlays = {name: draw(image, fit_mask(mask.astype(np.uint8), image.size)) for name, mask in masks.items()}
