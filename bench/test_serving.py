@@ -1,0 +1,162 @@
+"""The server under load: what serving costs beside the same work in process, how much it takes, and what faults cost.
+
+`pytest bench/test_serving.py --benchmark-only` runs it all; `-k 'not soak'` leaves out the longest.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench.conftest import Subject
+from bench.load import Load, alternately, closed_loop, open_loop
+from data_pipeline import Preprocessing, Preprocessor
+from deploy.backend.network import Network
+from deploy.client import Client
+from deploy.contract import PIPELINE_MODEL
+from deploy.demo import ANY_FREE_PORT
+from deploy.repository import DIRECTORY, VERSION, read_config
+from deploy.server import Server, Supervisor
+from deploy.server.models import tuned
+from deploy.server.workers import children_of, workers_of
+
+SOAK_REQUESTS = 20_000
+SOAK_CALLERS = 4
+KILLS, REQUESTS_BETWEEN_KILLS = 5, 400
+
+
+@pytest.fixture(scope="module")
+def in_process(subject: Subject) -> Callable[[], object]:
+    """The served work without a server: the same code on the same file, with every core."""
+    folder = subject.output / DIRECTORY / PIPELINE_MODEL
+    parameters = {name: one.string_value for name, one in tuned(read_config(folder), "latency").parameters.items()}
+    contract, wanted = subject.contract, {"MASK", "CLASS_PROBS"}
+    network = Network(
+        folder / VERSION / parameters["network"],
+        contract,
+        precision=parameters["precision"],
+        threads=int(parameters["threads"]),
+    )
+    preprocess = Preprocessor(Preprocessing(contract.image_size, contract.mean, contract.std))
+    return lambda: network([preprocess(subject.image)], 1, wanted)
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[Client]:
+    # A machine at its limit starves a worker of its heartbeat, and the server then turns requests away for a moment.
+    with Client(server.grpc_url, retry_for=30) as connected:
+        yield connected
+
+
+def record(benchmark: BenchmarkFixture, run: Callable[[], Load], stage: str) -> Load:
+    """Run once under the benchmark's clock and keep the figures beside its own."""
+    load: Load = benchmark.pedantic(run, rounds=1)
+    benchmark.extra_info.update(stage=stage, **load.summary())
+    return load
+
+
+def test_cost_of_serving(
+    benchmark: BenchmarkFixture, subject: Subject, server: Server, client: Client, in_process: Callable[[], object]
+) -> None:
+    with Client(server.http_url, "http") as http:
+        questions = {
+            "in process": in_process,
+            "gRPC": lambda: client.segment(subject.image),
+            "HTTP": lambda: http.segment(subject.image),
+        }
+        loads = benchmark.pedantic(alternately, args=(questions, 100), rounds=1)
+    benchmark.extra_info.update({name: load.summary() for name, load in loads.items()})
+
+
+@pytest.mark.parametrize("callers", [1, 2, 4, 8])
+def test_closed_loop(benchmark: BenchmarkFixture, subject: Subject, client: Client, callers: int) -> None:
+    record(
+        benchmark,
+        lambda: closed_loop(lambda: client.segment(subject.image), callers, 200),
+        f"closed loop, {callers} callers",
+    )
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.8, 1.1])
+def test_poisson_arrivals(benchmark: BenchmarkFixture, subject: Subject, client: Client, share: float) -> None:
+    def ask() -> object:
+        return client.segment(subject.image)
+
+    saturation = closed_loop(ask, 4, 60).rate
+    stage = f"Poisson arrivals at {share:.0%} of saturation"
+    record(benchmark, lambda: open_loop(ask, share * saturation, 200, seed=1), stage)
+
+
+def test_throughput_with_a_worker_a_core(
+    benchmark: BenchmarkFixture, subject: Subject, in_process: Callable[[], object]
+) -> None:
+    # Before the server starts: its supervision and the figure would share the cores.
+    alone = closed_loop(in_process, 1, 100).rate
+    options = replace(ANY_FREE_PORT, tuning="throughput")
+    with Server(subject.output / DIRECTORY, options) as server, Client(server.grpc_url) as client:
+        load = record(
+            benchmark, lambda: closed_loop(lambda: client.segment(subject.image), 8, 300), "a worker a core, 8 callers"
+        )
+    benchmark.extra_info.update(in_process_rate=round(alone, 2), share=round(load.rate / alone, 3))
+
+
+def test_soak(benchmark: BenchmarkFixture, subject: Subject, server: Server, client: Client) -> None:
+    known = client.segment(subject.image).mask.tobytes()
+
+    def ask() -> None:
+        assert client.segment(subject.image).mask.tobytes() == known
+
+    closed_loop(ask, SOAK_CALLERS, 1000)
+    before = resident_megabytes(server)
+    load = record(benchmark, lambda: closed_loop(ask, SOAK_CALLERS, SOAK_REQUESTS), f"soak, {SOAK_REQUESTS} requests")
+    after = resident_megabytes(server)
+    benchmark.extra_info.update(answered=len(load.latencies), megabytes_before=before, megabytes_after=after)
+    assert len(load.latencies) == SOAK_REQUESTS
+    assert after < 1.05 * before
+
+
+def test_worker_killed_again_and_again(benchmark: BenchmarkFixture, subject: Subject) -> None:
+    repository = subject.output / DIRECTORY
+    with Server(repository, ANY_FREE_PORT) as server, Client(server.grpc_url, retry_for=60) as client:
+        known = client.segment(subject.image).mask.tobytes()
+
+        def ask() -> None:
+            assert client.segment(subject.image).mask.tobytes() == known
+
+        def run() -> Load:
+            stop = threading.Event()
+            attendant = threading.Thread(target=attend, args=(server, stop))
+            attendant.start()
+            try:
+                return max((killed_then(server, ask) for _ in range(KILLS)), key=lambda load: load.latencies.max())
+            finally:
+                stop.set()
+                attendant.join()
+
+        load = record(benchmark, run, f"worker killed {KILLS} times under load, the client trying again")
+        benchmark.extra_info["longest_wait_s"] = round(float(load.latencies.max()), 2)
+
+
+def killed_then(server: Server, ask: Callable[[], None]) -> Load:
+    """Kill the workers and go on asking: the longest latency is how long nobody was answered."""
+    for worker in workers_of(server.pid, PIPELINE_MODEL):
+        os.kill(worker, signal.SIGKILL)
+    return closed_loop(ask, SOAK_CALLERS, REQUESTS_BETWEEN_KILLS)
+
+
+def attend(server: Server, stop: threading.Event) -> None:
+    """The supervisor's loop, which ends when told."""
+    supervisor = Supervisor(server, print)
+    while not stop.wait(1.0):
+        supervisor.attend()
+
+
+def resident_megabytes(server: Server) -> float:
+    """Memory of the server and its workers."""
+    status = [Path(f"/proc/{pid}/status").read_text() for pid in (server.pid, *children_of(server.pid))]
+    return round(sum(int(text.partition("VmRSS:")[2].split()[0]) for text in status) / 1024, 1)
