@@ -69,13 +69,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def choose_targets(named: list[str] | None, precision: str) -> list[str]:
+def choose_targets(named: list[str] | None, precision: str, capabilities: list[str]) -> list[str]:
     """The targets named, or all that this machine builds at this precision; BuildError where a named one cannot be."""
     reasons = {name: target.unavailable() or target.refuses(precision) for name, target in TARGETS.items()}
     reasons[ONNX] = None if precision in EXPORT_DTYPES else f"onnx builds {', '.join(EXPORT_DTYPES)}, not {precision}"
     if named is None:
         named = [name for name, reason in reasons.items() if reason is None]
     refused = [reason for name in named if (reason := reasons[name])]
+    able = [TARGETS[name] for name in named if name != ONNX and not reasons[name]]
+    refused += [reason for target in able if (reason := target.refuses_capabilities(capabilities))]
     if refused or not named:
         raise BuildError(
             "; ".join(refused) or f"this machine builds no engine in {precision}; choose another --precision"
@@ -90,7 +92,7 @@ def contract_of(info: CheckpointInfo, max_batch: int) -> Contract:
 
 def build(options: argparse.Namespace, console: Console) -> Report:
     """Everything of one call: what is missing is built, verified and published, then the repository and the report."""
-    targets = choose_targets(options.target, options.precision)
+    targets = choose_targets(options.target, options.precision, options.compute_capability)
     checkpoint = load_checkpoint(options.checkpoint)
     contract = contract_of(checkpoint.info, options.max_batch)
     options.output.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,8 @@ from deploy.repository import network_files
 from deploy.verify import Samples, compare, failures, latency_ms, pytorch_runner, run_all, task_scores
 from model.checkpoint import Checkpoint
 
+CPU_TARGETS = (ONNX, "openvino")
+
 
 @dataclass(frozen=True)
 class BuildOptions:
@@ -120,10 +122,8 @@ class Builder:
         return report
 
     def _key(self, target: str, precision: str, tool: str) -> str:
-        capabilities = list(self.options.compute_capabilities)
-        return fingerprint(
-            model=self.model_key, target=target, precision=precision, tool=tool, capabilities=capabilities
-        )
+        built_for = list(self.options.compute_capabilities) if target not in CPU_TARGETS else []
+        return fingerprint(model=self.model_key, target=target, precision=precision, tool=tool, built_for=built_for)
 
     def _make(self, item: Wanted, scratch: Path) -> EngineRecord:
         path = scratch / item.file

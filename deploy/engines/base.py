@@ -70,6 +70,10 @@ class Target(ABC):
             return f"{self.name} builds {', '.join(self.precisions)}, not {precision}"
         return None
 
+    def refuses_capabilities(self, values: Sequence[str]) -> str | None:
+        """Why it cannot build for these compute capabilities, in one line; targets that have none ignore them."""
+        return None
+
     def onnx_precision(self, precision: Precision) -> Precision:
         """Precision of the ONNX file that `build` starts from; most tools lower float32 themselves."""
         return "fp32"

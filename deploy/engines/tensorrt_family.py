@@ -40,6 +40,18 @@ class TensorRtTarget(Target):
     def version(self) -> str:
         return f"{self.module} {importlib.import_module(self.module).__version__}"
 
+    def refuses_capabilities(self, values: Sequence[str]) -> str | None:
+        if not values:
+            return None
+        trt = importlib.import_module(self.module)
+        if not hasattr(trt, "ComputeCapability"):
+            return f"{self.name} builds for the GPU at hand; leave --compute-capability out"
+        known = {name[2:-1] + "." + name[-1] for name in trt.ComputeCapability.__members__ if name.startswith("SM")}
+        wrong = [value for value in values if value not in known]
+        if wrong:
+            return f"--compute-capability must be one of {', '.join(sorted(known, key=float))}, got {', '.join(wrong)}"
+        return None
+
     def onnx_precision(self, precision: Precision) -> Precision:
         return precision
 
@@ -57,7 +69,7 @@ def build_plan(trt: Any, request: BuildRequest, progress: Progress) -> memoryvie
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(request.onnx)):
-        reasons = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
+        reasons = "; ".join(_describe(parser.get_error(index)) for index in range(parser.num_errors))
         raise BuildError(f"{request.onnx.name} could not be parsed: {reasons}")
     _check_tensors(network, request.contract)
     config = builder.create_builder_config()
@@ -68,6 +80,10 @@ def build_plan(trt: Any, request: BuildRequest, progress: Progress) -> memoryvie
     if plan is None:
         raise BuildError(f"the builder gave no engine: {'; '.join(logger.errors) or 'it gave no reason'}")
     return memoryview(plan)
+
+
+def _describe(error: Any) -> str:
+    return f"{error.node_operator()} node {error.node_name()}: {error.desc()}"
 
 
 def _collecting_logger(trt: Any) -> Any:
@@ -104,13 +120,7 @@ def _batch_profile(builder: Any, contract: Contract) -> Any:
 
 def _set_compute_capabilities(trt: Any, config: Any, wanted: Sequence[str]) -> None:
     if not wanted:
-        return
-    known = [name for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
-    names = ["SM" + value.replace(".", "") for value in wanted]
-    for value, name in zip(wanted, names, strict=True):
-        if name not in known:
-            readable = ", ".join(f"{known_name[2:-1]}.{known_name[-1]}" for known_name in known)
-            raise BuildError(f"--compute-capability must be one of {readable}, got {value}")
-    config.num_compute_capabilities = len(names)
-    for index, name in enumerate(names):
-        config.set_compute_capability(trt.ComputeCapability.__members__[name], index)
+        return  # the library's default: Ampere and later
+    config.num_compute_capabilities = len(wanted)
+    for index, value in enumerate(wanted):
+        config.set_compute_capability(trt.ComputeCapability.__members__["SM" + value.replace(".", "")], index)

@@ -26,6 +26,7 @@ def progress_monitor(trt: Any, progress: Progress) -> Any:
             return True
 
         def phase_finish(self, phase: str) -> None:
-            self.steps.pop(phase, None)
+            if self.steps.pop(phase, None):
+                progress(phase, 1.0)
 
     return Monitor()
