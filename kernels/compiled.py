@@ -1,16 +1,17 @@
 """Compiling one configuration for one architecture, without a GPU, and the PTX that TensorRT takes."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels.errors import require
+from kernels.errors import KernelInputError, require
 from kernels.shipped import Configuration
 
+PAYLOAD_SHARED_BYTES = 48 * 1024  # whether TensorRT asks the driver for more is not documented
 ALIGNED = [["tt.divisibility", 16]]  # torch and TensorRT align tensors to more than the 16 bytes of a wide load
 
 
@@ -58,6 +59,23 @@ def compile_kernel(configuration: Configuration, capability: int, ptx_version: i
         metadata.shared,
         metadata.num_warps * 32,
         metadata.global_scratch_size + metadata.profile_scratch_size,
+    )
+
+
+def compile_payload(configuration: Configuration, capability: int, ptx_version: int | None = None) -> Compiled:
+    """As `compile_kernel`, for a TensorRT plugin: PTX without scratch parameters, less than 48 KB of shared memory.
+
+    Hopper and data-centre Blackwell buffer one more tile a load stage, so there it may take a stage less. Raises
+    KernelInputError if not even one stage fits, or if the kernel uses scratch memory.
+    """
+    for stages in range(configuration.options["num_stages"], 0, -1):
+        staged = replace(configuration, options={**configuration.options, "num_stages": stages})
+        compiled = compile_kernel(staged, capability, ptx_version)
+        if compiled.shared_bytes < PAYLOAD_SHARED_BYTES:
+            return replace(compiled, ptx=without_scratch(compiled))
+    raise KernelInputError(
+        f"a TensorRT payload must take less than {PAYLOAD_SHARED_BYTES} bytes of shared memory, "
+        f"got {compiled.shared_bytes} for {configuration.name} on sm_{capability}"
     )
 
 

@@ -113,14 +113,19 @@ def test_ptx_assembles(forward: list[Row], tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_ptx_version_can_be_lowered() -> None:
+def test_payload_fits_what_tensorrt_passes_and_grants() -> None:
+    """On sm_100 the shipped stages of this kernel would take 16 bytes more than 48 KB."""
     program = (
-        "from kernels.compiled import compile_kernel; from kernels.shipped import shipped; "
-        "print(compile_kernel(shipped()[0], 80, ptx_version=80).ptx)"
+        "import torch; from kernels.compiled import compile_payload; from kernels.shipped import dilated_fusion; "
+        "one = dilated_fusion(112, 112, 64, 64, (6, 12, 18), torch.float16); "
+        "made = compile_payload(one, 100, ptx_version=86); print(made.shared_bytes); print(made.ptx)"
     )
     clean = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-c", program], env=clean, cwd=ROOT, capture_output=True, text=True)
-    assert ".version 8.0" in done.stdout, done.stderr
+    shared, _, ptx = done.stdout.partition("\n")
+    assert int(shared) < 48 * 1024, done.stderr
+    assert ".version 8.6" in ptx
+    assert parameters(ptx, "dilated_forward") == ["u64", "u64", "u64", "u32", "u32", "u64"]
 
 
 def test_unknown_architecture_is_one_line(tmp_path: Path) -> None:
