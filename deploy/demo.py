@@ -13,8 +13,8 @@ from rich.table import Table
 from data_pipeline import DataError, open_source
 from deploy import build_engine
 from deploy.client import Client, ClientError, Result
-from deploy.client.files import write_atomically
 from deploy.client.overlay import draw, fit_mask, open_upright, png
+from deploy.files import write_atomically
 from deploy.repository import DIRECTORY
 from deploy.server import Server, ServerError, ServerOptions
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deploy.files import write_atomically
 from deploy.verify import Parity
 
 REPORT = "report.json"
@@ -72,9 +73,7 @@ def _cpuinfo() -> list[str]:
 
 def write_report(output: Path, report: Report) -> None:
     """Write `report.json` in one step."""
-    temporary = output / (REPORT + ".tmp")
-    temporary.write_text(json.dumps(asdict(report), indent=2) + "\n")
-    temporary.replace(output / REPORT)
+    write_atomically(output / REPORT, f"{json.dumps(asdict(report), indent=2)}\n".encode())
 
 
 def read_report(output: Path) -> Report | None:

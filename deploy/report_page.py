@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from deploy.client.overlay import colour_of
 from deploy.contract import Contract
+from deploy.files import write_atomically
 from deploy.gallery import Case
 from deploy.report import Report
 
@@ -26,6 +27,4 @@ def write_page(output: Path, report: Report, contract: Contract, cases: Sequence
         columns=list(cases[0].pictures) if cases else [],
         legend=[(name, colour_of(index)) for index, name in enumerate(contract.seg_classes) if index],
     )
-    temporary = output / (PAGE + ".tmp")
-    temporary.write_text(html)
-    temporary.replace(output / PAGE)
+    write_atomically(output / PAGE, html.encode())

@@ -14,8 +14,9 @@ from PIL import Image
 
 from deploy.client.api import Client
 from deploy.client.errors import ClientError, ServerUnavailable
-from deploy.client.files import Task, write_atomically
+from deploy.client.files import Task
 from deploy.client.overlay import areas, draw, fit_mask, open_upright, png
+from deploy.files import write_atomically
 
 
 @dataclass(frozen=True)

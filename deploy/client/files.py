@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +24,6 @@ def plan(arguments: Iterable[Path]) -> list[Task]:
     """
     taken: set[str] = set()
     return [Task(source, _free_name(source.stem, taken)) for source in _unique(_expanded(arguments))]
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or the next run after a crash, never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _expanded(arguments: Iterable[Path]) -> Iterator[Path]:

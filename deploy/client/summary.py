@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.client.batch import Answer, Failure, Outcome
-from deploy.client.files import write_atomically
 from deploy.client.overlay import colour_of
 from deploy.contract import Contract
+from deploy.files import write_atomically
 
 RESULT_FILE = "result.json"
 # More rows than this are no overview any more; result.json has them all.
