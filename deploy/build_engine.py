@@ -100,7 +100,7 @@ def build(options: argparse.Namespace, console: Console) -> Report:
     settings = BuildOptions(
         targets, options.precision, options.compute_capability, options.threads, source, options.samples
     )
-    builder = Builder(options.checkpoint, checkpoint, contract, settings, options.output, console)
+    builder = Builder(Path(options.checkpoint).name, checkpoint, contract, settings, options.output, console)
     wanted = builder.wanted()
     current = builder.current(wanted)
     missing = [item for item in wanted if item.file not in {record.file for record in current}]
@@ -139,19 +139,17 @@ def served_engine(report: Report) -> EngineRecord:
 
 def engine_table(report: Report) -> Table:
     """The engines as a table for the terminal."""
-    table = Table(
-        "engine", "precision", "file", "MB", "ms", "mask differs", "Dice", "accuracy", title=report.checkpoint
-    )
+    table = Table("engine", "precision", "MB", "ms", "mask differs", "Dice", "accuracy", title=report.checkpoint)
     scores = report.reference_scores or {}
-    table.add_row("PyTorch", "fp32", "", "", f"{report.reference_ms:.1f}", "", *_task(scores))
+    table.add_row("PyTorch", "fp32", "", f"{report.reference_ms:.1f}", "", *_task(scores))
     for engine in report.engines:
         size = f"{engine.bytes / 1e6:.1f}"
         if engine.parity is None:
-            table.add_row(engine.target, engine.precision, engine.file, size, "needs a GPU to run")
+            table.add_row(engine.target, engine.precision, size, "-", "needs a GPU")
             continue
         differs = f"{100 * engine.parity.mask:.4f} %"
         figures = (size, f"{engine.latency_ms:.1f}", differs, *_task(engine.scores or {}))
-        table.add_row(engine.target, engine.precision, engine.file, *figures)
+        table.add_row(engine.target, engine.precision, *figures)
     return table
 
 

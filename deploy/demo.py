@@ -53,7 +53,7 @@ def answer_table(results: dict[str, Result]) -> Table:
 
 def serve_and_draw(output: Path, console: Console) -> None:
     """Ask the server about one test image and leave `overlay.png`; raises ClientError where the protocols disagree."""
-    source = open_source("synthetic:skin", "test", samples=4).records[0].image
+    source = open_source("synthetic:skin", "test", samples=4).records[-1].image
     image = source.read_bytes()
     console.print(f"serving {output / DIRECTORY} and sending {source.name} ({len(image) / 1000:.0f} kB)")
     results = ask(output / DIRECTORY, image)

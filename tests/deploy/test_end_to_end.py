@@ -38,7 +38,7 @@ def test_the_demo_draws_an_overlay_of_the_images_own_size(
     demo.serve_and_draw(built.output, console)
     overlay = open_upright((built.output / demo.OVERLAY).read_bytes())
     (built.output / demo.OVERLAY).unlink()
-    source = open_source("synthetic:skin", "test", samples=4).records[0].image
+    source = open_source("synthetic:skin", "test", samples=4).records[-1].image
     assert overlay.size == open_upright(source.read_bytes()).size
     text = console.export_text()
     assert all(word in text for word in ("grpc", "http", "melanoma", "lesion, % of image"))
