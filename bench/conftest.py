@@ -47,7 +47,7 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     checkpoint = load_checkpoint(name)
     source = "synthetic:skin" if checkpoint.info.data.startswith("random:") else checkpoint.info.data
     image = open_source(source, "test", samples=4).records[0].image.read_bytes()
-    return Subject(name, checkpoint, build_engine.contract_of(checkpoint.info, 8), OUTPUT, threads, image)
+    return Subject(Path(name).name, checkpoint, build_engine.contract_of(checkpoint.info, 8), OUTPUT, threads, image)
 
 
 @pytest.fixture(scope="session")
