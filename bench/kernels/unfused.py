@@ -9,12 +9,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class MovedBytes(TorchDispatchMode):
+class MovedBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the bytes of all operators that are not views. On meta tensors nothing is computed."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total: int = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = function(*args, **(kwargs or {}))
@@ -26,6 +26,7 @@ class MovedBytes(TorchDispatchMode):
 def unfused_bytes(reference: Callable[..., Tensor], *shapes: tuple[int, ...]) -> int:
     """Of one call on half-precision tensors of these shapes."""
     tensors = [torch.empty(shape, dtype=torch.float16, device="meta") for shape in shapes]
-    with MovedBytes() as moved, torch.no_grad():
+    moved = MovedBytes()
+    with moved, torch.no_grad():
         reference(*tensors)
     return moved.total
