@@ -91,6 +91,17 @@ def test_engines_of_other_weights_do_not_stay_beside_new_ones(built: Built, tmp_
     assert demo.ask(output / DIRECTORY, jpeg.getvalue())["grpc"].mask.shape == (64, 64)
 
 
+def test_the_gpu_repository_is_added_to_a_current_build(built: Built, tmp_path: Path) -> None:
+    moved = Built(built.checkpoint, tmp_path / "out", built.root)
+    shutil.copytree(built.output, moved.output)
+    assert moved.again("--max-batch", "4", "--repository", "gpu") == 0
+    graph = moved.output / "model_repository_gpu" / "resformer_preprocessing" / "1" / "model.dali"
+    assert graph.stat().st_size > 0
+    assert not list(moved.output.rglob("model.plan"))  # no GPU, no plan, and nothing pretends to be one
+    engine = "tensorrt-rtx.fp32.engine"
+    assert (moved.output / engine).read_bytes() == (built.output / engine).read_bytes()
+
+
 class FaultyTarget(OpenVinoTarget):
     """Loses one convolution's weights on the way, as a faulty conversion would."""
 
