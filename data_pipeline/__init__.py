@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from data_pipeline.records import Record as Record
     from data_pipeline.scan import BadSample as BadSample
     from data_pipeline.scan import drop_bad as drop_bad
+    from data_pipeline.scan import open_usable as open_usable
     from data_pipeline.scan import scan_samples as scan_samples
     from data_pipeline.serving import Preprocessor as Preprocessor
     from data_pipeline.serving import serialize_serving as serialize_serving
@@ -25,7 +26,7 @@ _NAMES = {
     "headers": ("ImageError",),
     "preprocess": ("Preprocessing",),
     "records": ("DataError", "Dataset", "Record"),
-    "scan": ("BadSample", "drop_bad", "scan_samples"),
+    "scan": ("BadSample", "drop_bad", "open_usable", "scan_samples"),
     "serving": ("Preprocessor", "serialize_serving"),
     "sources": ("open_source",),
     "training": ("Batch", "TrainingLoader"),

@@ -29,21 +29,22 @@ class Converted:
 def convert_masks(pairs: dict[str, tuple[Path, Path]], cache: Path) -> Converted:
     """Checks each (image, mask) pair by stem and writes the mask's indices; a second call only reads headers.
 
-    Masks hold indices below 64, or 0 and 255 for a single class, in 1, 8 or 16 bits, grey or palette.
+    Masks hold indices below 64, or 0 and 255 for a single class, in 1, 8 or 16 bits, grey or palette. A file that
+    cannot be read is left as it is, for the scan to report.
     """
     result = Converted()
     for stem, (image, mask) in track(sorted(pairs.items()), "checking masks", disable=len(pairs) < 200):
         try:
+            result.files[stem] = mask
+            result.files[stem], highest, mask_size = _convert(mask, cache)
             mode, image_size = _header(image)
-            file, highest, mask_size = _convert(mask, cache)
-        except (OSError, SyntaxError, ValueError) as error:
-            result.problems.setdefault("files that cannot be read", []).append(f"{stem} ({type(error).__name__})")
+        except (OSError, SyntaxError, ValueError):
             continue
         if image_size != mask_size:
             result.problems.setdefault("masks of another size than their image", []).append(stem)
         if highest >= MAX_CLASSES:
             result.problems.setdefault(f"masks with class indices over {MAX_CLASSES - 1}", []).append(stem)
-        result.files[stem], result.grey = file, result.grey and mode in GREY_MODES
+        result.grey = result.grey and mode in GREY_MODES
         result.highest = max(result.highest, highest)
     return result
 

@@ -20,7 +20,7 @@ from rich.progress import track
 from data_pipeline.prepared import MASK_SCALE, Pixels, create_pixels, write_manifest
 from data_pipeline.preprocess import decode
 from data_pipeline.records import DataError, Dataset, Record, Split
-from data_pipeline.sources import open_source
+from data_pipeline.scan import open_usable
 from data_pipeline.training_graph import path_bytes
 
 JOURNAL = "journal.jsonl"  # one line a finished sample, so that an interrupted run goes on where it stopped
@@ -113,10 +113,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--samples", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--skip-bad", action="store_true", help="prepare without the samples that cannot be used")
     options = parser.parse_args(arguments)
     try:
         for split in options.split:
-            dataset = open_source(options.data, split, samples=options.samples, seed=options.seed)
+            chosen = {"samples": options.samples, "seed": options.seed, "skip_bad": options.skip_bad}
+            dataset = open_usable(options.data, split, report=print, **chosen)
             decoded = prepare(dataset, options.size, options.output / split, options.threads)
             print(f"{options.output / split}: {len(dataset.records)} samples, {decoded} decoded now")
     except (DataError, OSError, RuntimeError) as error:

@@ -7,6 +7,7 @@ from typing import Literal
 
 Split = Literal["train", "validation", "test"]
 BACKGROUND = "background"
+CACHE = Path("build/data")  # generated and converted files, answers of the scan
 
 
 class DataError(Exception):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from nvidia.dali.pipeline import pipeline_def
 from rich.progress import track
 
 from data_pipeline.headers import MAX_PIXELS, ImageError, check_header
-from data_pipeline.records import DataError, Dataset, Record, write_whole
+from data_pipeline.records import CACHE, DataError, Dataset, Record, Split, write_whole
+from data_pipeline.sources import open_source
 from data_pipeline.training_graph import path_bytes
 
 Numbers = NDArray[np.int64]
@@ -30,10 +32,36 @@ class BadSample:
     reason: str
 
 
+def open_usable(
+    spec: str,
+    split: Split,
+    *,
+    skip_bad: bool,
+    report: Callable[[str], object],
+    samples: int | None = None,
+    seed: int = 0,
+    cache: Path = CACHE,
+) -> Dataset:
+    """`open_source`, scanned: `report` hears in one line how many samples `skip_bad` left out; else DataError."""
+    found = open_source(spec, split, samples=samples, seed=seed, cache=cache)
+    usable, bad = drop_bad(found, skip_bad=skip_bad, cache=cache)
+    if bad:
+        report(
+            f"left out {len(bad)} of {len(found.records)} {split} samples that cannot be used, "
+            f"first {bad[0].record.image}: {bad[0].reason}"
+        )
+    return usable
+
+
 def drop_bad(
-    dataset: Dataset, *, skip_bad: bool, cache: Path, threads: int = 2
+    dataset: Dataset, *, skip_bad: bool, cache: Path = CACHE, threads: int = 2
 ) -> tuple[Dataset, tuple[BadSample, ...]]:
-    """The data set without its unreadable samples, and those samples; without `skip_bad` any of them is a DataError."""
+    """The data set without its unreadable samples, and those samples; without `skip_bad` any of them is a DataError.
+
+    Prepared data are returned as they are: they were decoded when they were prepared, and are held to their hashes.
+    """
+    if dataset.prepared is not None:
+        return dataset, ()
     bad = scan_samples(dataset, cache=cache, threads=threads)
     if bad and not skip_bad:
         shown = "".join(f"\n  {sample.record.image}: {sample.reason}" for sample in bad[:SHOWN])

@@ -4,15 +4,13 @@ from pathlib import Path
 
 from data_pipeline.folder import open_folder
 from data_pipeline.prepared import open_prepared
-from data_pipeline.records import DataError, Dataset, Split
+from data_pipeline.records import CACHE, DataError, Dataset, Split
 from data_pipeline.synthetic.generate import generate_folder
 
 KINDS = "synthetic:skin, synthetic:oct, folder:DIR or prepared:DIR"
 
 
-def open_source(
-    spec: str, split: Split, *, samples: int | None = None, seed: int = 0, cache: Path = Path("build/data")
-) -> Dataset:
+def open_source(spec: str, split: Split, *, samples: int | None = None, seed: int = 0, cache: Path = CACHE) -> Dataset:
     """The records of one split of a data source.
 
     samples: at most this many; of a generated source exactly this many (default 1000 / 200 / 500 by split).

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from data_pipeline import DataError, Dataset, Preprocessing, open_source
+from data_pipeline import DataError, Dataset, Preprocessing, open_usable
 from model.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
 from model.evaluation import score_network
 
@@ -29,9 +29,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--checkpoint", required=True, help="a .safetensors file, or random:PRESET")
-    parser.add_argument("--data", required=True, help="synthetic:skin, synthetic:oct or folder:DIR")
+    parser.add_argument("--data", required=True, help="synthetic:skin, synthetic:oct, folder:DIR or prepared:DIR")
     parser.add_argument("--samples", type=int, help="images of the test split (default: all the source has)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--skip-bad", action="store_true", help="score without the samples that cannot be used")
     parser.add_argument("--output", required=True, type=Path, help="directory for metrics.json")
     options = parser.parse_args(arguments)
     if options.samples is not None and options.samples <= 0:
@@ -53,7 +54,8 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
     """Score, print the table and write `metrics.json`."""
     checkpoint = load_checkpoint(options.checkpoint)
     info = checkpoint.info
-    dataset = open_source(options.data, "test", samples=options.samples, seed=options.seed)
+    opening = {"skip_bad": options.skip_bad, "seed": options.seed, "report": console.print}
+    dataset = open_usable(options.data, "test", samples=options.samples, **opening)
     check_classes(info, dataset)
     spec = Preprocessing(info.config.image_size, info.mean, info.std)
     with console.status(f"scoring {len(dataset.records)} images"):

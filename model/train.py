@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data_pipeline import DataError, Dataset, open_source
+from data_pipeline import DataError, Dataset, open_usable
 from model.checkpoint import CheckpointError, CheckpointInfo
 from model.config import PRESETS
 from model.training.trainer import Trainer, TrainingError, TrainingOptions
@@ -30,7 +30,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", required=True, help="synthetic:skin, synthetic:oct or folder:DIR")
+    parser.add_argument("--data", required=True, help="synthetic:skin, synthetic:oct, folder:DIR or prepared:DIR")
     parser.add_argument("--preset", required=True, choices=PRESETS)
     parser.add_argument("--output", required=True, type=Path, help="directory for best.safetensors, history.csv, ...")
     parser.add_argument("--epochs", type=int, default=150)
@@ -39,6 +39,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, help="training images (default: all the source has)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on after the last finished epoch in --output")
+    parser.add_argument("--skip-bad", action="store_true", help="train without the samples that cannot be used")
     options = parser.parse_args(arguments)
     for name in ("epochs", "batch_size", "learning_rate", "samples"):
         value = getattr(options, name)
@@ -57,8 +58,9 @@ def checkpoint_info(preset: str, data: str, dataset: Dataset, seed: int) -> Chec
 
 def train(options: argparse.Namespace, console: Console) -> None:
     """Open the data, train, report the best epoch."""
-    data = open_source(options.data, "train", samples=options.samples, seed=options.seed)
-    validation = open_source(options.data, "validation", seed=options.seed)
+    opening = {"skip_bad": options.skip_bad, "seed": options.seed, "report": console.print}
+    data = open_usable(options.data, "train", samples=options.samples, **opening)
+    validation = open_usable(options.data, "validation", **opening)
     options.output.mkdir(parents=True, exist_ok=True)
     info = checkpoint_info(options.preset, options.data, data, options.seed)
     settings = TrainingOptions(options.epochs, options.batch_size, options.learning_rate, options.seed)

@@ -1,0 +1,77 @@
+"""A training run over a folder with broken files: refused with all of them named, or run on exactly the others."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from data_pipeline import open_source
+from model import evaluate, train
+from model.network import MultiTaskResFormer
+from tests.data_pipeline.samples import blob, picture
+from tests.networks import SMALLEST
+
+BROKEN = 5
+
+
+def broken_folder(folder: Path, count: int) -> str:
+    """A folder source whose training split holds `count` images of which 5 are broken, each in its own way."""
+    total = count * 10 // 8
+    for name, draw in (("images", picture), ("masks", blob)):
+        (folder / name).mkdir(parents=True)
+        for index in range(total):
+            Image.fromarray(draw(40 + index % 7, 50, index)).save(folder / name / f"{index}.png")
+    (folder / "labels.csv").write_text("image,odd\n" + "".join(f"{index},{index % 2}\n" for index in range(total)))
+    records = open_source(f"folder:{folder}", "train", cache=folder / "cache").records
+    images = [record.image for record in records[:: len(records) // BROKEN]][:BROKEN]
+    whole = images[0].read_bytes()
+    for image, content in zip(images, (b"", b"no image", whole[:20], whole[:700], whole[:-300]), strict=True):
+        image.write_bytes(content)
+    return f"folder:{folder}"
+
+
+def train_both_ways(
+    folder: Path, count: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(train.PRESETS, "tiny", SMALLEST)
+    source = broken_folder(folder / "data", count)
+    command = ["--data", source, "--preset", "tiny", "--output", "out", "--epochs", "1"]
+    assert train.main(command) == 1
+    message = capsys.readouterr().err.splitlines()
+    assert message[0].startswith(f"error: {BROKEN} of {count} samples cannot be used (--skip-bad leaves them out)")
+    assert len(message) == 1 + BROKEN
+    seen = 0
+    forward = MultiTaskResFormer.forward
+
+    def counting(network: MultiTaskResFormer, image: torch.Tensor) -> object:
+        nonlocal seen
+        seen += len(image) if network.training else 0
+        return forward(network, image)
+
+    monkeypatch.setattr(MultiTaskResFormer, "forward", counting)
+    assert train.main([*command, "--skip-bad"]) == 0
+    assert f"left out {BROKEN} of {count} train samples" in " ".join(capsys.readouterr().out.split())
+    assert seen == count - BROKEN
+    assert len(Path("out/history.csv").read_text().splitlines()) == 2
+
+
+def test_40_images_of_which_5_are_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_both_ways(tmp_path, 40, monkeypatch, capsys)
+    held_out = open_source("folder:data", "test").records[0].image
+    held_out.write_bytes(held_out.read_bytes()[:400])
+    scoring = ["--checkpoint", "out/best.safetensors", "--data", "folder:data", "--output", "scores"]
+    assert evaluate.main(scoring) == 1
+    assert "1 of 5 samples cannot be used" in capsys.readouterr().err
+    assert evaluate.main([*scoring, "--skip-bad"]) == 0
+    assert "on 4 images" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.slow
+def test_2000_images_of_which_5_are_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_both_ways(tmp_path, 2000, monkeypatch, capsys)
