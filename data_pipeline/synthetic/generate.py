@@ -18,7 +18,7 @@ from data_pipeline.records import Dataset, Record, Split
 from data_pipeline.synthetic import oct as oct_scans
 from data_pipeline.synthetic import skin
 
-VERSION = 1  # raise it whenever a generator's output changes: the cache folder carries it
+VERSIONS = {"skin": 2, "oct": 1}  # raise one whenever its generator's output changes: the cache folder carries it
 GENERATORS: dict[str, ModuleType] = {"skin": skin, "oct": oct_scans}
 SPLITS: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}
 DEFAULT_SAMPLES: dict[Split, int] = {"train": 1000, "validation": 200, "test": 500}
@@ -27,7 +27,7 @@ DEFAULT_SAMPLES: dict[Split, int] = {"train": 1000, "validation": 200, "test": 5
 def generate_folder(kind: str, split: Split, samples: int | None, seed: int, cache: Path) -> Dataset:
     """The data set of `kind` ("skin" or "oct"), written to `cache` unless it is already there."""
     count = DEFAULT_SAMPLES[split] if samples is None else samples
-    folder = cache / f"synthetic-{kind}-v{VERSION}-seed{seed}-{split}-{count}"
+    folder = cache / f"synthetic-{kind}-v{VERSIONS[kind]}-seed{seed}-{split}-{count}"
     if not folder.is_dir():
         _write(folder, kind, split, count, seed)
     return _read(folder, kind)

@@ -20,7 +20,10 @@ PIGMENTS = np.array(
 
 @dataclass(frozen=True)
 class Habit:
-    """How a class looks: probabilities of each structure, and the mean irregularity of its border."""
+    """How a class looks: irregularity and softness of its border, then the probability of each structure and pigment.
+
+    distortion: bend of the network, in radians.
+    """
 
     irregularity: float
     edge: float
@@ -32,12 +35,13 @@ class Habit:
     regression: float
     streaks: float
     patches: float
+    pigments: tuple[float, ...]
 
 
 HABITS = (
-    Habit(0.17, 0.05, 0.55, 2.0, 0.30, 0.06, 0.06, 0.60, 0.50, 0.70),
-    Habit(0.08, 0.02, 0.10, 1.2, 0.10, 0.85, 0.65, 0.08, 0.04, 0.35),
-    Habit(0.05, 0.06, 0.65, 0.9, 0.45, 0.06, 0.06, 0.08, 0.05, 0.25),
+    Habit(0.20, 0.05, 0.45, 2.2, 0.25, 0.03, 0.03, 0.70, 0.60, 0.85, (0.12, 0.20, 0.30, 0.14, 0.24)),
+    Habit(0.06, 0.015, 0.04, 1.2, 0.05, 0.92, 0.75, 0.04, 0.02, 0.30, (0.36, 0.24, 0.16, 0.14, 0.10)),
+    Habit(0.04, 0.07, 0.75, 0.8, 0.50, 0.03, 0.03, 0.04, 0.02, 0.15, (0.26, 0.36, 0.18, 0.14, 0.06)),
 )
 
 
@@ -82,8 +86,8 @@ def _depth(rng: np.random.Generator, shape: tuple[int, int], habit: Habit) -> Fi
         outline += amplitude * (wave * np.exp(1j * rng.uniform(0, 2 * np.pi))).real
     if rng.random() < habit.streaks:
         theta = np.angle(turn)
-        teeth = np.cos(rng.integers(14, 26) * theta + 1.5 * smooth_noise(rng, shape, side / 4))
-        outline += 0.06 * teeth * np.clip(0.6 + smooth_noise(rng, shape, side / 3), 0, 2)
+        teeth = np.cos(rng.integers(10, 19) * theta + 1.5 * smooth_noise(rng, shape, side / 4))
+        outline += 0.085 * teeth * np.clip(0.6 + smooth_noise(rng, shape, side / 3), 0, 2)
     outline += irregularity * fractal_noise(rng, shape, side / 8, 3) * 0.5
     depth: Field = np.clip(outline, 0.35, 1.9) - distance
     return depth
@@ -99,8 +103,8 @@ def _skin(rng: np.random.Generator, shape: tuple[int, int], tone: Field) -> Fiel
 
 
 def _lesion(rng: np.random.Generator, shape: tuple[int, int], habit: Habit, tone: Field, depth: Field) -> Field:
-    """Colour of the lesion with its structures, (H, W, 3); pigment is drawn alike for every class."""
-    first, second = PIGMENTS[rng.choice(len(PIGMENTS), 2, replace=False)]
+    """Colour of the lesion with its structures, (H, W, 3); pigments overlap between the classes."""
+    first, second = PIGMENTS[rng.choice(len(PIGMENTS), 2, replace=False, p=habit.pigments)]
     colour = np.broadcast_to(0.75 * first + 0.25 * tone, (*shape, 3)) * rng.uniform(0.85, 1.25)
     if rng.random() < habit.patches:
         share = step(fractal_noise(rng, shape, min(shape) / 5, 3) - rng.uniform(-0.2, 0.6), 0.15)[..., None]
@@ -118,13 +122,13 @@ def _network(rng: np.random.Generator, shape: tuple[int, int], habit: Habit) -> 
     """Pigment network: a honeycomb of dark lines, bent by noise where the class distorts it."""
     if rng.random() >= habit.network:
         return np.zeros(shape)
-    y, x = np.mgrid[0 : shape[0], 0 : shape[1]] * (2 * np.pi / rng.uniform(13, 20))
+    y, x = np.mgrid[0 : shape[0], 0 : shape[1]] * (2 * np.pi / rng.uniform(17, 28))
     bend = habit.distortion * rng.uniform(0.7, 1.3)
     y, x = y + bend * fractal_noise(rng, shape, 40, 2), x + bend * fractal_noise(rng, shape, 40, 2)
     turn = rng.uniform(0, np.pi)
     waves = sum(np.cos(x * np.cos(turn + i * np.pi / 3) + y * np.sin(turn + i * np.pi / 3)) for i in range(3))
     fade = np.clip(0.55 + 0.35 * bend * fractal_noise(rng, shape, 70, 2), 0, 1.1)
-    relief: Field = fade * rng.uniform(0.18, 0.32) * np.clip(np.asarray(waves), -1.2, 0.9)
+    relief: Field = fade * rng.uniform(0.22, 0.38) * np.clip(np.asarray(waves), -1.2, 0.9)
     return relief
 
 
@@ -132,7 +136,7 @@ def _ridges(rng: np.random.Generator, shape: tuple[int, int], habit: Habit) -> F
     """Brain-like ridges: level lines of a smooth field."""
     if rng.random() >= habit.ridges:
         return np.zeros(shape)
-    relief: Field = rng.uniform(0.14, 0.26) * np.sin(4.5 * fractal_noise(rng, shape, rng.uniform(40, 60), 2))
+    relief: Field = rng.uniform(0.16, 0.30) * np.sin(4.5 * fractal_noise(rng, shape, rng.uniform(55, 85), 2))
     return relief
 
 
@@ -141,9 +145,9 @@ def _dots(rng: np.random.Generator, shape: tuple[int, int], habit: Habit, depth:
     relief = np.zeros(shape)
     inside = np.argwhere(depth > 0.1)
     for chance, count, radius, strength in (
-        (habit.globules, rng.integers(25, 70), (3.5, 6.0), -0.45),
-        (habit.cysts, rng.integers(6, 24), (4.0, 9.0), 0.75),
-        (0.6 * habit.cysts, rng.integers(5, 16), (5.0, 9.0), -0.6),
+        (habit.globules, rng.integers(20, 50), (4.5, 8.0), -0.5),
+        (habit.cysts, rng.integers(6, 22), (5.5, 12.0), 0.8),
+        (0.6 * habit.cysts, rng.integers(4, 14), (6.0, 11.0), -0.6),
     ):
         if rng.random() >= chance or not len(inside):
             continue
@@ -161,7 +165,7 @@ def _add_dot(relief: Field, row: int, column: int, radius: float, strength: floa
 
 
 def _artefacts(rng: np.random.Generator, image: Field) -> Field:
-    """Vignette, hair, ruler marks and gel bubbles, each on some of the images."""
+    """Vignette, hair and ruler marks, each on some of the images."""
     height, width, _ = image.shape
     if rng.random() < 0.6:
         y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
