@@ -1,18 +1,19 @@
 """The two operations this project adds: windowed attention and the three-branch dilated convolution.
 
-Each comes twice: as the operation itself, and with its weights prepared once, for a network that no longer trains.
+A network that no longer trains prepares their weights once (`prepare_bias`, `pack_taps`) and hands them in.
 """
 
-from kernels.attention import prepare_bias, prepared_window_attention, window_attention
-from kernels.dilated import dilated_fusion, pack_taps, prepared_dilated_fusion
+from kernels.attention import prepare_bias, relative_bias, window_attention
+from kernels.choice import Impl
+from kernels.dilated import dilated_fusion, pack_taps
 from kernels.errors import KernelInputError
 
 __all__ = [
+    "Impl",
     "KernelInputError",
     "dilated_fusion",
     "pack_taps",
     "prepare_bias",
-    "prepared_dilated_fusion",
-    "prepared_window_attention",
+    "relative_bias",
     "window_attention",
 ]

@@ -35,4 +35,6 @@ def device_refusal(tensor: Tensor) -> str | None:
         return "the package triton is not installed"
     if tensor.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
         return None
+    if torch.compiler.is_exporting():
+        return None  # an exported program names the operator, whoever runs it brings the device
     return f"it needs a CUDA device (or TRITON_INTERPRET=1), got {tensor.device}"

@@ -8,41 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from kernels import dilated_fusion
-from model.dfe import DFE, DilatedBranch, SpatialAttention
-from model.layers import ConvNorm, to_channels_first, to_channels_last
+from kernels import Impl
+from model.dfe import DFE, DilatedBranch
+from model.layers import ConvNorm
 from model.network import MultiTaskResFormer
+from model.prepared import FusedDFE, PreparedAttention
+from model.swin import WindowAttention
 
 
-class FusedDFE(nn.Module):
-    """DFE as one `kernels.dilated_fusion` call and the spatial attention."""
+def for_inference(model: MultiTaskResFormer, impl: Impl = "auto") -> MultiTaskResFormer:
+    """A copy of the network in evaluation mode with everything folded that folds; the original is left as it is.
 
-    def __init__(self, weight: Tensor, bias: Tensor, dilations: tuple[int, ...], attention: SpatialAttention) -> None:
-        """weight (branches, C, C, 3, 3), bias (C,)."""
-        super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = nn.Parameter(bias, requires_grad=False)
-        self.dilations = dilations
-        self.attention = attention
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
-        fused = dilated_fusion(to_channels_last(x), self.weight, self.bias, dilations=self.dilations)
-        out: Tensor = self.attention(to_channels_first(fused))
-        return out
-
-
-def for_inference(model: MultiTaskResFormer) -> MultiTaskResFormer:
-    """A copy of the network in evaluation mode with everything folded that folds; the original is left as it is."""
+    impl: of the two operations of `kernels`; where that is the Triton kernel, on a GPU with "auto", what it loads is
+        prepared once and not at each call. An export of the plain graph asks for "reference".
+    """
     folded = deepcopy(model).eval().requires_grad_(False)
-    _replace(folded, DFE, fuse_dfe)
-    _replace(folded, ConvNorm, fold_norm)
+    replace_modules(folded, DFE, partial(fuse_dfe, impl=impl))
+    replace_modules(folded, WindowAttention, partial(prepare_attention, impl=impl))
+    replace_modules(folded, ConvNorm, fold_norm)
     return folded
 
 
@@ -65,18 +55,24 @@ def fold_branch(branch: DilatedBranch) -> tuple[Tensor, Tensor]:
     return torch.einsum("om,mihw->oihw", matrix, dilated.weight), matrix @ dilated.bias + pointwise.bias
 
 
-def fuse_dfe(dfe: nn.Module) -> FusedDFE:
+def fuse_dfe(dfe: nn.Module, impl: Impl) -> FusedDFE:
     """A DFE's three branches as one weight stack; their biases add up."""
     assert isinstance(dfe, DFE)
     branches = [cast(DilatedBranch, branch) for branch in dfe.branches]
     weights, biases = zip(*(fold_branch(branch) for branch in branches), strict=True)
     dilations = tuple(branch.dilation for branch in branches)
-    return FusedDFE(torch.stack(weights), torch.stack(biases).sum(dim=0), dilations, dfe.attention)
+    return FusedDFE(torch.stack(weights), torch.stack(biases).sum(dim=0), dilations, dfe.attention, impl)
 
 
-def _replace(root: nn.Module, kind: type[nn.Module], make: Callable[[nn.Module], nn.Module]) -> None:
+def prepare_attention(attention: nn.Module, impl: Impl) -> PreparedAttention:
+    assert isinstance(attention, WindowAttention)
+    return PreparedAttention(attention, impl)
+
+
+def replace_modules(root: nn.Module, kind: type[nn.Module], make: Callable[[nn.Module], nn.Module]) -> None:
+    """Put `make(module)` in the place of every module of that kind under `root`."""
     for name, child in root.named_children():
         if isinstance(child, kind):
             setattr(root, name, make(child))
         else:
-            _replace(child, kind, make)
+            replace_modules(child, kind, make)

@@ -17,6 +17,7 @@ class WindowAttention(nn.Module):
     def __init__(self, channels: int, head_dim: int, window_size: int, shifted: bool) -> None:
         super().__init__()
         self.num_heads = channels // head_dim
+        self.scale = head_dim**-0.5
         self.window_size = window_size
         self.shift_size = window_size // 2 if shifted else 0
         self.qkv = nn.Linear(channels, 3 * channels)
@@ -24,17 +25,22 @@ class WindowAttention(nn.Module):
         self.bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, self.num_heads))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, H, W, C) to the same shape. A map of one window is not shifted: there is nothing to exchange with."""
-        one_window = min(tokens.shape[1], tokens.shape[2]) <= self.window_size
+        """(B, H, W, C) to the same shape."""
         mixed = window_attention(
             self.qkv(tokens),
             self.bias_table,
             num_heads=self.num_heads,
             window_size=self.window_size,
-            shift_size=0 if one_window else self.shift_size,
+            shift_size=self.shift_on(tokens),
+            scale=self.scale,
         )
         out: Tensor = self.proj(mixed)
         return out
+
+    def shift_on(self, tokens: Tensor) -> int:
+        """A map of one window is not shifted: there is nothing to exchange with."""
+        one_window = min(tokens.shape[1], tokens.shape[2]) <= self.window_size
+        return 0 if one_window else self.shift_size
 
 
 class SwinBlock(nn.Module):

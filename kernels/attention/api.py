@@ -1,4 +1,4 @@
-"""`window_attention` and its form with a prepared bias: checks, then the reference or the Triton kernel."""
+"""`window_attention`: checks, then the reference or the Triton kernel."""
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ def window_attention(
     shift_size: int = 0,
     scale: float | None = None,
     impl: Impl = "auto",
+    bias_rows: Tensor | None = None,
 ) -> Tensor:
     """Shifted-window multi-head attention with relative position bias (paper, Swin block; arXiv 2103.14030).
 
@@ -38,9 +39,11 @@ def window_attention(
         scale: positive factor of q k^T; None means `head_dim ** -0.5`.
         impl: "reference", "triton" or "auto"; an explicit choice never falls back. The kernel takes head dims 16,
             32, 64, windows 4 to 32 and fewer than 2^31 values.
+        bias_rows: what `prepare_bias` makes of the table for the same window, shift and scale. Weights that no longer
+            change are prepared once; without it the kernel's call prepares them. The reference reads the table.
 
     Returns:
-        `(B, H, W, C)` in qkv's dtype, differentiable in qkv and bias_table.
+        `(B, H, W, C)` in qkv's dtype, differentiable in qkv and in bias_table, or in bias_rows where they are given.
 
     Raises:
         KernelInputError: an argument breaks one of the rules above.
@@ -48,37 +51,14 @@ def window_attention(
     _check_qkv(qkv, num_heads, window_size, shift_size)
     _check_table(qkv, bias_table, num_heads, window_size)
     scale = _positive_scale(qkv, num_heads, scale)
+    if bias_rows is not None:
+        _check_rows(qkv, bias_rows, num_heads, window_size, shift_size)
     if choose(impl, "window_attention", qkv.device, kernel_refusal(qkv, num_heads, window_size)):
-        rows = prepare_bias(bias_table, window_size=window_size, shift_size=shift_size, scale=scale)
-        out: Tensor = attention_op(qkv, rows, window_size, shift_size, scale)
+        if bias_rows is None:
+            bias_rows = prepare_bias(bias_table, window_size=window_size, shift_size=shift_size, scale=scale)
+        out: Tensor = attention_op(qkv, bias_rows, window_size, shift_size, scale)
         return out
     return window_attention_reference(qkv, bias_table, num_heads, window_size, shift_size, scale)
-
-
-def prepared_window_attention(
-    qkv: Tensor, bias_rows: Tensor, *, window_size: int, shift_size: int = 0, scale: float | None = None
-) -> Tensor:
-    """`window_attention(impl="triton")` with the rows of `prepare_bias`, for weights that no longer change.
-
-    Args:
-        qkv, window_size, shift_size, scale: as for `window_attention`.
-        bias_rows: `(heads, kinds, (2w-1) * w, padded w)` float32 from `prepare_bias` with the same three values.
-
-    Raises:
-        KernelInputError: an argument breaks a rule, or the kernel can not run here.
-    """
-    require(bias_rows.ndim == 4, f"bias_rows must have 4 axes as prepare_bias makes them, got {bias_rows.ndim}")
-    num_heads, span = bias_rows.shape[0], 2 * window_size - 1
-    _check_qkv(qkv, num_heads, window_size, shift_size)
-    expected = (num_heads, 3 if shift_size else 1, span * window_size, padded_size(window_size))
-    require(
-        tuple(bias_rows.shape) == expected and bias_rows.dtype == torch.float32 and bias_rows.is_contiguous(),
-        f"bias_rows must be contiguous float32 {expected} for {window_size=}, {shift_size=}, "
-        f"got {bias_rows.dtype} {tuple(bias_rows.shape)}",
-    )
-    choose("triton", "window_attention", qkv.device, kernel_refusal(qkv, num_heads, window_size))
-    out: Tensor = attention_op(qkv, bias_rows, window_size, shift_size, _positive_scale(qkv, num_heads, scale))
-    return out
 
 
 def kernel_refusal(qkv: Tensor, num_heads: int, window_size: int) -> str | None:
@@ -137,4 +117,17 @@ def _check_table(qkv: Tensor, bias_table: Tensor, num_heads: int, window_size: i
     require(
         bias_table.device == qkv.device,
         f"bias_table must be on qkv's device, got {bias_table.device} beside {qkv.device}",
+    )
+
+
+def _check_rows(qkv: Tensor, bias_rows: Tensor, num_heads: int, window_size: int, shift_size: int) -> None:
+    expected = (num_heads, 3 if shift_size else 1, (2 * window_size - 1) * window_size, padded_size(window_size))
+    require(
+        tuple(bias_rows.shape) == expected and bias_rows.dtype == torch.float32 and bias_rows.is_contiguous(),
+        f"bias_rows must be contiguous float32 {expected} for {window_size=}, {shift_size=}, "
+        f"got {bias_rows.dtype} {tuple(bias_rows.shape)}",
+    )
+    require(
+        bias_rows.device == qkv.device,
+        f"bias_rows must be on qkv's device, got {bias_rows.device} beside {qkv.device}",
     )

@@ -13,7 +13,7 @@ def padded_size(window_size: int) -> int:
 
 
 def prepare_bias(bias_table: Tensor, *, window_size: int, shift_size: int, scale: float) -> Tensor:
-    """Bias rows for `prepared_window_attention`; differentiable, so training calls it at each step.
+    """Bias rows for `window_attention`; differentiable, so training calls it at each step.
 
     Args:
         bias_table: `((2w-1)^2, heads)` as for `window_attention`.

@@ -1,6 +1,6 @@
 """The dilated branches of the DFE module as one convolution (paper, dilated feature enhancement)."""
 
-from kernels.dilated.api import dilated_fusion, prepared_dilated_fusion
+from kernels.dilated.api import dilated_fusion
 from kernels.dilated.packing import pack_taps
 
-__all__ = ["dilated_fusion", "pack_taps", "prepared_dilated_fusion"]
+__all__ = ["dilated_fusion", "pack_taps"]

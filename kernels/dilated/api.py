@@ -1,4 +1,4 @@
-"""`dilated_fusion` and its form with packed taps: checks, then the reference or the Triton kernel."""
+"""`dilated_fusion`: checks, then the reference or the Triton kernel."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,15 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INT32_LIMIT = 2**31
 
 
-def dilated_fusion(x: Tensor, weight: Tensor, bias: Tensor, *, dilations: Sequence[int], impl: Impl = "auto") -> Tensor:
+def dilated_fusion(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    dilations: Sequence[int],
+    impl: Impl = "auto",
+    taps: Tensor | None = None,
+) -> Tensor:
     """`relu(bias + sum over b of conv3x3(x, weight[b], dilation = padding = dilations[b]))` (paper, DFE module).
 
     Args:
@@ -26,6 +34,8 @@ def dilated_fusion(x: Tensor, weight: Tensor, bias: Tensor, *, dilations: Sequen
         dilations: one positive dilation a branch.
         impl: "reference", "triton" or "auto"; an explicit choice never falls back. The kernel takes maps of fewer
             than 2^31 values and no gradient.
+        taps: what `pack_taps` makes of the weight for the same dilations. Weights that no longer change are packed
+            once; without it the kernel's call packs them. The reference reads the weight.
 
     Returns:
         `(B, H, W, C_out)`, contiguous, in x's dtype. Inference only. The kernel sums the centre taps beforehand, so
@@ -38,34 +48,12 @@ def dilated_fusion(x: Tensor, weight: Tensor, bias: Tensor, *, dilations: Sequen
     _check_weight(x, weight, dilations)
     _check_beside(x, weight, "weight", (x.dtype,))
     _check_bias(x, bias, weight.shape[1])
+    if taps is not None:
+        _check_taps(x, taps, weight.shape[1], dilations)
     if choose(impl, "dilated_fusion", x.device, kernel_refusal(x, weight, bias, weight.shape[1])):
-        out: Tensor = dilated_op(x, pack_taps(weight, dilations), bias, list(dilations))
+        out: Tensor = dilated_op(x, pack_taps(weight, dilations) if taps is None else taps, bias, list(dilations))
         return out
     return dilated_fusion_reference(x, weight, bias, dilations)
-
-
-def prepared_dilated_fusion(x: Tensor, taps: Tensor, bias: Tensor, *, dilations: Sequence[int]) -> Tensor:
-    """`dilated_fusion(impl="triton")` with the taps of `pack_taps`, for weights that no longer change.
-
-    Args:
-        x, bias, dilations: as for `dilated_fusion`.
-        taps: `(1 + 8 * distinct dilations, C_in, C_out)` contiguous from `pack_taps` with the same dilations.
-
-    Raises:
-        KernelInputError: an argument breaks a rule, or the kernel can not run here.
-    """
-    _check_x(x)
-    expected = (1 + 8 * len(distinct(dilations)), x.shape[3])
-    require(
-        taps.ndim == 3 and tuple(taps.shape[:2]) == expected and taps.is_contiguous(),
-        f"taps must be contiguous of shape {(*expected, 'C_out')} for dilations {tuple(dilations)} and x of "
-        f"{x.shape[3]} channels, got {tuple(taps.shape)}",
-    )
-    _check_beside(x, taps, "taps", (x.dtype,))
-    _check_bias(x, bias, taps.shape[2])
-    choose("triton", "dilated_fusion", x.device, kernel_refusal(x, taps, bias, taps.shape[2]))
-    out: Tensor = dilated_op(x, taps, bias, list(dilations))
-    return out
 
 
 def kernel_refusal(x: Tensor, weight: Tensor, bias: Tensor, c_out: int) -> str | None:
@@ -103,6 +91,15 @@ def _check_weight(x: Tensor, weight: Tensor, dilations: Sequence[int]) -> None:
 def _check_bias(x: Tensor, bias: Tensor, c_out: int) -> None:
     require(tuple(bias.shape) == (c_out,), f"bias must have shape (C_out,) = ({c_out},), got {tuple(bias.shape)}")
     _check_beside(x, bias, "bias", (x.dtype, torch.float32))
+
+
+def _check_taps(x: Tensor, taps: Tensor, c_out: int, dilations: Sequence[int]) -> None:
+    expected = (1 + 8 * len(distinct(dilations)), x.shape[3], c_out)
+    require(
+        tuple(taps.shape) == expected and taps.is_contiguous(),
+        f"taps must be contiguous of shape {expected} for dilations {tuple(dilations)}, got {tuple(taps.shape)}",
+    )
+    _check_beside(x, taps, "taps", (x.dtype,))
 
 
 def _check_beside(x: Tensor, tensor: Tensor, name: str, dtypes: tuple[torch.dtype, ...]) -> None:

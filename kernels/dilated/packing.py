@@ -12,7 +12,7 @@ def distinct(dilations: Sequence[int]) -> tuple[int, ...]:
 
 
 def pack_taps(weight: Tensor, dilations: Sequence[int]) -> Tensor:
-    """Weights for `prepared_dilated_fusion`.
+    """The taps of `dilated_fusion`.
 
     Args:
         weight: `(branches, C_out, C_in, 3, 3)`.

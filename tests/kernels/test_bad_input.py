@@ -11,8 +11,6 @@ from kernels import (
     dilated_fusion,
     pack_taps,
     prepare_bias,
-    prepared_dilated_fusion,
-    prepared_window_attention,
     window_attention,
 )
 from kernels.attention.api import kernel_refusal
@@ -71,7 +69,7 @@ def test_prepared_bias_must_fit() -> None:
     with pytest.raises(
         KernelInputError, match=r"float32 \(2, 3, 28, 4\).*shift_size=1.*got torch.float32 \(2, 1, 28, 4\)"
     ):
-        prepared_window_attention(QKV, rows, window_size=4, shift_size=1)
+        window_attention(**GOOD, bias_rows=rows)
 
 
 X = torch.zeros(1, 5, 6, 16)
@@ -109,5 +107,7 @@ def test_dilated_kernel_refuses_to_train(device: torch.device) -> None:
 def test_packed_taps_must_fit() -> None:
     taps = pack_taps(WEIGHT, (1, 1))
     assert taps.shape == (9, 16, 8)
-    with pytest.raises(KernelInputError, match=r"\(17, 16, 'C_out'\) for dilations \(1, 2\).*got \(9, 16, 8\)"):
-        prepared_dilated_fusion(X, taps, torch.zeros(8), dilations=(1, 2))
+    with pytest.raises(KernelInputError, match=r"\(17, 16, 8\) for dilations \(1, 2\), got \(9, 16, 8\)"):
+        dilated_fusion(**GOOD_FUSION, taps=taps)
+    with pytest.raises(KernelInputError, match=r"taps must have one of the dtypes .* got torch.float16"):
+        dilated_fusion(**GOOD_FUSION, taps=pack_taps(WEIGHT.half(), (1, 2)))

@@ -11,8 +11,6 @@ from kernels import (
     dilated_fusion,
     pack_taps,
     prepare_bias,
-    prepared_dilated_fusion,
-    prepared_window_attention,
     window_attention,
 )
 from kernels.attention.op import attention_op
@@ -77,7 +75,7 @@ def test_attention_stays_inside_its_tensors(
     padding = inputs[1].tensor.isinf()
     qkv, rows = (one.tensor.requires_grad_() for one in inputs)
     fences = fence_outputs(monkeypatch)
-    out = prepared_window_attention(qkv, rows, window_size=window, shift_size=shift)
+    out = attention_op(qkv, rows, window, shift, 0.25)
     qkv_grad, rows_grad = torch.autograd.grad(out.sum(), (qkv, rows))
     assert out.isfinite().all() and qkv_grad.isfinite().all() and rows_grad.isfinite().all()
     assert not rows_grad[padding].any()
@@ -96,7 +94,7 @@ def test_fusion_stays_inside_its_tensors(
     taps = pack_taps(torch.randn(len(dilations), c_out, shape[3], 3, 3), dilations)
     inputs = [Fenced(tensor.to(device)) for tensor in (torch.randn(shape), taps, torch.randn(c_out))]
     fences = fence_outputs(monkeypatch)
-    out = prepared_dilated_fusion(*(one.tensor for one in inputs), dilations=dilations)
+    out = dilated_op(*(one.tensor for one in inputs), dilations)
     assert out.isfinite().all()
     assert len(fences) == 1 and all(one.is_intact() for one in [*inputs, *fences])
 

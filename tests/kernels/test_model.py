@@ -1,29 +1,107 @@
-"""The network on the Triton kernels equals the network on the reference."""
+"""The network on the Triton kernels equals the network on the reference, and prepares its weights once."""
 
-from functools import partial
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-import model.inference
-import model.swin
-from kernels import dilated_fusion, window_attention
-from model import ModelConfig, build_model
-from model.inference import for_inference
+import kernels.attention.api
+import kernels.dilated.api
+from kernels import Impl
+from model import ModelConfig, MultiTaskResFormer, build_model
+from model.dfe import DFE
+from model.inference import for_inference, fuse_dfe
+from model.prepared import PreparedAttention
+from model.swin import WindowAttention
+
+IMPLS: tuple[Impl, Impl] = ("reference", "triton")
+CONFIG = ModelConfig(
+    image_size=64, channels=(16, 32, 64, 128), resnet_blocks=(1, 1, 1, 1), head_dim=16, dilations=(1, 2, 5)
+)
 
 
-def test_network_on_the_kernels_equals_the_reference(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
+def trained(seed: int) -> MultiTaskResFormer:
+    torch.manual_seed(seed)
+    network = build_model(CONFIG)
+    for module in network.modules():
+        if isinstance(module, WindowAttention):
+            nn.init.normal_(module.bias_table)  # values as small as training starts with would hide the bias
+    return network
+
+
+def answers(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode():
+        segmentation, classification = network(image)
+    return segmentation, classification
+
+
+def assert_same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def image(device: torch.device) -> Tensor:
     torch.manual_seed(0)
-    config = ModelConfig(image_size=64, channels=(16, 32, 64, 128), resnet_blocks=(1, 1, 1, 1), head_dim=16)
-    network = for_inference(build_model(config)).to(device)
-    for table in (module.bias_table for module in network.modules() if hasattr(module, "bias_table")):
-        torch.nn.init.normal_(table)  # zeros, as training starts, would hide the bias
-    image = torch.rand(1, 3, 64, 64, device=device)
-    answers = []
-    for impl in ("reference", "triton"):
-        monkeypatch.setattr(model.swin, "window_attention", partial(window_attention, impl=impl))
-        monkeypatch.setattr(model.inference, "dilated_fusion", partial(dilated_fusion, impl=impl))
-        with torch.inference_mode():
-            answers.append(network(image))
-    for reference, triton in zip(*answers, strict=True):
-        torch.testing.assert_close(triton, reference, rtol=1e-4, atol=1e-5)
+    return torch.rand(1, 3, 64, 64, device=device)
+
+
+def forbid_preparing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("weights were prepared in a call")
+
+    monkeypatch.setattr(kernels.attention.api, "prepare_bias", refuse)
+    monkeypatch.setattr(kernels.dilated.api, "pack_taps", refuse)
+
+
+def test_network_on_the_kernels_equals_the_reference(
+    image: Tensor, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid_preparing(monkeypatch)
+    reference, triton = (answers(for_inference(trained(0), impl).to(device), image) for impl in IMPLS)
+    assert_same(triton, reference)
+
+
+def attention(seed: int, impl: Impl) -> nn.Module:
+    torch.manual_seed(seed)
+    return PreparedAttention(WindowAttention(16, 16, 4, shifted=True).requires_grad_(False), impl)
+
+
+def fused(seed: int, impl: Impl) -> nn.Module:
+    torch.manual_seed(seed)
+    enhancement = DFE(16, (1, 3)).eval().requires_grad_(False)
+    return nn.Sequential(Transpose(), fuse_dfe(enhancement, impl), Transpose())
+
+
+class Transpose(nn.Module):
+    """So that both take and give (B, H, W, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 3)
+
+
+@pytest.mark.parametrize("make", [attention, fused])
+def test_what_is_prepared_follows_the_weights(
+    make: Callable[[int, Impl], nn.Module], device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading and casting: the new weights answer, never the old prepared form."""
+    forbid_preparing(monkeypatch)
+    module, other = make(0, "triton").to(device), make(1, "reference").to(device)
+    tokens = torch.randn(1, 8, 8, 16, device=device)
+    assert module.state_dict().keys() == other.state_dict().keys()
+    assert not torch.allclose(module(tokens), other(tokens), atol=1e-3)
+    module.load_state_dict(other.state_dict())
+    torch.testing.assert_close(module(tokens), other(tokens), rtol=1e-4, atol=1e-5)
+    half = module.half()(tokens.half())
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.float(), other(tokens), rtol=0.01, atol=0.01)
+
+
+def test_an_exported_program_names_the_operators(image: Tensor, device: torch.device) -> None:
+    network = for_inference(trained(0), "triton").to(device)
+    program = torch.export.export(network, (image,))
+    operators = [str(node.target) for node in program.graph.nodes]
+    assert operators.count("resformer.window_attention.default") == 8
+    assert operators.count("resformer.dilated_fusion.default") == 4
+    assert not any("pack" in name or "index_select" in name for name in operators)

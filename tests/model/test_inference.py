@@ -5,9 +5,10 @@ from torch import nn
 
 from model import MultiTaskResFormer
 from model.dfe import DFE
-from model.inference import FusedDFE, fold_branch, for_inference
+from model.inference import fold_branch, for_inference
 from model.layers import ConvNorm
 from model.outputs import DecodedNetwork
+from model.prepared import FusedDFE
 
 
 def test_the_folded_network_equals_the_trained_one(network: MultiTaskResFormer) -> None:
