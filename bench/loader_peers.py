@@ -30,7 +30,7 @@ class PeerSamples(torch.utils.data.Dataset[tuple[NDArray[np.float32], NDArray[np
     def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         record, size = self.dataset.records[index], self.spec.image_size
         matrix, colour = draw(COLOUR, size, (0, 0, index))
-        image, mask = self.warped(str(record.image), str(record.mask), matrix, size, self.reduced)
+        image, mask = self.warped(str(record.image), str(record.mask), matrix[:2], size, self.reduced)
         twisted = image @ colour_matrix(colour).T + np.float32(0.5 * (1 - colour[1]))
         normalised = (twisted - np.array(self.spec.mean, np.float32)) / np.array(self.spec.std, np.float32)
         return np.ascontiguousarray(normalised.transpose(2, 0, 1)), mask.astype(np.int64)

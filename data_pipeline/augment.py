@@ -14,7 +14,7 @@ import nvidia.dali.types as types
 from numpy.typing import NDArray
 from nvidia.dali.data_node import DataNode
 
-from data_pipeline.preprocess import Device, place
+from data_pipeline.preprocess import FULL_SCALE, Device, place
 
 FloatArray = NDArray[np.float32]
 
@@ -50,14 +50,16 @@ def draw(ranges: Augmentation, size: int, key: tuple[int, int, int]) -> tuple[Fl
 
 
 def draw_matrix(rng: np.random.Generator, ranges: Augmentation, size: int) -> FloatArray:
-    """(2, 3) matrix from output to input pixel coordinates of a (size, size) square, turning about its centre."""
+    """(3, 3) matrix from output to input pixel coordinates of a (size, size) square, turning about its centre."""
     angle = np.deg2rad(rng.uniform(-ranges.rotation, ranges.rotation))
     zoom = 1.0 / rng.uniform(*ranges.scale)
     mirror = -1.0 if rng.random() < ranges.flip else 1.0
     shift = rng.uniform(-ranges.translation, ranges.translation, 2) * size
     linear = zoom * np.array([[mirror * np.cos(angle), -np.sin(angle)], [mirror * np.sin(angle), np.cos(angle)]])
     centre = np.full(2, size / 2)
-    return np.column_stack([linear, centre + shift - linear @ centre]).astype(np.float32)
+    matrix = np.eye(3, dtype=np.float32)
+    matrix[:2] = np.column_stack([linear, centre + shift - linear @ centre])
+    return matrix
 
 
 def draw_colour(rng: np.random.Generator, ranges: Augmentation) -> FloatArray:
@@ -76,35 +78,36 @@ def draw_speckle(rng: np.random.Generator, ranges: Augmentation, size: int) -> F
 def stretch(matrix: DataNode, pixels: DataNode, size: int) -> DataNode:
     """`matrix`, which maps into a (size, size) square, followed by the stretch of that square to all of `pixels`."""
     height_width = fn.cast(pixels.shape()[0:2], dtype=types.FLOAT) / float(size)
-    return fn.transforms.scale(matrix, scale=fn.stack(height_width[1], height_width[0]))
+    rows = fn.stack(height_width[1], height_width[0], types.Constant(1.0))
+    return matrix * fn.reshape(rows, shape=[3, 1])
 
 
-def warp_image(image: DataNode, matrix: DataNode, size: int, device: Device) -> DataNode:
-    """(H, W, 3) on `device` -> (size, size, 3) FLOAT, bilinear, black outside; values keep their scale."""
-    return fn.warp_affine(
-        image,
-        place(matrix, device),
-        size=(size, size),
-        fill_value=0.0,
-        interp_type=types.INTERP_LINEAR,
-        dtype=types.FLOAT,
+def warp(
+    pixels: DataNode, matrix: DataNode, size: int, interpolation: types.DALIInterpType, device: Device
+) -> DataNode:
+    """(H, W, C) on `device` -> (size, size, C) of the same type, 0 outside.
+
+    A perspective warp whose last row is (0, 0, 1), because DALI's CPU warp_affine takes 4 to 5 times as long
+    (4.7 ms against 0.8 ms for 224 x 224 x 3 bytes, bilinear).
+    """
+    return fn.experimental.warp_perspective(
+        pixels, place(matrix, device), size=(size, size), fill_value=[0.0], interp_type=interpolation
     )
 
 
-def warp_mask(mask: DataNode, matrix: DataNode, size: int, device: Device) -> DataNode:
-    """(H, W, 1) UINT8 on `device` -> (size, size, 1) UINT8 by nearest neighbour, background outside."""
-    return fn.warp_affine(mask, place(matrix, device), size=(size, size), fill_value=0.0, interp_type=types.INTERP_NN)
-
-
-def jitter(
-    image: DataNode, colour: DataNode, speckle: Sequence[DataNode], ranges: Augmentation, device: Device
-) -> DataNode:
-    """Brightness, contrast, saturation and hue, then speckle (one or none) and gamma, on (S, S, 3) FLOAT in [0, 1]."""
-    image = fn.color_twist(
+def twist(image: DataNode, colour: DataNode) -> DataNode:
+    """Brightness, contrast about middle grey, saturation and hue: (S, S, 3), UINT8 or FLOAT in [0, 1] -> FLOAT."""
+    return fn.color_twist(
         image, brightness=colour[0], contrast=colour[1], saturation=colour[2], hue=colour[4], dtype=types.FLOAT
     )
+
+
+def grain(
+    image: DataNode, colour: DataNode, speckle: Sequence[DataNode], ranges: Augmentation, device: Device
+) -> DataNode:
+    """Speckle (one or none), then gamma, where `ranges` has them: (S, S, 3) FLOAT in [0, 255]."""
     if speckle:
         image = image * place(speckle[0], device)
     if ranges.gamma:
-        image = math.clamp(image, 0.0, 1.0) ** place(colour[3], device)
+        image = math.clamp(image / FULL_SCALE, 0.0, 1.0) ** place(colour[3], device) * FULL_SCALE
     return image

@@ -98,7 +98,7 @@ def _png_depth(path: Path) -> int:
 def _pipeline(size: int) -> tuple[DataNode, DataNode]:
     """The shared graph's image, rounded to bytes, and the mask by nearest neighbour."""
     image_path, mask_path = (fn.external_source(name=name, dtype=types.UINT8, ndim=1) for name in ("image", "mask"))
-    image = fn.cast(decode(fn.io.file.read(image_path), size, "cpu") * 255.0, dtype=types.UINT8)
+    image = fn.cast(decode(fn.io.file.read(image_path), size, "cpu"), dtype=types.UINT8)
     mask = fn.decoders.image(fn.io.file.read(mask_path), output_type=types.GRAY)
     side = MASK_SCALE * size
     return image, fn.resize(mask, size=(side, side), interp_type=types.INTERP_NN)

@@ -21,6 +21,7 @@ from data_pipeline.scan import examine
 from data_pipeline.training_graph import NO_PIXELS, Columns, path_bytes, training_pipeline
 
 Sample = tuple[NDArray[np.generic], ...]
+PREFETCH = 2  # batches that the threads, and after them the graph, work ahead
 
 
 @dataclass(frozen=True)
@@ -114,20 +115,22 @@ class TrainingLoader:
             self.device,
             batch_size=self.batch_size,
             num_threads=self.threads,
+            prefetch_queue_depth=PREFETCH,
             device_id=torch.cuda.current_device() if self.device == "gpu" else None,
         )
         pipeline.build()
         return pipeline
 
     def _columns(self, epoch: int, batches: list[NDArray[np.int64]]) -> Iterator[Columns]:
-        """The graph's inputs batch by batch, made by threads that stay two batches ahead of the graph."""
+        """The graph's inputs batch by batch, made by threads that stay `PREFETCH` batches ahead of the graph."""
         pool = ThreadPoolExecutor(self.threads)
         ahead: deque[list[Future[Sample]]] = deque()
-        in_use: deque[Columns] = deque(maxlen=8)  # DALI reads the arrays where they lie, a few batches later
+        # DALI reads the arrays where they lie, when their batch's turn comes
+        in_use: deque[Columns] = deque(maxlen=2 * PREFETCH)
         try:
             for indices in batches:
                 ahead.append([pool.submit(self._sample, epoch, int(index)) for index in indices])
-                if len(ahead) > 2:
+                if len(ahead) > PREFETCH:
                     in_use.append(_transpose(ahead.popleft()))
                     yield in_use[-1]
             for samples in ahead:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import pipeline_def
 
-from data_pipeline.augment import Augmentation, jitter, stretch, warp_image, warp_mask
-from data_pipeline.preprocess import Device, Preprocessing, decode, normalise, place, shrink
+from data_pipeline.augment import Augmentation, grain, stretch, twist, warp
+from data_pipeline.preprocess import FULL_SCALE, Device, Preprocessing, decode, normalise, place, shrink
 
 # path of the image and of the mask as bytes, their pixels where they are already decoded, then the drawn parameters
 TYPES = [types.UINT8] * 4 + [types.FLOAT] * 3
@@ -38,9 +38,9 @@ def training_pipeline(
         mask = fn.resize(place(mask, device), size=(size, size), interp_type=types.INTERP_NN)
     else:
         matrix, colour = inputs[4:6]
-        image = _warped_image(inputs[0], inputs[2], matrix, size, device)
-        image = jitter(image, colour, inputs[6:], ranges, device)
-        mask = warp_mask(place(mask, device), stretch(matrix, mask, size), size, device)
+        image = _augmented_image(inputs[0], inputs[2], matrix, colour, size, device)
+        image = grain(image, colour, inputs[6:], ranges, device)
+        mask = warp(place(mask, device), stretch(matrix, mask, size), size, types.INTERP_NN, device)
     return normalise(image, spec), mask
 
 
@@ -61,24 +61,28 @@ def _mask_pixels(path: DataNode, pixels: DataNode) -> DataNode:
 
 
 def _plain_image(path: DataNode, pixels: DataNode, size: int, device: Device) -> DataNode:
-    """(size, size, 3) FLOAT in [0, 1]."""
+    """(size, size, 3) FLOAT in [0, 255]."""
     if pixels.shape()[0] > 1:
-        image = shrink(place(pixels, device), size) / 255.0
+        image = shrink(place(pixels, device), size)
     else:
         image = decode(fn.io.file.read(path), size, device)
     return image
 
 
-def _warped_image(path: DataNode, pixels: DataNode, matrix: DataNode, size: int, device: Device) -> DataNode:
-    """(size, size, 3) FLOAT in [0, 1].
+def _augmented_image(
+    path: DataNode, pixels: DataNode, matrix: DataNode, colour: DataNode, size: int, device: Device
+) -> DataNode:
+    """(size, size, 3) FLOAT in about [0, 255], warped by `matrix` and twisted in colour.
 
     Decoded pixels are at most about twice as large as the result and are warped straight down; a file is first
     shrunk with antialiasing, because warping a large image down would alias.
     """
+    linear = types.INTERP_LINEAR
     if pixels.shape()[0] > 1:
-        image = warp_image(place(pixels, device), stretch(matrix, pixels, size), size, device) / 255.0
+        image = twist(warp(place(pixels, device), stretch(matrix, pixels, size), size, linear, device), colour)
     else:
-        image = warp_image(decode(fn.io.file.read(path), size, device), matrix, size, device)
+        warped = warp(decode(fn.io.file.read(path), size, device), matrix, size, linear, device)
+        image = twist(warped / FULL_SCALE, colour) * FULL_SCALE
     return image
 
 

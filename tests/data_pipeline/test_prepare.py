@@ -32,8 +32,11 @@ def test_training_on_prepared_data_equals_training_on_the_files(source: Dataset,
     assert replace(prepared, prepared=None) == source
     for direct, stored in zip(one_epoch(source, augment), one_epoch(prepared, augment), strict=True):
         assert torch.equal(direct.index, stored.index) and torch.equal(direct.labels, stored.labels)
-        # rounding to bytes costs half a level, which contrast and saturation may enlarge
-        assert (direct.image - stored.image).abs().max() <= (0.8 if augment else 0.501)
+        difference = (direct.image - stored.image).abs()
+        # rounding to bytes costs half a level each time: once where pixels are stored, and again where such pixels are
+        # warped, enlarged by a contrast of up to 1.15, a brightness of up to 1.12 and a saturation of up to 1.15
+        assert difference.max() <= (1.5 if augment else 0.501)
+        assert difference.mean() <= (0.4 if augment else 0.26)
         assert (direct.mask != stored.mask).float().mean() <= (0.005 if augment else 0.001)
 
 

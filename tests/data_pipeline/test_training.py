@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_pipeline import Batch, DataError, Dataset, Preprocessing, Preprocessor, Record, TrainingLoader
-from data_pipeline.augment import COLOUR, GREY, draw_matrix
+from data_pipeline.augment import COLOUR, GREY, Augmentation, draw_matrix
 from data_pipeline.reduced import read_reduced
-from data_pipeline.reference import reference_decode, reference_resize
+from data_pipeline.reference import reference_preprocess
 from data_pipeline.training_graph import NO_PIXELS, training_pipeline
 from tests.data_pipeline.samples import blob, make_dataset, picture
 
@@ -125,10 +125,10 @@ def test_mask_and_image_stay_aligned(tmp_path: Path, suffix: str) -> None:
 def test_the_matrix_turns_flips_and_shifts_about_the_centre() -> None:
     still = replace(COLOUR, flip=0.0, rotation=0.0, scale=(1.0, 1.0), translation=0.0)
     rng = np.random.default_rng(0)
-    np.testing.assert_allclose(draw_matrix(rng, still, 50), [[1, 0, 0], [0, 1, 0]], atol=1e-6)
-    np.testing.assert_allclose(draw_matrix(rng, replace(still, flip=1.0), 50), [[-1, 0, 50], [0, 1, 0]], atol=1e-5)
+    np.testing.assert_allclose(draw_matrix(rng, still, 50)[:2], [[1, 0, 0], [0, 1, 0]], atol=1e-6)
+    np.testing.assert_allclose(draw_matrix(rng, replace(still, flip=1.0), 50)[:2], [[-1, 0, 50], [0, 1, 0]], atol=1e-5)
     for _ in range(20):
-        matrix = draw_matrix(rng, COLOUR, 50)
+        matrix = draw_matrix(rng, COLOUR, 50)[:2]
         moved = matrix @ [25, 25, 1] - 25
         assert np.abs(moved).max() <= 0.06 * 50 + 1e-4
         assert 1 / 1.2 <= np.sqrt(abs(np.linalg.det(matrix[:, :2]))) <= 1 / 0.85
@@ -155,12 +155,17 @@ def test_exif_orientation_turns_image_and_mask_alike(tmp_path: Path, spec: Prepr
 
 @pytest.mark.parametrize(("height", "width"), [(384, 512), (200, 201), (950, 333)])
 def test_reduced_decoding_stays_within_two_of_255(tmp_path: Path, height: int, width: int) -> None:
-    size, path = 96, tmp_path / "a.jpg"
+    """Through the whole augmenting graph, with draws that change nothing."""
+    size, path, mask = 96, tmp_path / "a.jpg", tmp_path / "a.png"
     Image.fromarray(picture(height, width)).save(path, quality=90)
-    reduced = read_reduced(path, size)
-    assert size <= min(reduced.shape[:2]) < min(height, width)
-    expected = reference_resize(reference_decode(path.read_bytes()), size)
-    assert np.abs(reference_resize(reduced / 255, size) - expected).mean() * 255 < 2
+    Image.fromarray(blob(height, width)).save(mask)
+    assert size <= min(read_reduced(path, size).shape[:2]) < min(height, width)
+    data = Dataset("one", (Record(path, mask, (0,)),), ("background", "blob"), ("none",))
+    still = loader(data, Preprocessing(size, **PLAIN))
+    still.ranges = Augmentation(flip=0, rotation=0, scale=(1, 1), translation=0, brightness=0, contrast=0)
+    (batch,) = still
+    expected = reference_preprocess(path.read_bytes(), still.spec)
+    assert np.abs(batch.image[0].numpy() - expected).mean() * 255 < 2
 
 
 def test_only_large_whole_jpegs_are_reduced(tmp_path: Path) -> None:
