@@ -58,6 +58,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--repository", choices=["cpu", "gpu"], default="cpu", help="gpu: write the GPU server's too, without its plan"
     )
     parser.add_argument(
+        "--plugins", action="store_true", help="run this project's own GPU kernels: tensorrt and torch-tensorrt"
+    )
+    parser.add_argument(
         "--data", help="where validation images come from (default: what the checkpoint was trained on)"
     )
     parser.add_argument("--samples", type=int, default=64, help="validation images to verify on (default 64)")
@@ -85,6 +88,18 @@ def choose_targets(named: list[str] | None, precision: str, capabilities: list[s
     return list(dict.fromkeys(named))
 
 
+def check_plugins(named: list[str] | None, max_batch: int) -> None:
+    """BuildError unless `--plugins` comes with targets that take plugins, and with static shapes."""
+    engines = [TARGETS[name] for name in named or () if name != ONNX]
+    refused = [reason for target in engines if (reason := target.refuses_plugins())]
+    if not engines:
+        refused.append("--plugins needs --target tensorrt or --target torch-tensorrt")
+    if max_batch > 1:
+        refused.append(f"--plugins builds static shapes: give --max-batch 1, got {max_batch}")
+    if refused:
+        raise BuildError("; ".join(refused))
+
+
 def contract_of(info: CheckpointInfo, max_batch: int) -> Contract:
     """What a checkpoint will take and give once it is served."""
     return Contract(info.config.image_size, info.seg_classes, info.labels, info.mean, info.std, max_batch)
@@ -92,13 +107,21 @@ def contract_of(info: CheckpointInfo, max_batch: int) -> Contract:
 
 def build(options: argparse.Namespace, console: Console) -> Report:
     """Everything of one call: what is missing is built, verified and published, then the repository and the report."""
+    if options.plugins:
+        check_plugins(options.target, options.max_batch)
     targets = choose_targets(options.target, options.precision, options.compute_capability)
     checkpoint = load_checkpoint(options.checkpoint)
     contract = contract_of(checkpoint.info, options.max_batch)
     options.output.mkdir(parents=True, exist_ok=True)
     source = options.data or (None if options.checkpoint.startswith(RANDOM_PREFIX) else checkpoint.info.data)
     settings = BuildOptions(
-        targets, options.precision, options.compute_capability, options.threads, source, options.samples
+        targets,
+        options.precision,
+        options.compute_capability,
+        options.threads,
+        source,
+        options.samples,
+        options.plugins,
     )
     builder = Builder(Path(options.checkpoint).name, checkpoint, contract, settings, options.output, console)
     wanted = builder.wanted()

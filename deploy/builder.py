@@ -34,6 +34,7 @@ class BuildOptions:
     threads: int = 2
     data: str | None = None
     samples: int = 64
+    plugins: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,10 @@ class Builder:
 
     def _key(self, target: str, precision: str, tool: str) -> str:
         built_for = list(self.options.compute_capabilities) if target not in CPU_TARGETS else []
-        return fingerprint(model=self.model_key, target=target, precision=precision, tool=tool, built_for=built_for)
+        plugins = self.options.plugins and target not in CPU_TARGETS
+        return fingerprint(
+            model=self.model_key, target=target, precision=precision, tool=tool, built_for=built_for, plugins=plugins
+        )
 
     def _make(self, item: Wanted, scratch: Path) -> EngineRecord:
         path = scratch / item.file
@@ -149,7 +153,10 @@ class Builder:
     def _request(self, item: Wanted, scratch: Path) -> BuildRequest:
         source = Wanted(ONNX, TARGETS[item.target].onnx_precision(item.precision), "").file
         exported = scratch / source if (scratch / source).exists() else self.output / source
-        return BuildRequest(self.model, exported, self.contract, item.precision, self.options.compute_capabilities)
+        chosen = self.options
+        return BuildRequest(
+            self.model, exported, self.contract, item.precision, chosen.compute_capabilities, chosen.plugins
+        )
 
     def _verify(self, record: EngineRecord, runner: Runner) -> EngineRecord:
         with step(self.console, f"verifying {record.target} {record.precision}"):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from deploy.contract import Contract
 from deploy.errors import BuildError
+from deploy.plugins_onnx import name_plugins
 from model import MultiTaskResFormer
 from model.inference import for_inference
 from model.outputs import Decoded, DecodedNetwork
@@ -26,11 +27,13 @@ WIRE_TYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.U
 class ExportedNetwork(nn.Module):
     """The folded network at `dtype` between float32 input and outputs: precision is no concern of the caller's."""
 
-    def __init__(self, model: MultiTaskResFormer, dtype: torch.dtype) -> None:
+    def __init__(self, model: MultiTaskResFormer, dtype: torch.dtype, *, plugins: bool = False) -> None:
+        """plugins: call the operators of `kernels` with prepared weights instead of the plain graph."""
         super().__init__()
         self.dtype = dtype
         # Folded in float32 and cast last: casting first would round the batch norms' small variances.
-        self.decoded = DecodedNetwork(for_inference(model)).to(dtype)
+        network = for_inference(model, "triton" if plugins else "reference")
+        self.decoded = DecodedNetwork(network).to(dtype)
         self.eval()
 
     def forward(self, image: Tensor) -> Decoded:
@@ -39,20 +42,22 @@ class ExportedNetwork(nn.Module):
         return Decoded(mask, class_probs.float(), seg_probs.float())
 
 
-def export_onnx(model: MultiTaskResFormer, contract: Contract, path: Path, *, precision: str = "fp32") -> None:
+def export_onnx(
+    model: MultiTaskResFormer, contract: Contract, path: Path, *, precision: str = "fp32", plugins: bool = False
+) -> None:
     """Write `model` as an ONNX file with the contract's names.
 
-    A `max_batch` of 1 gives a static batch, more a dynamic one. Raises BuildError where the file breaks ONNX's own
-    rules or the contract.
+    A `max_batch` of 1 gives a static batch, more a dynamic one; plugin nodes (`deploy.plugins_onnx`) need a static one.
+    Raises BuildError where the file breaks ONNX's own rules or the contract.
     """
-    network = ExportedNetwork(model, EXPORT_DTYPES[precision])
+    network = ExportedNetwork(model, EXPORT_DTYPES[precision], plugins=plugins)
     # Two images: an example of one would make torch.export specialise the batch.
     example = torch.zeros(min(2, contract.max_batch), *contract.network_input.shape)
     batch = torch.export.Dim("batch", min=1, max=contract.max_batch) if contract.max_batch > 1 else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the exporter's own use of what torch deprecates
         program = torch.onnx.export(
-            network,
+            name_plugins(torch.export.export(network, (example,))) if plugins else network,
             (example,),
             input_names=[contract.network_input.name],
             output_names=[output.name for output in contract.outputs],

@@ -118,8 +118,10 @@ def _attention(
 
 
 def _types(function: Any, constants: dict[str, Any], dtype: torch.dtype) -> dict[str, str]:
-    """Statistics and everything about the bias are float32, sizes int32, the rest has the tensors' dtype."""
-    single = ("bias_ptr", "mirrored_bias_ptr", "bias_grad_ptr", "peak_ptr", "share_ptr", "delta_ptr")
+    """Statistics and everything about attention's bias are float32, sizes int32, the rest has the tensors' dtype."""
+    single = {"mirrored_bias_ptr", "bias_grad_ptr", "peak_ptr", "share_ptr", "delta_ptr"}
+    if function is not triton_kernel.dilated_forward:
+        single.add("bias_ptr")
     pointers = {
         name: "*fp32" if name in single else f"*{TRITON_TYPES[dtype]}"
         for name in function.arg_names

@@ -40,6 +40,7 @@ class BuildRequest:
     model: in its trained form.
     onnx: the same, exported at `Target.onnx_precision(precision)`.
     compute_capabilities: such as "8.6"; empty is the target's default.
+    plugins: run the two kernels of this project instead of the plain graph.
     """
 
     model: MultiTaskResFormer
@@ -47,6 +48,7 @@ class BuildRequest:
     contract: Contract
     precision: Precision
     compute_capabilities: Sequence[str] = ()
+    plugins: bool = False
 
 
 class Target(ABC):
@@ -55,6 +57,7 @@ class Target(ABC):
     name: str
     suffix: str
     precisions: tuple[Precision, ...]
+    takes_plugins = False
 
     @abstractmethod
     def unavailable(self) -> str | None:
@@ -69,6 +72,12 @@ class Target(ABC):
         if precision not in self.precisions:
             return f"{self.name} builds {', '.join(self.precisions)}, not {precision}"
         return None
+
+    def refuses_plugins(self) -> str | None:
+        """Why it cannot run this project's own kernels, in one line; None where it can."""
+        if self.takes_plugins:
+            return None
+        return f"{self.name} takes no plugins: leave --plugins out, or build --target tensorrt or torch-tensorrt"
 
     def refuses_capabilities(self, values: Sequence[str]) -> str | None:
         """Why it cannot build for these compute capabilities, in one line; targets that have none ignore them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from deploy.contract import Contract
 from deploy.engines.base import BuildRequest, Precision, Progress, Runner, Target
 from deploy.engines.tensorrt_progress import progress_monitor
 from deploy.errors import BuildError
+from deploy.export import export_onnx
 
 
 class TensorRtTarget(Target):
@@ -27,6 +29,7 @@ class TensorRtTarget(Target):
 
     def __init__(self, name: str, module: str, *, builds_without_gpu: bool) -> None:
         self.name, self.module, self.builds_without_gpu = name, module, builds_without_gpu
+        self.takes_plugins = not builds_without_gpu  # TensorRT-RTX has no plugin package
 
     def unavailable(self) -> str | None:
         if not self.builds_without_gpu and not torch.cuda.is_available():
@@ -56,6 +59,10 @@ class TensorRtTarget(Target):
         return precision
 
     def build(self, request: BuildRequest, path: Path, progress: Progress) -> None:
+        if request.plugins:
+            importlib.import_module("deploy.plugins_tensorrt")  # registers them, and needs TensorRT
+            request = replace(request, onnx=path.with_suffix(".plugins.onnx"))
+            export_onnx(request.model, request.contract, request.onnx, precision=request.precision, plugins=True)
         path.write_bytes(build_plan(importlib.import_module(self.module), request, progress))
 
     def runner(self, path: Path, precision: Precision, threads: int) -> Runner | None:

@@ -9,11 +9,13 @@ import importlib
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from deploy.engines.base import BuildRequest, Precision, Progress, Runner, Target
 from deploy.export import EXPORT_DTYPES, ExportedNetwork
+from deploy.plugins_onnx import ATTENTION, DILATED
 
 
 class TorchTensorRtTarget(Target):
@@ -22,6 +24,7 @@ class TorchTensorRtTarget(Target):
     name = "torch-tensorrt"
     suffix = ".engine"
     precisions = ("fp32", "fp16")
+    takes_plugins = True
 
     def unavailable(self) -> str | None:
         if not torch.cuda.is_available():
@@ -35,7 +38,9 @@ class TorchTensorRtTarget(Target):
 
     def build(self, request: BuildRequest, path: Path, progress: Progress) -> None:
         torch_tensorrt = importlib.import_module("torch_tensorrt")
-        network = ExportedNetwork(request.model, EXPORT_DTYPES[request.precision]).cuda()
+        if request.plugins:
+            _register_converters(torch_tensorrt)
+        network = ExportedNetwork(request.model, EXPORT_DTYPES[request.precision], plugins=request.plugins).cuda()
         spec = request.contract.network_input
         example = torch.zeros(min(2, request.contract.max_batch), *spec.shape, device="cuda")
         dynamic = request.contract.max_batch > 1
@@ -48,3 +53,10 @@ class TorchTensorRtTarget(Target):
 
     def runner(self, path: Path, precision: Precision, threads: int) -> Runner | None:
         return None
+
+
+def _register_converters(torch_tensorrt: Any) -> None:
+    """From the two operators of an exported program to their plugins (Torch-TensorRT manual, "AOT plugins")."""
+    importlib.import_module("deploy.plugins_tensorrt")  # registers the plugins that the converters name
+    for plugin in (ATTENTION, DILATED):
+        torch_tensorrt.dynamo.conversion.plugins.generate_plugin_converter(plugin, use_aot_if_available=True)

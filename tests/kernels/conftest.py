@@ -1,7 +1,5 @@
 """Runs the Triton kernels on the GPU if there is one, else in Triton's interpreter."""
 
-import os
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -9,10 +7,6 @@ import torch
 
 ON_GPU = torch.cuda.is_available()
 if not ON_GPU:
-    # The choice falls when Triton is imported, for the whole process; `auto` on a CPU stays the reference.
-    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
-        raise pytest.UsageError("something imported triton before tests/kernels: set TRITON_INTERPRET=1 for the run")
-    os.environ["TRITON_INTERPRET"] = "1"
     from tests.kernels import interpreter
 
     interpreter.prepare()
