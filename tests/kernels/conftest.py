@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.kernels.fences import fenced
+
 ON_GPU = torch.cuda.is_available()
 if not ON_GPU:
     from tests.kernels import interpreter
@@ -23,3 +25,14 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def fences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All launches are fenced: reading or writing outside a tensor fails the test."""
+    from kernels.attention import triton_impl as attention
+    from kernels.dilated import triton_impl as dilated
+
+    monkeypatch.setattr(attention, "launch_forward", fenced(attention.launch_forward))
+    monkeypatch.setattr(attention, "launch_backward", fenced(attention.launch_backward))
+    monkeypatch.setattr(dilated, "launch", fenced(dilated.launch))

@@ -1,4 +1,7 @@
-"""`window_attention`: the Triton kernels against the reference in float64, forward and backward."""
+"""`window_attention`: the Triton kernels against the reference in float64, forward and backward.
+
+Every launch is fenced (`tests.kernels.fences`), so these shapes also show that nothing outside a tensor is touched.
+"""
 
 from dataclasses import astuple, dataclass
 
@@ -8,6 +11,8 @@ from torch import Tensor
 
 from kernels import window_attention
 from tests.kernels.accuracy import DTYPES, assert_as_exact_as_eager
+
+pytestmark = pytest.mark.usefixtures("fences")
 
 
 @dataclass(frozen=True)
