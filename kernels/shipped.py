@@ -1,7 +1,7 @@
-"""The kernel configurations that the paper's presets run: what `kernels.aot` compiles."""
+"""The kernel configurations that the presets run: what `kernels.aot` compiles."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,30 @@ from kernels.dilated import triton_kernel
 from kernels.launch import compiler_options
 
 TRITON_TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+BACKWARD = ("attention_backward_query", "attention_backward_key_value")
 _INT32 = {"height": "i32", "width": "i32", "num_heads": "i32", "shift": "i32"}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A preset of `model.PRESETS`: channels of its first stage, doubled by each of the next three.
+
+    trains: the backward kernels are compiled ahead of time too; a training run compiles its own at the first step.
+    """
+
+    name: str
+    image_size: int
+    channels: int
+    head_dim: int
+    trains: bool
+
+
+PRESETS = (
+    Preset("paper-224", 224, 64, 32, trains=True),
+    Preset("paper-512", 512, 64, 32, trains=True),
+    Preset("small", 224, 32, 32, trains=False),
+    Preset("tiny", 128, 16, 16, trains=False),
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +45,7 @@ class Configuration:
 
     types: Triton type of each runtime argument, in the kernel's order: inputs, sizes, outputs for the two forward
         kernels, which is the order TensorRT passes them in.
-    serves: the paper presets and stages that launch it.
+    serves: the presets and stages that launch it.
     """
 
     kernel: str
@@ -63,35 +86,30 @@ def dilated_fusion(
 
 
 def shipped() -> list[Configuration]:
-    """Both paper presets in both half precisions, each configuration once."""
-    return [
-        configuration
-        for dtype in (torch.float16, torch.bfloat16)
-        for configuration in (*_attentions(dtype), *_dfes(dtype))
-    ]
+    """What the presets launch in both half precisions, each configuration once."""
+    unique: dict[str, Configuration] = {}
+    for dtype in (torch.float16, torch.bfloat16):
+        for preset in PRESETS:
+            for one in (*_attentions(preset, dtype), *_dfes(preset, dtype)):
+                known = unique.get(one.name)
+                unique[one.name] = replace(one, serves=f"{known.serves}, {one.serves}") if known else one
+    return list(unique.values())
 
 
-def _attentions(dtype: torch.dtype) -> list[Configuration]:
-    kernels = ("attention_forward", "attention_backward_query", "attention_backward_key_value")
+def _attentions(preset: Preset, dtype: torch.dtype) -> list[Configuration]:
     blocks = ((False, "stages 1-3 first block, stage 4"), (True, "stages 1-3 second block"))
     return [
-        _attention(kernel, window, 32, shifted, dtype, None, f"{preset} {where}")
-        for preset, window in (("paper-224", 14), ("paper-512", 32))
+        _attention(kernel, preset.image_size // 16, preset.head_dim, shifted, dtype, None, f"{preset.name} {where}")
         for shifted, where in blocks
-        for kernel in kernels
+        for kernel in ("attention_forward", *(BACKWARD if preset.trains else ()))
     ]
 
 
-def _dfes(dtype: torch.dtype) -> list[Configuration]:
-    stages: dict[str, list[tuple[str, Configuration]]] = {}
-    for image_size in (224, 512):
-        for stage in (1, 2, 3, 4):
-            size, channels, where = image_size >> stage, 32 << stage, f"paper-{image_size} stage {stage}"
-            one = dilated_fusion(size, size, channels, channels, (6, 12, 18), dtype)
-            stages.setdefault(one.name, []).append((where, one))
+def _dfes(preset: Preset, dtype: torch.dtype) -> list[Configuration]:
+    stages = [(stage, preset.image_size >> stage, preset.channels << stage - 1) for stage in (1, 2, 3, 4)]
     return [
-        Configuration(**{**vars(same[0][1]), "serves": ", ".join(where for where, _ in same)})
-        for same in stages.values()
+        dilated_fusion(size, size, channels, channels, (6, 12, 18), dtype, f"{preset.name} stage {stage}")
+        for stage, size, channels in stages
     ]
 
 

@@ -66,12 +66,15 @@ def test_nothing_spills_on_any_architecture(capability: str, tmp_path: Path) -> 
 
 
 def test_both_products_use_tensor_cores(ampere: list[Row]) -> None:
-    """Per 16 queries and 16 keys of head dim 32 a product takes four HMMA: 2 of them, or 3 and 4 in the backward."""
+    """Per 16 queries and 16 keys of head dim 32 a product takes four HMMA, two of dim 16: 2 products, or 3 and 4 in the
+    backward."""
     products = {"attention_forward": 2, "attention_backward_query": 3, "attention_backward_key_value": 4}
     for row in ampere:
         if row["kernel"] in products:
-            tokens = (128 if row["kernel"] == "attention_forward" else 64) // 16 // row["warps"] * 32 // 16
-            assert row["loop_tensor_instructions"] == 4 * products[row["kernel"]] * tokens, row["file"]
+            window, head_dim = (int(part[1:]) for part in row["configuration"].split("-")[:2])
+            owned = 128 if row["kernel"] == "attention_forward" and window > 8 else 64
+            tiles = owned // 16 // row["warps"] * 32 // 16
+            assert row["loop_tensor_instructions"] == head_dim // 8 * products[row["kernel"]] * tiles, row["file"]
 
 
 def test_inputs_load_sixteen_bytes_at_a_time(forward: list[Row]) -> None:

@@ -14,6 +14,7 @@ from kernels import (
     window_attention,
 )
 from kernels.attention.api import kernel_refusal
+from kernels.dilated.api import kernel_refusal as dilated_refusal
 
 QKV = torch.zeros(1, 8, 12, 96)
 TABLE = torch.zeros(49, 2)
@@ -70,6 +71,9 @@ def test_prepared_bias_must_fit() -> None:
         KernelInputError, match=r"float32 \(2, 3, 28, 4\).*shift_size=1.*got torch.float32 \(2, 1, 28, 4\)"
     ):
         window_attention(**GOOD, bias_rows=rows)
+    fitting = prepare_bias(TABLE, window_size=4, shift_size=1, scale=0.25)
+    with pytest.raises(KernelInputError, match="bias_rows must be on qkv's device, got meta beside cpu"):
+        window_attention(**GOOD, bias_rows=fitting.to("meta"))
 
 
 X = torch.zeros(1, 5, 6, 16)
@@ -94,6 +98,11 @@ GOOD_FUSION = {"x": X, "weight": WEIGHT, "bias": torch.zeros(8), "dilations": (1
 def test_dilated_fusion_states_the_rule(change: dict[str, Any], message: str) -> None:
     with pytest.raises(KernelInputError, match=message):
         dilated_fusion(**{**GOOD_FUSION, **change})
+
+
+def test_dilated_kernel_refuses_more_values_than_its_offsets_reach() -> None:
+    refusal = dilated_refusal(torch.zeros(1, 1, 1, 16).expand(2**20, 16, 16, 16), WEIGHT, torch.zeros(8), 8)
+    assert refusal is not None and "fewer than 2147483648 values (offsets are int32), got 4294967296" in refusal
 
 
 def test_dilated_kernel_refuses_to_train(device: torch.device) -> None:

@@ -1,0 +1,72 @@
+"""The two kernels on a GPU at the stages of the paper, beside eager PyTorch and torch.compile; validated, then timed.
+
+python -m pytest bench/test_kernels.py --benchmark-only -m gpu
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+
+from bench.kernels.stages import DILATIONS, HEAD_DIM
+from kernels import dilated_fusion, pack_taps, prepare_bias, window_attention
+from kernels.problem import AttentionProblem, DilatedProblem
+
+pytestmark = pytest.mark.gpu
+STAGES = [(size, stage) for size in (224, 512) for stage in (1, 2, 3, 4)]
+CONTENDERS = ("triton", "eager", "compiled")
+BATCH = 8
+Call = Callable[[str], Tensor]
+
+
+def measure(
+    benchmark: BenchmarkFixture, call: Call, contender: str, problem: AttentionProblem | DilatedProblem
+) -> None:
+    """`call` takes an impl. GPU work is waited for; bytes and FLOPs are the compulsory ones, whoever runs."""
+    expected = call("reference")
+    run = partial(call, "triton" if contender == "triton" else "reference")
+    if contender == "compiled":
+        run = torch.compile(run)
+    tolerance = 0.02 * float(expected.abs().max())
+    torch.testing.assert_close(run(), expected, rtol=0.02, atol=tolerance)
+
+    def synchronised() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    benchmark.pedantic(synchronised, rounds=50, iterations=4, warmup_rounds=10)
+    seconds = benchmark.stats.stats.median
+    benchmark.extra_info.update(
+        gpu=torch.cuda.get_device_name(),
+        compulsory_bytes=problem.compulsory_bytes,
+        gigabytes_per_second=problem.compulsory_bytes / seconds / 1e9,
+        teraflops=problem.flops / seconds / 1e12,
+    )
+
+
+@pytest.mark.parametrize("contender", CONTENDERS)
+@pytest.mark.parametrize("image_size, stage", STAGES)
+def test_attention(benchmark: BenchmarkFixture, image_size: int, stage: int, contender: str) -> None:
+    size, channels, window = image_size >> stage, 32 << stage, image_size // 16
+    heads, shift = channels // HEAD_DIM, window // 2 if size > window else 0
+    half = {"device": "cuda", "dtype": torch.float16}
+    qkv, table = torch.randn(BATCH, size, size, 3 * channels, **half), torch.randn((2 * window - 1) ** 2, heads, **half)
+    rows = prepare_bias(table, window_size=window, shift_size=shift, scale=HEAD_DIM**-0.5)
+    call = partial(window_attention, qkv, table, num_heads=heads, window_size=window, shift_size=shift, bias_rows=rows)
+    problem = AttentionProblem(BATCH, size, size, heads, HEAD_DIM, window, shift, torch.float16)
+    measure(benchmark, lambda impl: call(impl=impl), contender, problem)
+
+
+@pytest.mark.parametrize("contender", CONTENDERS)
+@pytest.mark.parametrize("image_size, stage", STAGES)
+def test_dilated_fusion(benchmark: BenchmarkFixture, image_size: int, stage: int, contender: str) -> None:
+    size, channels = image_size >> stage, 32 << stage
+    half = {"device": "cuda", "dtype": torch.float16}
+    x, bias = torch.randn(BATCH, size, size, channels, **half), torch.randn(channels, **half)
+    weight = torch.randn(len(DILATIONS), channels, channels, 3, 3, **half) / (27 * channels) ** 0.5
+    call = partial(dilated_fusion, x, weight, bias, dilations=DILATIONS, taps=pack_taps(weight, DILATIONS))
+    problem = DilatedProblem(BATCH, size, size, channels, channels, DILATIONS, torch.float16)
+    measure(benchmark, lambda impl: call(impl=impl), contender, problem)
