@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from deploy.contract import Contract
 from deploy.errors import BuildError
 from deploy.plugins_onnx import name_plugins
+from deploy.simplify import simplify
 from model import MultiTaskResFormer
 from model.inference import for_inference
 from model.outputs import Decoded, DecodedNetwork
@@ -32,7 +33,7 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         self.dtype = dtype
         # Folded in float32 and cast last: casting first would round the batch norms' small variances.
-        network = for_inference(model, "triton" if plugins else "reference")
+        network = for_inference(model, "triton") if plugins else simplify(model)
         self.decoded = DecodedNetwork(network).to(dtype)
         self.eval()
 

@@ -1,0 +1,112 @@
+"""A Swin stage for one map size, its tokens kept in window order."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from deploy.simplify.window_order import WindowGroup, token_order, window_groups
+from kernels import relative_bias
+from model.swin import SwinBlock, SwinStage, WindowAttention
+
+
+class WindowedStage(nn.Module):
+    """The blocks of a stage on `(B, windows, w^2, C)`, between gathers of tokens.
+
+    Proof: norms, linear maps and GELU act on a token alone, and the channel gate takes a mean over all tokens, so a
+    block commutes with any order of the tokens but for its attention, which wants its own windows together. One gather
+    before each block whose windows differ from the last one's, and one at the end, stand for every roll, partition
+    and reverse.
+    """
+
+    def __init__(self, stage: SwinStage, side: int) -> None:
+        """side: of the square map."""
+        super().__init__()
+        self.blocks = nn.ModuleList(WindowedBlock(cast(SwinBlock, block), side) for block in stage)
+        order = torch.arange(side**2)  # token of the map at each place
+        for index, block in enumerate(self.blocks):
+            wanted = token_order(cast(WindowedBlock, block).attention.groups)
+            self.register_buffer(f"gather_{index}", _gather(order, wanted))
+            order = wanted
+        self.register_buffer("gather_back", _gather(order, torch.arange(side**2)))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, side, side, C) to the same shape."""
+        x = tokens.flatten(1, 2)
+        for index, block in enumerate(self.blocks):
+            x = block(_reordered(x, self.get_buffer(f"gather_{index}")))
+        return _reordered(x, self.get_buffer("gather_back")).view(tokens.shape)
+
+
+class WindowedBlock(nn.Module):
+    """`SwinBlock` on tokens in the window order of its own attention."""
+
+    def __init__(self, block: SwinBlock, side: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
+        self.attention = StaticAttention(block.attention, side)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, side^2, C) to the same shape."""
+        tokens = tokens + self.attention(self.norm1(tokens))
+        mixed: Tensor = self.mlp(self.norm2(tokens)[:, None])  # the gate's mean is over axes 1 and 2
+        return tokens + mixed[:, 0]
+
+
+class StaticAttention(nn.Module):
+    """Attention within windows; the shift's mask is added only in windows that the shift wraps."""
+
+    def __init__(self, attention: WindowAttention, side: int) -> None:
+        super().__init__()
+        self.heads, self.window_size = attention.num_heads, attention.window_size
+        shift = attention.shift_size if side > attention.window_size else 0
+        self.groups: list[WindowGroup] = window_groups(side, self.window_size, shift)
+        for index, group in enumerate(self.groups):
+            self.register_buffer(f"mask_{index}", group.mask)
+        self.qkv, self.proj = scaled_query(attention.qkv, attention.scale), attention.proj
+        self.bias_table = attention.bias_table
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, side^2, C) to the same shape."""
+        bias = relative_bias(self.bias_table, self.window_size)
+        batch, _, channels = tokens.shape
+        qkv = self.qkv(tokens).view(batch, -1, self.window_size**2, 3 * channels)  # [B, windows, w^2, 3C]
+        start, outputs = 0, []
+        for index, group in enumerate(self.groups):
+            part = qkv[:, start : start + len(group.windows)]
+            mask = self.get_buffer(f"mask_{index}") if group.mask is not None else None
+            outputs.append(self._attend(part, bias if mask is None else bias + mask))
+            start += len(group.windows)
+        out: Tensor = self.proj(torch.cat(outputs, dim=1).flatten(1, 2))
+        return out
+
+    def _attend(self, qkv: Tensor, bias: Tensor) -> Tensor:
+        """(B, windows, w^2, 3C) to (B, windows, w^2, C)."""
+        windows, tokens = qkv.shape[1:3]
+        heads = qkv.reshape(-1, tokens, 3, self.heads, qkv.shape[3] // (3 * self.heads))
+        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = (query @ key.transpose(-1, -2) + bias).softmax(-1) @ value  # [B * windows, heads, w^2, D]
+        out: Tensor = mixed.transpose(1, 2).reshape(-1, windows, tokens, qkv.shape[3] // 3)
+        return out
+
+
+def scaled_query(qkv: nn.Linear, scale: float) -> nn.Linear:
+    """s (W x + b) = (s W) x + s b in the query's third of the projection."""
+    factor = torch.ones(3, qkv.in_features, dtype=qkv.weight.dtype)
+    factor[0] = scale
+    scaled = deepcopy(qkv)
+    scaled.weight = nn.Parameter(qkv.weight * factor.reshape(-1, 1), requires_grad=False)
+    scaled.bias = nn.Parameter(qkv.bias * factor.reshape(-1), requires_grad=False)
+    return scaled
+
+
+def _gather(order: Tensor, wanted: Tensor) -> Tensor | None:
+    """For each place of `wanted`, where its token lies in `order`; None where nothing moves."""
+    return None if torch.equal(order, wanted) else torch.argsort(order)[wanted]
+
+
+def _reordered(tokens: Tensor, gather: Tensor | None) -> Tensor:
+    return tokens if gather is None else tokens.index_select(1, gather)
