@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kind", required=True)
     parser.add_argument("--folder", type=Path, required=True)
-    for name, default in (("--size", 224), ("--samples", 192), ("--batch-size", 16), ("--workers", 2)):
+    for name, default in (("--size", 224), ("--samples", 128), ("--batch-size", 16), ("--workers", 2)):
         parser.add_argument(name, type=int, default=default)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -23,7 +23,9 @@ from data_pipeline.synthetic import skin
 
 CACHE = Path("build/bench")
 SIZES = {"1024x768": (768, 1024, 24), "3000x2000": (2000, 3000, 8)}  # height, width, files
+SAMPLES = {"1024x768": 128, "3000x2000": 32}  # an epoch, in which the files repeat
 LOADERS = ("dali", "opencv", "opencv-reduced", "pil")
+PREPARED = 512
 ROUNDS = 3
 
 
@@ -64,13 +66,12 @@ def test_loaders(benchmark: Any, source: str) -> None:
     """JPEG files, the same files prepared, and the peers on the files."""
     files = photograph_folder(source)
     prepared = CACHE / f"{source}-prepared"
-    prepare(photographs(files, 192), 224, prepared / "train")
+    prepare(photographs(files, PREPARED), 224, prepared / "train")
     jobs = [*((kind, files) for kind in LOADERS), ("dali-prepared", prepared)]
     rounds: list[dict[str, dict[str, float]]] = []
-    samples = 192 if source == "1024x768" else 64
 
     def alternate() -> None:
-        rounds.append({kind: measure(kind, folder, samples=samples) for kind, folder in jobs})
+        rounds.append({kind: measure(kind, folder, samples=SAMPLES[source]) for kind, folder in jobs})
 
     benchmark.pedantic(alternate, rounds=ROUNDS, iterations=1)
     benchmark.extra_info |= medians(rounds)

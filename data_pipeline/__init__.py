@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from data_pipeline.records import DataError as DataError
     from data_pipeline.records import Dataset as Dataset
     from data_pipeline.records import Record as Record
+    from data_pipeline.records import Split as Split
     from data_pipeline.scan import BadSample as BadSample
     from data_pipeline.scan import drop_bad as drop_bad
     from data_pipeline.scan import open_usable as open_usable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "headers": ("ImageError",),
     "preprocess": ("Preprocessing",),
-    "records": ("DataError", "Dataset", "Record"),
+    "records": ("DataError", "Dataset", "Record", "Split"),
     "scan": ("BadSample", "drop_bad", "open_usable", "scan_samples"),
     "serving": ("Preprocessor", "serialize_serving"),
     "sources": ("open_source",),

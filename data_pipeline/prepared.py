@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,28 @@ class Pixels:
     images: NDArray[np.uint8]
     masks: NDArray[np.uint8]
 
+    def release(self) -> None:
+        """Unmap what was read, so that an epoch does not gather the whole data set as this process's memory.
+
+        It stays in the page cache, and is mapped again when it is read again.
+        """
+        for pixels in (self.images, self.masks):
+            assert isinstance(pixels.base, mmap)
+            pixels.base.madvise(MADV_DONTNEED)
+
     def digest(self, index: int) -> str:
         """Hash of one sample's image and mask."""
         return hashlib.sha256(self.images[index].tobytes() + self.masks[index].tobytes()).hexdigest()
 
 
 def create_pixels(folder: Path, count: int, size: int) -> Pixels:
-    """New arrays of `count` samples, or those already in `folder`, open for writing."""
+    """New arrays of `count` samples, or those already in `folder` if they are of that shape, open for writing."""
     shapes = {IMAGES: (count, size, size, 3), MASKS: (count, MASK_SCALE * size, MASK_SCALE * size, 1)}
     open_map: Callable[..., NDArray[np.uint8]] = np.lib.format.open_memmap
     maps = []
     for name, shape in shapes.items():
-        mode = "r+" if (folder / name).is_file() else "w+"
-        maps.append(open_map(folder / name, mode=mode, dtype=np.uint8, shape=shape))
+        fits = (folder / name).is_file() and np.load(folder / name, mmap_mode="r").shape == shape
+        maps.append(open_map(folder / name, mode="r+" if fits else "w+", dtype=np.uint8, shape=shape))
     return Pixels(*maps)
 
 

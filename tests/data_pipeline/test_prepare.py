@@ -72,6 +72,13 @@ def test_a_changed_file_is_decoded_again(source: Dataset, tmp_path: Path) -> Non
     assert prepare(source, 48, tmp_path) == 1
 
 
+def test_another_number_or_size_starts_anew(source: Dataset, tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    for count, size in ((11, 48), (19, 48), (19, 40)):
+        assert prepare(replace(source, records=source.records[:count]), size, folder) == count
+        assert len(open_prepared(tmp_path, "train", None).records) == count
+
+
 def test_damaged_pixels_are_noticed_and_repaired(source: Dataset, tmp_path: Path) -> None:
     folder = tmp_path / "train"
     prepare(source, 48, folder)
