@@ -21,7 +21,8 @@ _INT32 = {"height": "i32", "width": "i32", "num_heads": "i32", "shift": "i32"}
 class Preset:
     """A preset of `model.PRESETS`: channels of its first stage, doubled by each of the next three.
 
-    trains: the backward kernels are compiled ahead of time too; a training run compiles its own at the first step.
+    trains: what only training uses, bfloat16 and the backward kernels, is compiled ahead of time too. Engines are built
+        in float16, and Triton compiles whatever else is launched at its first call.
     """
 
     name: str
@@ -86,10 +87,10 @@ def dilated_fusion(
 
 
 def shipped() -> list[Configuration]:
-    """What the presets launch in both half precisions, each configuration once."""
+    """What the presets launch in half precision, each configuration once."""
     unique: dict[str, Configuration] = {}
     for dtype in (torch.float16, torch.bfloat16):
-        for preset in PRESETS:
+        for preset in (preset for preset in PRESETS if preset.trains or dtype == torch.float16):
             for one in (*_attentions(preset, dtype), *_dfes(preset, dtype)):
                 known = unique.get(one.name)
                 unique[one.name] = replace(one, serves=f"{known.serves}, {one.serves}") if known else one

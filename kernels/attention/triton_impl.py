@@ -27,12 +27,15 @@ class Tiles:
 
 def choose_tiles(window_size: int, dtype: torch.dtype, backward: bool = False) -> Tiles:
     """128 queries read the K and V of a 14-window twice where 64 read them four times; in a smaller window they would
-    be mostly padding. The backward kernels hold two score tiles, which leaves registers for 64; float32 has no tensor
-    cores here and spreads over twice the warps."""
+    be mostly padding, and two warps load 32 keys of 16 dims 16 bytes a thread where four load 8. The backward kernels
+    hold two score tiles, which leaves registers for 64; float32 has no tensor cores here and spreads over twice the
+    warps."""
     if window_size == 4:
         return Tiles(16, 16, 1, 2)
-    if window_size <= 8 or backward:
+    if backward:
         return Tiles(64, 32, 4, 2)
+    if window_size <= 8:
+        return Tiles(64, 32, 4 if dtype == torch.float32 else 2, 2)
     return Tiles(128, 32, 8 if dtype == torch.float32 else 4, 2)
 
 

@@ -81,7 +81,7 @@ def test_inputs_load_sixteen_bytes_at_a_time(forward: list[Row]) -> None:
     """The bias vector of the convolution is the one thing that may load less."""
     for row in forward:
         widths = {kind for kind in row["memory_instructions"] if kind.startswith(("LDG ", "LDGSTS "))}
-        assert widths == ({"LDG 16", "LDGSTS 16"} if row["kernel"] == "attention_forward" else {"LDGSTS 16", "LDG 8"})
+        assert widths == ({"LDG 16", "LDGSTS 16"} if row["kernel"] == "attention_forward" else {"LDGSTS 16", "LDG 4"})
 
 
 def test_instructions_a_tensor_instruction_of_the_main_loop(forward: list[Row]) -> None:
