@@ -5,9 +5,11 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from data_pipeline.preprocess import Preprocessing
 
+BITS_PER_SAMPLE = 258
 SIXTEEN_BITS = ("I;16", "I;16B", "I")
 
 
@@ -23,8 +25,14 @@ def reference_decode(data: bytes) -> NDArray[np.float64]:
     with Image.open(io.BytesIO(data)) as opened:
         image = ImageOps.exif_transpose(opened)
         if image.mode in SIXTEEN_BITS:
-            return np.repeat(np.asarray(image, np.float64)[..., None] / 65535, 3, axis=2)
+            return np.repeat(np.asarray(image, np.float64)[..., None] / _white(opened), 3, axis=2)
         return np.asarray(image.convert("RGB"), np.float64) / 255
+
+
+def _white(image: Image.Image) -> int:
+    """Largest level of a deep grey file: PIL opens a TIFF of 12 bits as one of 16 and keeps its levels."""
+    bits = image.tag_v2.get(BITS_PER_SAMPLE, (16,))[0] if isinstance(image, TiffImageFile) else 16
+    return int(2**bits - 1)
 
 
 def reference_resize(image: NDArray[np.float64], size: int) -> NDArray[np.float64]:

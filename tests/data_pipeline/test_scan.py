@@ -5,10 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
 
-from data_pipeline import DataError, Dataset, Preprocessing, TrainingLoader, drop_bad, scan_samples
+from data_pipeline import (
+    DataError,
+    Dataset,
+    Preprocessing,
+    Preprocessor,
+    Record,
+    TrainingLoader,
+    drop_bad,
+    scan_samples,
+)
 from data_pipeline import scan as scan_module
+from tests.data_pipeline.kinds import BAD, JPEG, KINDS
 from tests.data_pipeline.samples import blob, make_dataset, picture
 
 
@@ -27,12 +38,12 @@ def broken(tmp_path: Path) -> Dataset:
     return data
 
 
-BAD = (3, 8, 17, 18, 38)
+BROKEN = (3, 8, 17, 18, 38)
 
 
 def test_every_bad_sample_is_reported_at_once_with_its_reason(broken: Dataset, tmp_path: Path) -> None:
     found = scan_samples(broken, cache=tmp_path)
-    assert [sample.record for sample in found] == [broken.records[i] for i in BAD]
+    assert [sample.record for sample in found] == [broken.records[i] for i in BROKEN]
     reasons = [sample.reason for sample in found]
     assert "could not be decoded" in reasons[0]
     assert reasons[1] == "image: the image is empty (0 bytes)"
@@ -75,3 +86,34 @@ def test_a_class_more_changes_the_answer(broken: Dataset, tmp_path: Path) -> Non
     scan_samples(broken, cache=tmp_path)
     wider = replace(broken, seg_classes=("background", "blob", "ring"))
     assert len(scan_samples(wider, cache=tmp_path)) == 4
+
+
+def test_each_kind_of_file_is_trained_on_as_it_is_served(spec: Preprocessing, tmp_path: Path) -> None:
+    serve = Preprocessor(spec)
+    served = {kind: serve(make()) for kind, make in KINDS.items()}
+    data = dataset_of({kind: make() for kind, make in KINDS.items()}, tmp_path)
+    good, bad = drop_bad(data, skip_bad=False, cache=tmp_path)
+    assert (len(good.records), bad) == (len(KINDS), ())
+    plain, augmented = (
+        list(TrainingLoader(good, spec, batch_size=4, augment=augment, shuffle=False, seed=0))
+        for augment in (False, True)
+    )
+    for image, kind in zip(torch.cat([batch.image for batch in plain]), KINDS, strict=True):
+        np.testing.assert_array_equal(image.numpy(), served[kind], err_msg=kind)
+    assert all(torch.isfinite(batch.image).all() for batch in augmented)
+
+
+def test_each_kind_of_bad_file_is_found_before_training(tmp_path: Path) -> None:
+    data = dataset_of({**BAD, "good": JPEG}, tmp_path)
+    assert {sample.record.image.name for sample in scan_samples(data, cache=tmp_path)} == set(BAD)
+
+
+def dataset_of(files: dict[str, bytes], folder: Path) -> Dataset:
+    """A record a file, with a mask of the size that the file decodes to (any size for a bad one)."""
+    records = []
+    for kind, content in files.items():
+        (folder / kind).write_bytes(content)
+        size = (110, 75) if kind in BAD else ImageOps.exif_transpose(Image.open(folder / kind)).size
+        Image.fromarray(blob(size[1], size[0])).save(folder / f"{kind}.mask.png")
+        records.append(Record(folder / kind, folder / f"{kind}.mask.png", (1,)))
+    return Dataset("kinds", tuple(records), ("background", "blob"), ("one",))
