@@ -66,10 +66,18 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write atomically: matrices and kernels as fp16, vectors (norms, biases, running statistics) as they are."""
     tensors = {name: _on_disk(tensor) for name, tensor in checkpoint.state.items()}
-    metadata = {"format": FORMAT, "info": json.dumps(asdict(checkpoint.info))}
+    write_tensors(path, tensors, {"format": FORMAT, "info": json.dumps(asdict(checkpoint.info))})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """A safetensors file, whole or not at all: CheckpointError (a full disk) leaves an older file as it is."""
     temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, metadata=metadata)
-    temporary.replace(path)
+    try:
+        save_file(tensors, temporary, metadata=metadata)
+        temporary.replace(path)
+    except (SafetensorError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"cannot write {path} ({_one_line(error)}); an older one is left as it was") from None
 
 
 def _on_disk(tensor: Tensor) -> Tensor:

@@ -14,11 +14,11 @@ BATCH = 8
 
 def score_network(model: MultiTaskResFormer, dataset: Dataset, spec: Preprocessing) -> dict[str, float]:
     """`TaskScores` of `model` over `dataset`; the network is left in evaluation mode."""
-    decoded = DecodedNetwork(model).eval()
+    decoded, device = DecodedNetwork(model).eval(), next(model.parameters()).device
     scores = TaskScores(dataset.seg_classes, dataset.labels)
     loader = TrainingLoader(dataset, spec, batch_size=BATCH, augment=False, shuffle=False, seed=0)
     with torch.inference_mode():
         for batch in loader:
-            mask, class_probs, _ = decoded(batch.image)
-            scores.update(mask, class_probs, batch.mask, batch.labels)
+            mask, class_probs, _ = decoded(batch.image.to(device))
+            scores.update(mask.cpu(), class_probs.cpu(), batch.mask.cpu(), batch.labels)
     return scores.compute()

@@ -13,7 +13,9 @@ from rich.console import Console
 from data_pipeline import DataError, Dataset, open_usable
 from model.checkpoint import CheckpointError, CheckpointInfo
 from model.config import PRESETS
-from model.training.trainer import Trainer, TrainingError, TrainingOptions
+from model.training.options import TrainingError, TrainingOptions
+from model.training.pretrained import load_pretrained
+from model.training.trainer import Trainer
 
 EXAMPLES = """examples:
   python -m model.train --data synthetic:skin --preset tiny --output build/skin
@@ -36,12 +38,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=150)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="first rate; decays to 0 (power 0.9)")
+    parser.add_argument("--classification-weight", type=float, default=0.25, help="of the label loss beside the mask's")
+    parser.add_argument("--pretrained", metavar="FILE_OR_URL", help="first weights: ImageNet ResNet34, or a checkpoint")
     parser.add_argument("--samples", type=int, help="training images (default: all the source has)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", action="store_true", help="go on after the last finished epoch in --output")
+    parser.add_argument("--resume", action="store_true", help="go on where the run in --output was saved last")
     parser.add_argument("--skip-bad", action="store_true", help="train without the samples that cannot be used")
     options = parser.parse_args(arguments)
-    for name in ("epochs", "batch_size", "learning_rate", "samples"):
+    for name in ("epochs", "batch_size", "learning_rate", "classification_weight", "samples"):
         value = getattr(options, name)
         if value is not None and value <= 0:
             parser.error(f"--{name.replace('_', '-')} must be positive, got {value}")
@@ -63,10 +67,18 @@ def train(options: argparse.Namespace, console: Console) -> None:
     validation = open_usable(options.data, "validation", **opening)
     options.output.mkdir(parents=True, exist_ok=True)
     info = checkpoint_info(options.preset, options.data, data, options.seed)
-    settings = TrainingOptions(options.epochs, options.batch_size, options.learning_rate, options.seed)
+    settings = TrainingOptions(
+        options.epochs,
+        options.batch_size,
+        options.learning_rate,
+        options.seed,
+        classification_weight=options.classification_weight,
+    )
     trainer = Trainer(info, data, validation, settings, options.output)
     if options.resume:
         trainer.resume()
+    elif options.pretrained:
+        console.print(load_pretrained(trainer.learner.network, options.pretrained))
     best = trainer.run(console)
     console.print(f"best: {', '.join(f'{name} {value:.4f}' for name, value in best.items() if '/' not in name)}")
     console.print(f"wrote {options.output / 'best.safetensors'}")

@@ -2,129 +2,133 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+import math
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
-from data_pipeline import Dataset, Preprocessing, TrainingLoader
+from data_pipeline import Batch, Dataset, Preprocessing, TrainingLoader
 from model.checkpoint import Checkpoint, CheckpointError, CheckpointInfo, save_checkpoint
 from model.evaluation import score_network
-from model.network import build_model
-from model.training.losses import MultiTaskLoss, balanced_weights
+from model.training.history import Row, write_history
+from model.training.interrupt import Interrupt
+from model.training.learner import Learner
+from model.training.losses import balanced_weights
+from model.training.options import TrainingError, TrainingOptions
+from model.training.processes import Processes
 from model.training.state import load_state, save_state
 
-BETAS = (0.9, 0.999)
-WEIGHT_DECAY = 3e-5
-POLYNOMIAL_POWER = 0.9
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """What may be chosen; a resumed run must choose the same. learning_rate is the first, it decays to 0."""
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    seed: int
-
-
-class TrainingError(Exception):
-    """Training cannot go on; one line that says why."""
+SAVE_EVERY = 300.0  # seconds: at most this much is lost when the machine goes down
 
 
 class Trainer:
-    """Trains one network; `run` leaves `best.safetensors`, `last.safetensors` and `history.csv` in `output`."""
+    """Trains one network; `run` leaves best.safetensors, last.safetensors (to resume), history.csv and curves.png."""
 
     def __init__(
         self, info: CheckpointInfo, train: Dataset, validation: Dataset, options: TrainingOptions, output: Path
     ) -> None:
-        torch.manual_seed(options.seed)
+        """Raises TrainingError where the processes cannot share the batches."""
+        self.processes = Processes.join()
         self.info, self.validation, self.options, self.output = info, validation, options, output
-        spec = Preprocessing(info.config.image_size, info.mean, info.std)
-        self.loader = TrainingLoader(
-            train, spec, batch_size=options.batch_size, augment=True, shuffle=True, seed=options.seed
+        self.loader = _open_loader(train, info, options, self.processes)
+        self.learner = Learner(
+            info.config, balanced_weights([r.labels for r in train.records]), options, self.processes
         )
-        # Convolutions on a CPU are faster channels last, and the attention's token layout is then a view.
-        self.model = build_model(info.config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.loss = MultiTaskLoss(info.config.seg_channels, balanced_weights([r.labels for r in train.records]))
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=options.learning_rate, betas=BETAS, weight_decay=WEIGHT_DECAY
-        )
+        self.losses: list[float] = []  # of the epoch that runs
+        self.history: list[Row] = []
         self.best: dict[str, float] = {}
 
     def resume(self) -> None:
-        """Go on after the last finished epoch in `output`; raises CheckpointError for another run's state."""
+        """Go on where `output` was saved last; raises CheckpointError for another run's state."""
         path = self.output / "last.safetensors"
         if not path.is_file():
             raise CheckpointError(f"--resume needs {path}, which does not exist; leave --resume out to start anew")
-        place = load_state(path, self.model, self.optimizer)
+        place = load_state(path, self.learner)
         if place["options"] != asdict(self.options):
             raise CheckpointError(f"{path} was trained with {place['options']}; give the same options to resume it")
         self.loader.load_state_dict(place["loader"])
-        self.best = place["best"]
+        self.losses, self.history, self.best = place["losses"], place["history"], place["best"]
 
     def run(self, console: Console) -> dict[str, float]:
-        """Train until the last epoch; returns the best epoch's validation scores."""
-        with Progress(console=console) as progress:
+        """Train until the last epoch; returns the best epoch's validation scores.
+
+        Raises KeyboardInterrupt, with the state saved, after the step in which Ctrl-C came.
+        """
+        steps = self.options.epochs * len(self.loader)
+        with Progress(console=console, disable=self.processes.rank > 0) as progress, Interrupt() as interrupt:
+            task = progress.add_task("training", total=steps)
             while self.loader.epoch < self.options.epochs:
-                epoch = self.loader.epoch
-                task = progress.add_task(f"epoch {epoch + 1}/{self.options.epochs}", total=len(self.loader))
-                losses = []
-                for loss in self._epoch(epoch):
-                    losses.append(loss)
-                    progress.update(task, advance=1, description=f"epoch {epoch + 1}/{self.options.epochs} {loss:.3f}")
-                progress.remove_task(task)
-                self._finish_epoch(epoch, sum(losses) / len(losses), progress.console)
+                self._epoch(steps, interrupt, progress, task)
+                self._finish_epoch(progress.console)
+                if self.processes.any(interrupt.requested):
+                    raise KeyboardInterrupt
         return self.best
 
-    def _epoch(self, epoch: int) -> Iterator[float]:
-        """One pass over the training data; yields each step's loss."""
-        self.model.train()
-        steps = len(self.loader)
-        for step, batch in enumerate(self.loader):
-            done = (epoch * steps + step) / (self.options.epochs * steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.options.learning_rate * (1 - done) ** POLYNOMIAL_POWER
-            image = batch.image.contiguous(memory_format=torch.channels_last)
-            loss = self.loss(self.model(image), batch.mask, batch.labels)
-            if not torch.isfinite(loss):
-                names = [self.loader.dataset.records[int(i)].image.name for i in batch.index]
-                raise TrainingError(
-                    f"the loss became {loss.item()} on {', '.join(names)}; check them or lower the rate"
-                )
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
-            yield loss.item()
+    def _epoch(self, steps: int, interrupt: Interrupt, progress: Progress, task: TaskID) -> None:
+        """What is left of one pass over the training data."""
+        first, saved = self.loader.epoch * len(self.loader) + self.loader.position, time.monotonic()
+        for number, batch in enumerate(self.loader, first):
+            self.losses.append(self.learner.step(batch, number, steps))
+            if not math.isfinite(self.losses[-1]):
+                raise TrainingError(f"the loss became NaN on {self._names(batch)}; check them or lower the rate")
+            text = f"epoch {number // len(self.loader) + 1}/{self.options.epochs}, loss {self.losses[-1]:.3f}"
+            progress.update(task, completed=number + 1, description=text)
+            if self.loader.position == 0:  # the epoch's last batch: validation comes before the next state
+                return
+            stop = self.processes.any(interrupt.requested)
+            if stop or time.monotonic() - saved > SAVE_EVERY:
+                self._save()
+                saved = time.monotonic()
+            if stop:
+                raise KeyboardInterrupt
 
-    def _finish_epoch(self, epoch: int, loss: float, console: Console) -> None:
-        scores = score_network(self.model, self.validation, self.loader.spec)
-        console.print(
-            f"epoch {epoch + 1}: loss {loss:.4f}, validation Dice {scores['dice']:.4f}, AUC {scores.get('auc', 0):.4f}"
-        )
-        self._log({"epoch": epoch + 1, "loss": loss, **scores})
+    def _names(self, batch: Batch) -> str:
+        return ", ".join(self.loader.dataset.records[int(i)].image.name for i in batch.index)
+
+    def _finish_epoch(self, console: Console) -> None:
+        """Validate the averaged weights, keep them if they are the best so far, write what is known."""
+        epoch, loss = self.loader.epoch, sum(self.losses) / len(self.losses)
+        self.losses = []
+        if self.processes.rank > 0:
+            return
+        scores = score_network(self.learner.averaged, self.validation, self.loader.spec)
+        shown = ", ".join(f"{name} {scores[name]:.4f}" for name in ("dice", "auc") if name in scores)
+        console.print(f"epoch {epoch}: loss {loss:.4f}, validation {shown}")
+        self.history.append({"epoch": epoch, "loss": loss, **scores})
         if selection_score(scores) > selection_score(self.best):
             self.best = scores
-            training: dict[str, Any] = {**self.info.training, "epoch": epoch + 1, "validation": scores}
-            info = replace(self.info, training=training)
-            save_checkpoint(self.output / "best.safetensors", Checkpoint(info, self.model.state_dict()))
-        place = {"options": asdict(self.options), "loader": self.loader.state_dict(), "best": self.best}
-        save_state(self.output / "last.safetensors", self.model, self.optimizer, place)
+            info = replace(self.info, training={**self.info.training, "epoch": epoch, "validation": scores})
+            save_checkpoint(self.output / "best.safetensors", Checkpoint(info, self.learner.averaged.state_dict()))
+        write_history(self.history, self.output)
+        self._save()
 
-    def _log(self, row: dict[str, float]) -> None:
-        path = self.output / "history.csv"
-        is_new = row["epoch"] == 1
-        with path.open("w" if is_new else "a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
+    def _save(self) -> None:
+        if self.processes.rank == 0:
+            place = {"options": asdict(self.options), "loader": self.loader.state_dict(), "losses": self.losses}
+            place |= {"history": self.history, "best": self.best}
+            save_state(self.output / "last.safetensors", self.learner, place)
+
+
+def _open_loader(
+    train: Dataset, info: CheckpointInfo, options: TrainingOptions, processes: Processes
+) -> TrainingLoader:
+    """This process's share of every joint batch; the shares are equal, so up to count - 1 samples are left out."""
+    count = processes.count
+    if options.batch_size % count or len(train.records) < count:
+        raise TrainingError(f"--batch-size must be a multiple of the {count} processes, got {options.batch_size}")
+    return TrainingLoader(
+        replace(train, records=train.records[: len(train.records) // count * count]),
+        Preprocessing(info.config.image_size, info.mean, info.std),
+        batch_size=options.batch_size // count,
+        augment=True,
+        shuffle=True,
+        seed=options.seed,
+        shard=(processes.rank, count),
+        device="gpu" if processes.device.type == "cuda" else "cpu",
+    )
 
 
 def selection_score(scores: dict[str, float]) -> float:

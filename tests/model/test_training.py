@@ -13,7 +13,8 @@ from data_pipeline import Dataset, open_source
 from model import Prediction, evaluate, train
 from model.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
 from model.training.losses import MultiTaskLoss, balanced_weights
-from model.training.trainer import Trainer, TrainingError, TrainingOptions
+from model.training.options import TrainingError, TrainingOptions
+from model.training.trainer import Trainer
 from tests.networks import SMALLEST
 
 QUIET = Console(quiet=True)
@@ -72,7 +73,7 @@ def test_resuming_something_else_is_refused(data: Dataset, tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match="give the same options"):
         trainer(data, tmp_path).resume()
     other = trainer(data, tmp_path, short)
-    other.model.decoder.classify = torch.nn.Conv2d(8, 2, 1)
+    other.learner.network.decoder.classify = torch.nn.Conv2d(8, 2, 1)
     with pytest.raises(CheckpointError, match="another preset or data"):
         other.resume()
     (tmp_path / "last.safetensors").write_bytes(b"nonsense")
@@ -82,8 +83,8 @@ def test_resuming_something_else_is_refused(data: Dataset, tmp_path: Path) -> No
 
 def test_a_loss_that_is_not_finite_stops_with_the_files(data: Dataset, tmp_path: Path) -> None:
     broken = trainer(data, tmp_path)
-    torch.nn.init.constant_(broken.model.head.classify[1].bias, float("nan"))
-    with pytest.raises(TrainingError, match=r"the loss became nan on .*jpg"):
+    torch.nn.init.constant_(broken.learner.network.head.classify[1].bias, float("nan"))
+    with pytest.raises(TrainingError, match=r"the loss became NaN on .*jpg"):
         broken.run(QUIET)
 
 

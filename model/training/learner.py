@@ -1,0 +1,98 @@
+"""The network with its optimiser and its running average: one step a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from data_pipeline import Batch
+from model.config import ModelConfig
+from model.network import MultiTaskResFormer, Prediction, build_model
+from model.training.losses import MultiTaskLoss
+from model.training.options import TrainingOptions
+from model.training.processes import Processes
+
+BETAS = (0.9, 0.999)
+WEIGHT_DECAY = 3e-5
+POLYNOMIAL_POWER = 0.9
+GRADIENT_NORM = 1.0
+AVERAGE_DECAY = 0.999
+
+
+class Learner:
+    """`step` changes `network`; `averaged` is what is validated and kept."""
+
+    def __init__(
+        self, config: ModelConfig, label_weights: Tensor, options: TrainingOptions, processes: Processes
+    ) -> None:
+        torch.manual_seed(options.seed)
+        self.options, self.processes = options, processes
+        network: nn.Module = build_model(config)
+        if processes.count > 1 and processes.device.type == "cuda":  # PyTorch has no synchronised one for CPUs
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        # Convolutions on a CPU are faster channels last, and the attention's token layout is then a view.
+        self.network = network.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = AveragedModel(self.network, multi_avg_fn=_average, use_buffers=True)
+        self.loss = MultiTaskLoss(
+            config.seg_channels,
+            label_weights,
+            segmentation_weight=options.segmentation_weight,
+            classification_weight=options.classification_weight,
+        ).to(processes.device)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=options.learning_rate, betas=BETAS, weight_decay=WEIGHT_DECAY
+        )
+        self.spread = processes.spread(self.network)
+
+    @property
+    def averaged(self) -> MultiTaskResFormer:
+        """The network with the running average of the weights of all steps so far."""
+        network = self.average.module
+        assert isinstance(network, MultiTaskResFormer)
+        return network
+
+    def step(self, batch: Batch, number: int, steps: int) -> float:
+        """Step `number` of `steps`; returns the loss.
+
+        Where the loss or a gradient is not finite, NaN is returned and the weights stay.
+        """
+        # A step's randomness (drop-path) depends on nothing but its number, so that a resumed run draws the same.
+        seed = np.random.SeedSequence((self.options.seed, number, self.processes.rank)).generate_state(1)[0]
+        torch.manual_seed(int(seed))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.options.learning_rate * (1 - number / steps) ** POLYNOMIAL_POWER
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
+        if not torch.isfinite(loss + norm):
+            return float("nan")
+        self.optimizer.step()
+        self.average.update_parameters(self.network)
+        return loss.item()
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """The loss of the joint batch of all processes."""
+        device, joint = self.processes.device, self.processes.joint
+        image = batch.image.to(device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            prediction = self.spread(image)
+        logits = Prediction(joint(prediction.segmentation), joint(prediction.classification))
+        loss: Tensor = self.loss(logits, joint(batch.mask.to(device)), joint(batch.labels.to(device)))
+        return loss
+
+
+@torch.no_grad()
+def _average(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+    """Exponential moving average; over the last tenth of the steps as long as those are few."""
+    decay = min(AVERAGE_DECAY, (1 + int(count)) / (10 + int(count)))
+    for old, new in zip(averaged, current, strict=True):
+        if old.is_floating_point():
+            old.lerp_(new, 1 - decay)
+        else:  # batch norm's count of batches
+            old.copy_(new)
