@@ -12,14 +12,15 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from bench.kernels.stages import DILATIONS, HEAD_DIM
-from kernels import dilated_fusion, pack_taps, prepare_bias, window_attention
+from kernels import Impl, dilated_fusion, pack_taps, prepare_bias, window_attention
 from kernels.problem import AttentionProblem, DilatedProblem
 
 pytestmark = pytest.mark.gpu
 STAGES = [(size, stage) for size in (224, 512) for stage in (1, 2, 3, 4)]
 CONTENDERS = ("triton", "eager", "compiled")
 BATCH = 8
-Call = Callable[[str], Tensor]
+Call = Callable[[Impl], Tensor]
+half = partial(torch.randn, device="cuda", dtype=torch.float16)
 
 
 def measure(
@@ -27,7 +28,7 @@ def measure(
 ) -> None:
     """`call` takes an impl. GPU work is waited for; bytes and FLOPs are the compulsory ones, whoever runs."""
     expected = call("reference")
-    run = partial(call, "triton" if contender == "triton" else "reference")
+    run: Callable[[], Tensor] = partial(call, "triton" if contender == "triton" else "reference")
     if contender == "compiled":
         run = torch.compile(run)
     tolerance = 0.02 * float(expected.abs().max())
@@ -37,7 +38,10 @@ def measure(
         run()
         torch.cuda.synchronize()
 
-    benchmark.pedantic(synchronised, rounds=50, iterations=4, warmup_rounds=10)
+    benchmark.pedantic(  # type: ignore[no-untyped-call]
+        synchronised, rounds=50, iterations=4, warmup_rounds=10
+    )
+    assert benchmark.stats is not None
     seconds = benchmark.stats.stats.median
     benchmark.extra_info.update(
         gpu=torch.cuda.get_device_name(),
@@ -52,8 +56,7 @@ def measure(
 def test_attention(benchmark: BenchmarkFixture, image_size: int, stage: int, contender: str) -> None:
     size, channels, window = image_size >> stage, 32 << stage, image_size // 16
     heads, shift = channels // HEAD_DIM, window // 2 if size > window else 0
-    half = {"device": "cuda", "dtype": torch.float16}
-    qkv, table = torch.randn(BATCH, size, size, 3 * channels, **half), torch.randn((2 * window - 1) ** 2, heads, **half)
+    qkv, table = half(BATCH, size, size, 3 * channels), half((2 * window - 1) ** 2, heads)
     rows = prepare_bias(table, window_size=window, shift_size=shift, scale=HEAD_DIM**-0.5)
     call = partial(window_attention, qkv, table, num_heads=heads, window_size=window, shift_size=shift, bias_rows=rows)
     problem = AttentionProblem(BATCH, size, size, heads, HEAD_DIM, window, shift, torch.float16)
@@ -64,9 +67,8 @@ def test_attention(benchmark: BenchmarkFixture, image_size: int, stage: int, con
 @pytest.mark.parametrize("image_size, stage", STAGES)
 def test_dilated_fusion(benchmark: BenchmarkFixture, image_size: int, stage: int, contender: str) -> None:
     size, channels = image_size >> stage, 32 << stage
-    half = {"device": "cuda", "dtype": torch.float16}
-    x, bias = torch.randn(BATCH, size, size, channels, **half), torch.randn(channels, **half)
-    weight = torch.randn(len(DILATIONS), channels, channels, 3, 3, **half) / (27 * channels) ** 0.5
+    x, bias = half(BATCH, size, size, channels), half(channels)
+    weight = half(len(DILATIONS), channels, channels, 3, 3) / (27 * channels) ** 0.5
     call = partial(dilated_fusion, x, weight, bias, dilations=DILATIONS, taps=pack_taps(weight, DILATIONS))
     problem = DilatedProblem(BATCH, size, size, channels, channels, DILATIONS, torch.float16)
     measure(benchmark, lambda impl: call(impl=impl), contender, problem)
