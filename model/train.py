@@ -15,12 +15,14 @@ from model.checkpoint import CheckpointError, CheckpointInfo
 from model.config import PRESETS
 from model.training.options import TrainingError, TrainingOptions
 from model.training.pretrained import load_pretrained
+from model.training.processes import Processes
 from model.training.trainer import Trainer
 
 EXAMPLES = """examples:
   python -m model.train --data synthetic:skin --preset tiny --output build/skin
   python -m model.train --data folder:my_data --preset paper-224 --epochs 150 --learning-rate 7e-5 --output build/mine
   python -m model.train --data synthetic:skin --preset tiny --output build/skin --resume
+  torchrun --nproc-per-node 2 -m model.train --data folder:my_data --preset paper-224 --output build/mine
 """
 
 
@@ -62,9 +64,12 @@ def checkpoint_info(preset: str, data: str, dataset: Dataset, seed: int) -> Chec
 
 def train(options: argparse.Namespace, console: Console) -> None:
     """Open the data, train, report the best epoch."""
+    processes = Processes.join()
+    console.quiet = processes.rank > 0
     opening = {"skip_bad": options.skip_bad, "seed": options.seed, "report": console.print}
-    data = open_usable(options.data, "train", samples=options.samples, **opening)
-    validation = open_usable(options.data, "validation", **opening)
+    with processes.in_turn():
+        data = open_usable(options.data, "train", samples=options.samples, **opening)
+        validation = open_usable(options.data, "validation", **opening)
     options.output.mkdir(parents=True, exist_ok=True)
     info = checkpoint_info(options.preset, options.data, data, options.seed)
     settings = TrainingOptions(

@@ -33,7 +33,7 @@ class Learner:
         self.options, self.processes = options, processes
         network: nn.Module = build_model(config)
         if processes.count > 1 and processes.device.type == "cuda":  # PyTorch has no synchronised one for CPUs
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         # Convolutions on a CPU are faster channels last, and the attention's token layout is then a view.
         self.network = network.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(self.network, multi_avg_fn=_average, use_buffers=True)
@@ -68,7 +68,7 @@ class Learner:
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.processes.backward(loss)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
         if not torch.isfinite(loss + norm):
             return float("nan")

@@ -1,15 +1,19 @@
 """Training on a few real files: it learns, resumes to the bit, and stops where it must."""
 
 import csv
+import resource
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from data_pipeline import Dataset, open_source
+from data_pipeline import Batch, Dataset, open_source
 from model import Prediction, evaluate, train
 from model.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
 from model.training.losses import MultiTaskLoss, balanced_weights
@@ -32,37 +36,76 @@ def trainer(data: Dataset, output: Path, options: TrainingOptions = OPTIONS) -> 
     return Trainer(info, data, data, options, output)
 
 
-class InterruptedRunError(Exception):
-    pass
+@pytest.fixture(scope="module")
+def whole(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """An uninterrupted run."""
+    run = trainer(data, tmp_path_factory.mktemp("whole"))
+    run.run(QUIET)
+    return run
 
 
-def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
-    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("steps", [2, 3], ids=["after an epoch", "in the middle of an epoch"])
+def test_a_run_stopped_by_ctrl_c_and_resumed_ends_with_the_weights_of_an_uninterrupted_one(
+    steps: int, whole: Trainer, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = trainer(data, tmp_path / "whole")
-    whole.run(QUIET)
-    first = trainer(data, tmp_path / "parts")
-    finish = first._finish_epoch
+    first = trainer(data, tmp_path)
+    step = first.learner.step
 
-    def finish_then_stop(*arguments: object) -> None:
-        finish(*arguments)  # type: ignore[arg-type]
-        raise InterruptedRunError
+    def step_then_ctrl_c(batch: Batch, number: int, total: int) -> float:
+        if number == steps - 1:
+            signal.raise_signal(signal.SIGINT)
+        return step(batch, number, total)
 
-    monkeypatch.setattr(first, "_finish_epoch", finish_then_stop)
-    with pytest.raises(InterruptedRunError):
+    monkeypatch.setattr(first.learner, "step", step_then_ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
         first.run(QUIET)
-    second = trainer(data, tmp_path / "parts")
+    second = trainer(data, tmp_path)
     second.resume()
+    assert second.loader.epoch * len(second.loader) + second.loader.position == steps
     second.run(QUIET)
-    expected = load_file(tmp_path / "whole" / "last.safetensors")
-    found = load_file(tmp_path / "parts" / "last.safetensors")
+    expected, found = (load_file(output / "last.safetensors") for output in (whole.output, tmp_path))
     assert not [name for name, tensor in expected.items() if not torch.equal(tensor, found[name])]
-    for folder in ("whole", "parts"):
-        rows = list(csv.DictReader((tmp_path / folder / "history.csv").open()))
-        assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert (tmp_path / "history.csv").read_text() == (whole.output / "history.csv").read_text()
+
+
+def test_what_a_run_leaves(whole: Trainer) -> None:
+    rows = list(csv.DictReader((whole.output / "history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
-    best = load_checkpoint(tmp_path / "whole" / "best.safetensors")
+    best = load_checkpoint(whole.output / "best.safetensors")
     assert best.info.training["validation"] == whole.best
+    assert Image.open(whole.output / "curves.png").width > 500
+    events = EventAccumulator(str(whole.output / "tensorboard"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx([float(row["loss"]) for row in rows])
+
+
+def test_a_disk_that_fills_while_saving_keeps_the_previous_state(whole: Trainer) -> None:
+    path = whole.output / "last.safetensors"
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # the kernel refuses the rest, as of a full disk
+    try:
+        with pytest.raises(CheckpointError, match=r"cannot write .*File too large.*an older one is left as it was"):
+            whole._save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert not list(whole.output.glob("*.tmp"))
+
+
+def test_the_kept_weights_are_the_moving_average_and_gradients_are_clipped(data: Dataset, tmp_path: Path) -> None:
+    run = trainer(data, tmp_path, replace(OPTIONS, classification_weight=1e4))
+    expected = None
+    weight, averaged = run.learner.network.decoder.classify.weight, run.learner.averaged.decoder.classify.weight
+    for number, batch in enumerate(run.loader):
+        run.learner.step(batch, number, 6)
+        grads = [p.grad for p in run.learner.network.parameters() if p.grad is not None]
+        assert float(torch.stack([grad.norm() for grad in grads]).norm()) == pytest.approx(1, abs=1e-4)
+        now = weight.detach().clone()
+        share = 1 if expected is None else 1 - (1 + number) / (10 + number)
+        expected = now if expected is None else expected + share * (now - expected)
+        torch.testing.assert_close(averaged.detach(), expected)
 
 
 def test_resuming_something_else_is_refused(data: Dataset, tmp_path: Path) -> None:

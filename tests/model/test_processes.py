@@ -1,0 +1,60 @@
+"""Several processes under torchrun train the network of one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from data_pipeline import open_source
+from model.checkpoint import CheckpointInfo
+from model.training import trainer as trainer_module
+from model.training.options import TrainingError, TrainingOptions
+from model.training.processes import Processes
+from tests.model.joint_gradients import gradients
+from tests.networks import SMALLEST
+
+ROOT = Path(__file__).parents[2]
+
+
+def small_folder(folder: Path, count: int) -> str:
+    draw = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for index in range(count):
+        Image.fromarray(draw.integers(0, 255, (40, 40, 3), np.uint8)).save(folder / "images" / f"{index}.png")
+        Image.fromarray(draw.integers(0, 2, (40, 40), np.uint8) * 255).save(folder / "masks" / f"{index}.png")
+    (folder / "labels.csv").write_text("image,odd\n" + "".join(f"{index},{index % 2}\n" for index in range(count)))
+    return f"folder:{folder}"
+
+
+def test_two_processes_have_the_gradients_of_one_with_the_joint_batch_and_run_the_command(tmp_path: Path) -> None:
+    source = small_folder(tmp_path / "data", 14)  # 11 to train on: no multiple of the processes
+    script = str(ROOT / "tests" / "model" / "joint_gradients.py")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
+    paths = {"PYTHONPATH": str(ROOT), "PATH": str(Path(sys.executable).parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, str(tmp_path), source], cwd=tmp_path, env=paths, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    expected = gradients(Processes(0, 1, torch.device("cpu")))
+    for rank in (0, 1):
+        found = load_file(tmp_path / f"gradients{rank}.safetensors")
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 3
+    assert done.stdout.count("wrote ") == 1
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = open_source(small_folder(tmp_path / "data", 14), "train", cache=tmp_path / "cache")
+    three = Processes(0, 3, torch.device("cpu"))
+    monkeypatch.setattr(trainer_module.Processes, "join", lambda: three)
+    info = CheckpointInfo(SMALLEST, data.seg_classes, data.labels, "folder")
+    with pytest.raises(TrainingError, match="must be a multiple of the 3 processes, got 8"):
+        trainer_module.Trainer(info, data, data, TrainingOptions(1, 8, 1e-3, 0), tmp_path)
