@@ -31,7 +31,8 @@ class Preprocessor:
         except RuntimeError as error:
             # a pipeline that has failed once fails for ever; a new one costs about as much as decoding one image
             self._pipeline = self._build()
-            raise ImageError("the image is damaged or of an unsupported kind: it could not be decoded") from error
+            message = "the image is damaged or of an unsupported kind: it could not be decoded"
+            raise ImageError(message, "damaged") from error
         return np.array(np.from_dlpack(images.as_tensor())[0])
 
     def _build(self) -> Pipeline:

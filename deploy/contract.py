@@ -12,6 +12,9 @@ from typing import Any
 
 PIPELINE_MODEL = "resformer"
 NETWORK_MODEL = "resformer_network"
+PROBE_ID = "probe"  # the id of the supervisor's own requests, which the log leaves out
+# Request header of a token: over HTTP "Authorization: Bearer TOKEN", over gRPC this one, which the server checks itself.
+GRPC_TOKEN_HEADER = "triton-grpc-protocol-resformer-token"
 
 
 @dataclass(frozen=True)

@@ -8,22 +8,35 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.server import Server, ServerError, ServerOptions, Supervisor
+from deploy.server import Server, ServerError, ServerOptions, Supervisor, Tls
 from deploy.server.log import log_event, log_server_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0 after SIGTERM or Ctrl-C, 1 where the server cannot start or be kept answering, 2 for usage."""
     choices = parse_arguments(arguments)
-    options = ServerOptions(choices.address, choices.http_port, choices.grpc_port, choices.metrics_port, choices.tuning)
     # Both signals raise KeyboardInterrupt, so that a stop during the start is orderly too; a second one stops draining.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        server = Server(choices.repository, options, log_server_line)
+        server = Server(choices.repository, server_options(choices), log_server_line)
         return run(server)
-    except ServerError as error:
+    except (OSError, ServerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def server_options(choices: argparse.Namespace) -> ServerOptions:
+    """The command line's choices as the server takes them; raises OSError where the token's file cannot be read."""
+    return ServerOptions(
+        choices.address,
+        choices.http_port,
+        choices.grpc_port,
+        choices.metrics_port,
+        choices.tuning,
+        choices.max_request_mb * 2**20,
+        Tls(choices.tls_certificate, choices.tls_key) if choices.tls_certificate else None,
+        choices.token_file.read_text().strip() if choices.token_file else "",
+    )
 
 
 def run(server: Server) -> int:
@@ -50,7 +63,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name, meaning in (("latency", "one worker with every core (default)"), ("throughput", "one worker a core")):
         tuning.add_argument(f"--{name}", dest="tuning", action="store_const", const=name, help=meaning)
     parser.set_defaults(tuning="latency")
-    return parser.parse_args(arguments)
+    parser.add_argument("--max-request-mb", type=int, default=64, help="largest request over HTTP (default: 64)")
+    parser.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM; HTTP and gRPC are then encrypted")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM; the certificate's private key")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that clients must send")
+    options = parser.parse_args(arguments)
+    if bool(options.tls_certificate) != bool(options.tls_key):
+        parser.error("--tls-certificate and --tls-key go together")
+    if options.max_request_mb < 1:
+        parser.error(f"--max-request-mb must be 1 or more, got {options.max_request_mb}")
+    return options
 
 
 def port_number(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 
 from data_pipeline import ImageError, Preprocessing, Preprocessor
 from deploy.backend.network import Network
-from deploy.contract import Contract
+from deploy.contract import PROBE_ID, Contract
+
+LONGEST_ID = 128
 
 
 class NetworkModel:
@@ -34,6 +37,11 @@ class NetworkModel:
             precision=parameters["precision"],
             threads=int(parameters.get("threads", 0)),
         )
+        self.rejected = pb_utils.MetricFamily(
+            name="resformer_rejected_images_total",
+            description="Images that could not be used",
+            kind=pb_utils.MetricFamily.COUNTER,
+        )
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Called by the server with the waiting requests: one response each."""
@@ -45,14 +53,20 @@ class NetworkModel:
         return iter(batch), len(batch)
 
     def _respond(self, request: Any) -> Any:
+        begin, rejected = time.monotonic(), ""
         try:
             outputs = self.network(*self.images(request), set(request.requested_output_names()))
         except ImageError as error:
+            rejected = error.reason
+            self.rejected.Metric(labels={"reason": rejected}).increment(1)
             return refuse(str(error), pb_utils.TritonError.INVALID_ARG)
         except Exception as error:
+            rejected = "internal"
             # Left uncaught, the server would send the traceback, with this machine's paths, to the client.
             pb_utils.Logger.log_error(f"request {request.request_id()!r}: {type(error).__name__}: {error}")
             return refuse("the server failed on this request; its log says why", pb_utils.TritonError.INTERNAL)
+        finally:
+            log_request(request.request_id(), rejected, time.monotonic() - begin)
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])
 
 
@@ -74,6 +88,13 @@ def read(request: Any, name: str) -> NDArray[Any]:
     """An input tensor as a view of the server's shared memory."""
     array: NDArray[Any] = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
     return array
+
+
+def log_request(identity: str, rejected: str, seconds: float) -> None:
+    """One line of JSON for the server's log, whichever way the request came."""
+    if identity != PROBE_ID:
+        line = {"request": identity[:LONGEST_ID], "rejected": rejected, "milliseconds": round(1000 * seconds, 1)}
+        print(json.dumps(line), flush=True)
 
 
 def refuse(message: str, code: int) -> Any:

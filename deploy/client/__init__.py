@@ -8,6 +8,7 @@ from deploy.client.api import Client, Result
 from deploy.client.errors import ClientError, DeadlineExceeded, InvalidImage, ServerFault, ServerUnavailable
 
 __all__ = [
+    "Access",
     "AsyncClient",
     "Client",
     "ClientError",

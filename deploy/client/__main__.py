@@ -16,6 +16,7 @@ from deploy.client.batch import Answer, Failure, Outcome, process
 from deploy.client.errors import ClientError
 from deploy.client.files import Task, plan
 from deploy.client.summary import read_answers, table, write_result
+from deploy.client.transport import Access
 from deploy.contract import Contract
 
 DEFAULT_URLS = {"grpc": "localhost:8001", "http": "localhost:8000"}
@@ -50,9 +51,12 @@ def is_finished(task: Task, finished: dict[str, Answer]) -> bool:
 def run(options: argparse.Namespace, tasks: Sequence[Task], kept: Sequence[Answer]) -> int:
     """Process every task, show how far it is, and leave the result file even where the server goes away."""
 
+    token = options.token_file.read_text().strip() if options.token_file else ""
+    access = Access(options.tls_certificate, token)
+
     def connect(retry_for: float = RETRY_SECONDS) -> Client:
         urls = options.url or [DEFAULT_URLS[options.protocol]]
-        return Client(urls, options.protocol, timeout=options.timeout, retry_for=retry_for)
+        return Client(urls, options.protocol, timeout=options.timeout, retry_for=retry_for, access=access)
 
     # A server that was never there is told at once; one that goes away may come back.
     with connect(retry_for=0.0) as client:
@@ -99,6 +103,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="for one image (default: 30)")
     parser.add_argument("--jobs", type=int, default=4, help="images in flight at once (default: 4)")
     parser.add_argument("--resume", action="store_true", help="skip what a result.json in DIR already answers")
+    parser.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM; the server's is checked against it")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that the server asks for")
     options = parser.parse_args(arguments)
     for name in ("timeout", "jobs"):
         if getattr(options, name) <= 0:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from deploy.client.balancer import Balancer
 from deploy.client.errors import DeadlineExceeded, ServerUnavailable
-from deploy.client.transport import Protocol, Transport
+from deploy.client.transport import Access, Protocol, Transport
 from deploy.contract import Contract
 
+NO_GUARD = Access()
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
 
 Answer = TypeVar("Answer")
@@ -49,6 +50,7 @@ class Client:
     timeout: seconds one try at an image may take; connect_timeout: seconds for a server to say what it serves.
     retry_for: seconds to go on trying while no server is available.  An inference changes nothing and may be repeated;
     after a timeout it is not, since the server may still be at work on it.
+    access: the certificate and token of a server that asks for them.
     Every method raises a subclass of ClientError.  Threads may share a gRPC client, but not an HTTP one.
     """
 
@@ -60,9 +62,12 @@ class Client:
         timeout: float = 30.0,
         connect_timeout: float = 5.0,
         retry_for: float = 0.0,
+        access: Access = NO_GUARD,
     ) -> None:
         urls = [url] if isinstance(url, str) else url
-        self._transports = [Transport(one, protocol, connect_timeout=connect_timeout, timeout=timeout) for one in urls]
+        self._transports = [
+            Transport(one, protocol, connect_timeout=connect_timeout, timeout=timeout, access=access) for one in urls
+        ]
         self._balancer = Balancer(self._transports)
         self._retry_for = retry_for
 

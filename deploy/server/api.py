@@ -2,61 +2,38 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 
 from deploy.contract import PIPELINE_MODEL
+from deploy.server.command import DRAIN_SECONDS, command
 from deploy.server.control import ModelControl
 from deploy.server.errors import ServerError
-from deploy.server.installation import environment, lay_out_backends, server_root
-from deploy.server.models import Tuning, contract_of, read_repository, tuned
+from deploy.server.front import Front
+from deploy.server.installation import environment, lay_out_backends
+from deploy.server.models import contract_of, read_repository, tuned
+from deploy.server.options import ServerOptions, free_ports
+from deploy.server.private import ADDRESS, PrivateSide
 from deploy.server.probe import Probe
 from deploy.server.process import ServerProcess
 from deploy.server.shared_memory import new_prefix, remove_leftovers, remove_regions
 from deploy.server.workers import kill_workers, workers_of
 
 START_SECONDS = 60.0
-DRAIN_SECONDS = 12
 # The server gives up draining by itself first, and says so in its log.
 KILL_AFTER_SECONDS = 2.0
 UNLOAD_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
-class ServerOptions:
-    """Where the server listens and what it is tuned for.
-
-    address: of the interface to bind.  Ports: 0 picks a free one.
-    tuning: "latency" is one worker with every core, "throughput" one worker a core.
-    """
-
-    address: str = "127.0.0.1"
-    http_port: int = 8000
-    grpc_port: int = 8001
-    metrics_port: int = 8002
-    tuning: Tuning = "latency"
-
-    def with_ports(self) -> ServerOptions:
-        """These options with a free port in place of each 0."""
-        free = free_ports(self.address, 3)
-        return replace(
-            self,
-            http_port=self.http_port or free[0],
-            grpc_port=self.grpc_port or free[1],
-            metrics_port=self.metrics_port or free[2],
-        )
-
-
 class Server:
     """The real `tritonserver` over a model repository; once entered, every model has answered an inference.
 
-    log: takes each line that the server and its workers print.  Raises ServerError where it cannot start.
+    ready: whether every model answered when it was last checked; the HTTP side's health says the same.
+    log: takes each line that the server, its workers and the front print.  Raises ServerError where it cannot start.
     """
 
     def __init__(
@@ -71,11 +48,13 @@ class Server:
         }
         self.contract = contract_of(self.configs[PIPELINE_MODEL])
         self._repository, self._log = repository, log
+        self.ready = False
         self._process: ServerProcess | None = None
         self._regions = new_prefix()
-        self._probe = Probe(self.grpc_url, self.contract)
-        self._control = ModelControl()
-        self._folders = ExitStack()
+        private_port, self._metrics_port = free_ports(ADDRESS, 2)
+        self._private = PrivateSide(private_port)
+        self._probe, self._control = Probe(self._private, self.contract), ModelControl(self._private)
+        self._resources = ExitStack()
 
     @property
     def grpc_url(self) -> str:
@@ -93,15 +72,20 @@ class Server:
         return self._url(self.options.metrics_port)
 
     def start(self) -> None:
-        """Start the process, load every model and have each answer."""
+        """Start the front and the process, load every model and have each answer."""
         remove_leftovers()
-        backends = Path(self._folders.enter_context(TemporaryDirectory(prefix="resformer-server-")))
+        backends = Path(self._resources.enter_context(TemporaryDirectory(prefix="resformer-server-")))
         try:
             lay_out_backends(backends)
-            self._process = ServerProcess(self._command(backends), environment(), self._log)
+            self._start_front()
+            arguments = command(
+                self._repository, backends, self.options, self._private, self._metrics_port, self._regions
+            )
+            self._process = ServerProcess(arguments, environment(), self._log)
             self._process.wait_started(START_SECONDS)
             with ThreadPoolExecutor() as pool:
                 list(pool.map(self._load, self.configs))
+            self.ready = True
         except BaseException as error:
             reason = self._process.failure() if self._process else ""
             self.stop()
@@ -113,7 +97,7 @@ class Server:
     def reload(self, name: str) -> None:
         """Replace the workers of one model: a plain load would keep those it has, dead or not."""
         kill_workers(self.pid, name)
-        self._control.unload(self.grpc_url, name, UNLOAD_SECONDS)
+        self._control.unload(name, UNLOAD_SECONDS)
         self._load(name)
 
     def check(self, name: str) -> None:
@@ -126,12 +110,13 @@ class Server:
 
     def stop(self) -> bool:
         """Let requests in flight finish, then end; False where it had to be killed."""
+        self.ready = False
         try:
             return self._process.stop(DRAIN_SECONDS + KILL_AFTER_SECONDS) if self._process else True
         finally:
             self._process = None
             remove_regions(self._regions)
-            self._folders.close()
+            self._resources.close()
 
     def __enter__(self) -> Server:
         self.start()
@@ -154,35 +139,15 @@ class Server:
         """Whether the server's process is there."""
         return self._process is not None and self._process.running
 
+    def _start_front(self) -> None:
+        front = Front(self.options, self._private, self._metrics_port, lambda: self.ready, self._log)
+        front.start()
+        self._resources.callback(front.stop)
+
     def _load(self, name: str) -> None:
-        self._control.load(self.grpc_url, self.configs[name])
+        self._control.load(self.configs[name])
         self._probe.first(name)
 
     def _url(self, port: int) -> str:
         host = "127.0.0.1" if self.options.address == "0.0.0.0" else self.options.address
         return f"{host}:{port}"
-
-    def _command(self, backends: Path) -> list[str]:
-        options = self.options
-        return [
-            str(server_root() / "bin" / "tritonserver"),
-            f"--model-repository={self._repository}",
-            f"--backend-directory={backends}",
-            f"--backend-config=python,shm-region-prefix-name={self._regions}",
-            "--disable-auto-complete-config",
-            "--allow-gpu-metrics=false",
-            "--log-format=ISO8601",
-            f"--exit-timeout-secs={DRAIN_SECONDS}",
-            *(f"--{side}-address={options.address}" for side in ("http", "grpc", "metrics")),
-            f"--http-port={options.http_port}",
-            f"--grpc-port={options.grpc_port}",
-            f"--metrics-port={options.metrics_port}",
-            *self._control.arguments(),
-        ]
-
-
-def free_ports(address: str, count: int) -> list[int]:
-    """`count` different ports that nothing listens on at the moment."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server((address, 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in sockets]

@@ -16,6 +16,9 @@ _NOISE = re.compile(r"^\s*$|^[+|]|CudaDriverHelper|CUDA memory pool disabled|pin
 
 def log_server_line(line: str) -> None:
     """Write one line of the server's output to stderr as JSON with time, level, where and message."""
+    if line.startswith('{"request": '):
+        _write_request(line)
+        return
     if _NOISE.search(line):
         return
     if parts := _LINE.match(line):
@@ -24,13 +27,28 @@ def log_server_line(line: str) -> None:
         _write(_now(), "info", "worker", line)
 
 
+def _write_request(line: str) -> None:
+    """A request's line, from the front or a worker, which is JSON already."""
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        # Two workers' lines in one.
+        _write(_now(), "info", "worker", line)
+    else:
+        _print({"time": _now(), "level": "info", "where": "front" if "status" in fields else "worker", **fields})
+
+
 def log_event(message: str) -> None:
     """Write one of the supervisor's own lines in the same form."""
     _write(_now(), "warning", "supervisor", message)
 
 
 def _write(time: str, level: str, where: str, message: str) -> None:
-    print(json.dumps({"time": time, "level": level, "where": where, "message": message}), file=sys.stderr, flush=True)
+    _print({"time": time, "level": level, "where": where, "message": message})
+
+
+def _print(fields: dict[str, object]) -> None:
+    print(json.dumps(fields), file=sys.stderr, flush=True)
 
 
 def _now() -> str:

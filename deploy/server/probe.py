@@ -5,17 +5,21 @@ With its worker dead the server goes on calling itself live and ready, and the m
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import numpy as np
-import tritonclient.grpc as grpc
 from numpy.typing import NDArray
-from tritonclient.utils import InferenceServerException, triton_to_np_dtype
+from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.utils import triton_to_np_dtype
 
-from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract, TensorSpec
+from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, PROBE_ID, Contract, TensorSpec
 from deploy.sample import sample_image
 from deploy.server.errors import ServerError
+from deploy.server.private import PrivateSide
+
+Headers = dict[str, str]
 
 # A worker's first inference may still compile kernels.
 FIRST_SECONDS = 60.0
@@ -25,8 +29,8 @@ PATIENCE_SECONDS = 2.0
 class Probe:
     """Asks the models of one server to answer a generated image."""
 
-    def __init__(self, url: str, contract: Contract) -> None:
-        self._url, self._contract = url, contract
+    def __init__(self, private: PrivateSide, contract: Contract) -> None:
+        self._private, self._contract = private, contract
         self._patience: dict[str, float] = {}
 
     def first(self, model: str) -> None:
@@ -48,23 +52,26 @@ class Probe:
 
     def _infer(self, model: str, timeout: float) -> None:
         spec, values = _question(model, self._contract)
-        tensor = grpc.InferInput(spec.name, values.shape, spec.dtype)
+        tensor = InferInput(spec.name, list(values.shape), spec.dtype)
         tensor.set_data_from_numpy(values)
         # The smallest output: the probe asks for life, not for a mask.
-        wanted = [grpc.InferRequestedOutput(self._contract.outputs[1].name)]
-        self._ask(model, "infer", inputs=[tensor], outputs=wanted, request_id="probe", client_timeout=timeout)
+        wanted = [InferRequestedOutput(self._contract.outputs[1].name)]
+        body, length = InferenceServerClient.generate_request_body([tensor], outputs=wanted, request_id=PROBE_ID)
+        self._ask(model, "POST", "infer", timeout, body, {"Inference-Header-Content-Length": str(length)})
 
     def _executions(self, model: str) -> int:
         """How many executions have ended well since the model was loaded."""
-        statistics = self._ask(model, "get_inference_statistics", client_timeout=PATIENCE_SECONDS)
-        return sum(one.inference_stats.success.count for one in statistics.model_stats)
+        statistics = json.loads(self._ask(model, "GET", "stats", PATIENCE_SECONDS))["model_stats"]
+        return sum(int(one["inference_stats"]["success"]["count"]) for one in statistics)
 
-    def _ask(self, model: str, method: str, **arguments: Any) -> Any:
+    def _ask(
+        self, model: str, method: str, action: str, timeout: float, body: bytes = b"", headers: Headers | None = None
+    ) -> bytes:
+        path = f"/v2/models/{model}/{action}"
         try:
-            with grpc.InferenceServerClient(self._url) as client:
-                return getattr(client, method)(model, **arguments)
-        except InferenceServerException as error:
-            raise ServerError(f"model {model} does not answer: {' '.join(error.message().split())}") from None
+            return self._private.ask(method, path, body, timeout=timeout, headers=headers)
+        except ServerError as error:
+            raise ServerError(f"model {model} does not answer: {error}") from None
 
 
 def _question(model: str, contract: Contract) -> tuple[TensorSpec, NDArray[Any]]:

@@ -42,11 +42,13 @@ class Supervisor:
         """Check once, and replace the workers of a model that does not answer; ServerError asks for a restart."""
         for name in self._server.configs:
             self._attend_model(name)
+        self._server.ready = True
 
     def _attend_model(self, name: str) -> None:
         try:
             self._server.check(name)
         except ServerError as error:
+            self._server.ready = False
             if not self._server.running:
                 raise
             self._report(f"replacing the workers of {name}: {error}")
