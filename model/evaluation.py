@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from data_pipeline import Dataset, Preprocessing, TrainingLoader
 from model.metrics import TaskScores
-from model.network import MultiTaskResFormer
 from model.outputs import DecodedNetwork
 
 BATCH = 8
 
 
-def score_network(model: MultiTaskResFormer, dataset: Dataset, spec: Preprocessing) -> dict[str, float]:
+def score_network(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> dict[str, float]:
     """`TaskScores` of `model` over `dataset`; the network is left in evaluation mode."""
     decoded, device = DecodedNetwork(model).eval(), next(model.parameters()).device
     scores = TaskScores(dataset.seg_classes, dataset.labels)

@@ -7,8 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.network import MultiTaskResFormer
-
 
 class Decoded(NamedTuple):
     """mask (B, H, W) uint8 class indices, class_probs (B, C) and seg_probs (B, K, H, W) in [0, 1]."""
@@ -21,7 +19,7 @@ class Decoded(NamedTuple):
 class DecodedNetwork(nn.Module):
     """The network with argmax, softmax and sigmoids behind it: what is exported, evaluated and served."""
 
-    def __init__(self, network: MultiTaskResFormer) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 

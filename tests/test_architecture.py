@@ -14,7 +14,7 @@ ALLOWED = {
     "deploy": {"kernels", "model", "data_pipeline", "deploy"},
 }
 # Training and evaluation are the commands of `model` that read data.
-MODEL_COMMANDS = ("model/train.py", "model/evaluate.py", "model/evaluation.py", "model/training/")
+MODEL_COMMANDS = tuple(f"model/{name}" for name in ("train.py", "training/", "evaluate.py", "evaluation", "ablat"))
 KERNEL_INSIDERS = ("deploy/plugins",)
 FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from data_pipeline import Batch
-from model.config import ModelConfig
-from model.network import MultiTaskResFormer, Prediction, build_model
+from model.network import Prediction
 from model.training.losses import MultiTaskLoss
 from model.training.options import TrainingOptions
 from model.training.processes import Processes
@@ -26,34 +25,22 @@ AVERAGE_DECAY = 0.999
 class Learner:
     """`step` changes `network`; `averaged` is what is validated and kept."""
 
-    def __init__(
-        self, config: ModelConfig, label_weights: Tensor, options: TrainingOptions, processes: Processes
-    ) -> None:
-        torch.manual_seed(options.seed)
-        self.options, self.processes = options, processes
-        network: nn.Module = build_model(config)
+    def __init__(self, network: nn.Module, loss: MultiTaskLoss, options: TrainingOptions, processes: Processes) -> None:
+        self.options, self.processes, self.loss = options, processes, loss.to(processes.device)
         if processes.count > 1 and processes.device.type == "cuda":  # PyTorch has no synchronised one for CPUs
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         # Convolutions on a CPU are faster channels last, and the attention's token layout is then a view.
         self.network = network.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(self.network, multi_avg_fn=_average, use_buffers=True)
-        self.loss = MultiTaskLoss(
-            config.seg_channels,
-            label_weights,
-            segmentation_weight=options.segmentation_weight,
-            classification_weight=options.classification_weight,
-        ).to(processes.device)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=options.learning_rate, betas=BETAS, weight_decay=WEIGHT_DECAY
         )
         self.spread = processes.spread(self.network)
 
     @property
-    def averaged(self) -> MultiTaskResFormer:
+    def averaged(self) -> nn.Module:
         """The network with the running average of the weights of all steps so far."""
-        network = self.average.module
-        assert isinstance(network, MultiTaskResFormer)
-        return network
+        return self.average.module
 
     def step(self, batch: Batch, number: int, steps: int) -> float:
         """Step `number` of `steps`; returns the loss.

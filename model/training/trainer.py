@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import mean
 
+import torch
 from rich.console import Console
 from rich.progress import Progress, TaskID
+from torch import nn
 
 from data_pipeline import Batch, Dataset, Preprocessing, TrainingLoader
 from model.checkpoint import Checkpoint, CheckpointError, CheckpointInfo, save_checkpoint
+from model.config import ModelConfig
 from model.evaluation import score_network
+from model.network import build_model
 from model.training.history import Row, write_history
 from model.training.interrupt import Interrupt
 from model.training.learner import Learner
-from model.training.losses import balanced_weights
+from model.training.losses import MultiTaskLoss, balanced_weights
 from model.training.options import TrainingError, TrainingOptions
 from model.training.processes import Processes
 from model.training.state import load_state, save_state
@@ -28,15 +34,29 @@ class Trainer:
     """Trains one network; `run` leaves best.safetensors, last.safetensors (to resume), history.csv and curves.png."""
 
     def __init__(
-        self, info: CheckpointInfo, train: Dataset, validation: Dataset, options: TrainingOptions, output: Path
+        self,
+        info: CheckpointInfo,
+        train: Dataset,
+        validation: Dataset,
+        options: TrainingOptions,
+        output: Path,
+        build: Callable[[ModelConfig], nn.Module] = build_model,
     ) -> None:
-        """Raises TrainingError where the processes cannot share the batches."""
+        """build: gives the network of a configuration.
+
+        Raises TrainingError where the processes cannot share the batches.
+        """
         self.processes = Processes.join()
         self.info, self.validation, self.options, self.output = info, validation, options, output
         self.loader = _open_loader(train, info, options, self.processes)
-        self.learner = Learner(
-            info.config, balanced_weights([r.labels for r in train.records]), options, self.processes
+        torch.manual_seed(options.seed)
+        loss = MultiTaskLoss(
+            info.config.seg_channels,
+            balanced_weights([record.labels for record in train.records]),
+            segmentation_weight=options.segmentation_weight,
+            classification_weight=options.classification_weight,
         )
+        self.learner = Learner(build(info.config), loss, options, self.processes)
         self.losses: list[float] = []  # of the epoch that runs
         self.history: list[Row] = []
         self.best: dict[str, float] = {}
@@ -98,7 +118,7 @@ class Trainer:
         shown = ", ".join(f"{name} {scores[name]:.4f}" for name in ("dice", "auc") if name in scores)
         console.print(f"epoch {epoch}: loss {loss:.4f}, validation {shown}")
         self.history.append({"epoch": epoch, "loss": loss, **scores})
-        if selection_score(scores) > selection_score(self.best):
+        if selection_score(scores, self.options) > selection_score(self.best, self.options):
             self.best = scores
             info = replace(self.info, training={**self.info.training, "epoch": epoch, "validation": scores})
             save_checkpoint(self.output / "best.safetensors", Checkpoint(info, self.learner.averaged.state_dict()))
@@ -131,6 +151,7 @@ def _open_loader(
     )
 
 
-def selection_score(scores: dict[str, float]) -> float:
-    """What makes an epoch the best: the mean of pooled Dice and AUC, so that neither task is given up for the other."""
-    return (scores.get("pooled_dice", -1.0) + scores.get("auc", 0.0)) / 2
+def selection_score(scores: dict[str, float], options: TrainingOptions) -> float:
+    """What makes an epoch the best: pooled Dice, AUC, or the mean of both so that neither task is given up."""
+    tasks = {"pooled_dice": options.segmentation_weight, "auc": options.classification_weight}
+    return mean(scores.get(name, -1.0) for name, weight in tasks.items() if weight)

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from data_pipeline import Batch
-from model import train
+from model import build_model, train
 from model.training.learner import Learner
+from model.training.losses import MultiTaskLoss
 from model.training.options import TrainingOptions
 from model.training.processes import Processes
 from tests.networks import SMALLEST
@@ -24,7 +25,9 @@ def joint_batch() -> Batch:
 
 def gradients(processes: Processes) -> dict[str, torch.Tensor]:
     """Of this process's share of the joint batch, with the batch norms' statistics held."""
-    learner = Learner(SMALLEST, torch.tensor([0.5, 1.0, 2.0]), TrainingOptions(1, 6, 1e-3, seed=2), processes)
+    torch.manual_seed(2)
+    loss = MultiTaskLoss(SMALLEST.seg_channels, torch.tensor([0.5, 1.0, 2.0]))
+    learner = Learner(build_model(SMALLEST), loss, TrainingOptions(1, 6, 1e-3, seed=2), processes)
     learner.network.eval()
     batch, rows = joint_batch(), slice(processes.rank, None, processes.count)
     share = Batch(batch.image[rows], batch.mask[rows], batch.labels[rows], batch.index[rows])

@@ -28,7 +28,8 @@ def small_folder(folder: Path, count: int) -> str:
     for index in range(count):
         Image.fromarray(draw.integers(0, 255, (40, 40, 3), np.uint8)).save(folder / "images" / f"{index}.png")
         Image.fromarray(draw.integers(0, 2, (40, 40), np.uint8) * 255).save(folder / "masks" / f"{index}.png")
-    (folder / "labels.csv").write_text("image,odd\n" + "".join(f"{index},{index % 2}\n" for index in range(count)))
+    rows = [f"{index},{','.join(f'{index:05b}')}" for index in range(count)]  # any two images differ in a label
+    (folder / "labels.csv").write_text("\n".join(["image,a,b,c,d,e", *rows]) + "\n")
     return f"folder:{folder}"
 
 

@@ -1,0 +1,81 @@
+"""The ablation on a handful of images: every arm trains and is scored, and a stopped run goes on where it was."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import ablate, build_model
+from model.ablation.arms import ARMS
+from model.ablation.networks import PlainEncoder
+from model.ablation.report import values
+from model.training.trainer import Trainer
+from tests.model.test_processes import small_folder
+from tests.networks import SMALLEST
+
+COMMAND = ["--preset", "tiny", "--seeds", "1", "--batch-size", "4", "--output", "out"]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(ablate.PRESETS, "tiny", replace(SMALLEST, image_size=32))
+    return ["--data", small_folder(tmp_path / "data", 20), *COMMAND]
+
+
+def test_an_interrupted_run_goes_on_and_ends_with_every_arm_in_the_table(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ablate, "plan_epochs", lambda *_: 1)
+    trained: list[str] = []
+    run = Trainer.run
+
+    def run_then_stop(trainer: Trainer, console: object) -> object:
+        trained.append(trainer.output.name)
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return run(trainer, console)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Trainer, "run", run_then_stop)
+    assert ablate.main([*command, "--budget", "9"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert ablate.main([*command, "--budget", "9"]) == 0
+    assert trained == [f"{arm.name}-seed0" for arm in (*ARMS[:3], *ARMS[2:])]
+    report = json.loads(Path("out/ablation.json").read_text())
+    table = Path("out/ablation.md").read_text()
+    for arm in ARMS:
+        assert [metric for metric in ("dice", "auc") if values(arm, metric, report["scores"])] == (
+            ["dice"] * arm.segment + ["auc"] * arm.classify
+        )
+        assert f"| {arm.title} |" in table
+    assert Path("out/ablation.png").stat().st_size > 5000
+    assert ablate.main([*command, "--budget", "10"]) == 1
+    assert "give the same options" in capsys.readouterr().err
+
+
+def test_a_budget_too_small_says_what_is_needed(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert ablate.main([*command, "--budget", "0.001"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: --budget must be at least ")
+    assert "got 0.001" in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=[arm.name for arm in ARMS])
+def test_an_arm_differs_from_the_base_where_it_says(arm: object) -> None:
+    base, network = build_model(SMALLEST), next(a for a in ARMS if a is arm)
+    built = network.build(network.config(SMALLEST))
+    prediction = built.eval()(torch.randn(2, 3, 64, 64))
+    assert prediction.segmentation.shape == (2, SMALLEST.seg_channels, 64, 64)
+    assert prediction.classification.shape == (2, SMALLEST.labels)
+    own, kept = dict(built.named_parameters()), dict(base.named_parameters())
+    gone = {name.split(".")[0] for name in kept if name not in own or own[name].shape != kept[name].shape}
+    expected = {"resnet": {"encoder"}, "no-dfe": {"dfe"}, "last-level": {"head"}, "all-levels": {"head"}}
+    assert network.name == "unet" or gone == expected.get(network.name, set())
+
+
+def test_the_plain_encoder_gives_maps_of_the_same_shapes() -> None:
+    image = torch.randn(1, 3, 64, 64)
+    plain, full = PlainEncoder(SMALLEST)(image), build_model(SMALLEST).encoder(image)
+    assert [x.shape for x in plain] == [x.shape for x in full]
