@@ -1,0 +1,62 @@
+"""A Compose project: NVIDIA's server on this machine's GPU, and Prometheus that reads its metrics."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from deploy.manifest.deployment import ARGUMENTS, DRAIN_SECONDS, IMAGE, READY, START_SECONDS, Deployment
+
+MODELS = "/models"
+METRICS_PORT = 8002
+PROMETHEUS = "prom/prometheus:v3.5.0"
+PROMETHEUS_FILE = "prometheus.yml"
+
+
+def project(deployment: Deployment, folder: Path) -> dict[str, Any]:
+    """For a compose file in `folder`; every port is open to this machine alone."""
+    prometheus = {
+        "image": PROMETHEUS,
+        "depends_on": {"triton": {"condition": "service_healthy"}},
+        "ports": ["127.0.0.1:9090:9090"],
+        "volumes": [bind(f"./{PROMETHEUS_FILE}", f"/etc/prometheus/{PROMETHEUS_FILE}")],
+        "restart": "unless-stopped",
+    }
+    return {"name": deployment.name, "services": {"triton": triton(deployment, folder), "prometheus": prometheus}}
+
+
+def triton(deployment: Deployment, folder: Path) -> dict[str, Any]:
+    """The server's service."""
+    repository = os.path.relpath(deployment.repository, folder)
+    gpu = {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    return {
+        "image": f"{IMAGE}:{deployment.tag}",
+        "command": ["tritonserver", f"--model-repository={MODELS}", *ARGUMENTS],
+        "volumes": [bind(repository if repository.startswith(".") else f"./{repository}", MODELS)],
+        "ports": [f"127.0.0.1:{port}:{port}" for port in (8000, 8001, METRICS_PORT)],
+        "deploy": {"resources": {"reservations": {"devices": [gpu]}}},
+        "shm_size": "1gb",
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "healthcheck": {
+            "test": ["CMD", "curl", "--fail", "--silent", f"http://127.0.0.1:8000{READY}"],
+            "interval": "5s",
+            "timeout": "3s",
+            "retries": 3,
+            "start_period": f"{START_SECONDS}s",
+        },
+        "stop_grace_period": f"{DRAIN_SECONDS + 5}s",
+        "restart": "unless-stopped",
+    }
+
+
+def prometheus_configuration() -> dict[str, Any]:
+    """What Prometheus reads: the server's metrics, often enough to see a burst."""
+    target = {"job_name": "triton", "static_configs": [{"targets": [f"triton:{METRICS_PORT}"]}]}
+    return {"global": {"scrape_interval": "5s"}, "scrape_configs": [target]}
+
+
+def bind(source: str, target: str) -> dict[str, Any]:
+    """A file or folder of this machine inside a container, not to be written there."""
+    return {"type": "bind", "source": source, "target": target, "read_only": True}
