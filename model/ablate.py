@@ -59,7 +59,7 @@ def ablate(options: argparse.Namespace, console: Console) -> None:
     opening = {"skip_bad": options.skip_bad, "report": console.print}
     splits = {name: open_usable(options.data, name, samples=samples.get(name), **opening) for name in names}
     info = checkpoint_info(options.preset, options.data, splits["train"], seed=0)
-    setting = _setting(options, info, {name: len(split.records) for name, split in splits.items()})
+    setting = _setting(options, info, {str(name): len(split.records) for name, split in splits.items()})
     both = TrainingOptions(
         setting["epochs"],
         options.batch_size,
@@ -94,7 +94,12 @@ def _setting(options: argparse.Namespace, info: CheckpointInfo, counts: dict[str
 
 
 def _run(
-    arm: Arm, info: CheckpointInfo, splits: dict[str, Dataset], options: TrainingOptions, output: Path, console: Console
+    arm: Arm,
+    info: CheckpointInfo,
+    splits: dict[Split, Dataset],
+    options: TrainingOptions,
+    output: Path,
+    console: Console,
 ) -> dict[str, float]:
     """Test scores of the arm's best epoch on the validation split, from disk where they are already there."""
     path = output / "test.json"
