@@ -8,13 +8,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+import tritonclient.http as http_api
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import Subject
 from bench.load import Load, alternately, closed_loop, open_loop
+from bench.shared_memory import SharedMemory, bare_http, request_for
 from data_pipeline import Preprocessing, Preprocessor
 from deploy.backend.network import Network
 from deploy.client import Client
@@ -23,9 +24,10 @@ from deploy.demo import ANY_FREE_PORT
 from deploy.repository import DIRECTORY, VERSION, read_config
 from deploy.server import Server, Supervisor
 from deploy.server.models import tuned
-from deploy.server.workers import children_of, workers_of
+from deploy.server.workers import workers_of
+from tests.serving.memory import resident_bytes
 
-SOAK_REQUESTS = 20_000
+SOAK_REQUESTS = int(os.environ.get("SOAK_REQUESTS", "20000"))
 SOAK_CALLERS = 4
 KILLS, REQUESTS_BETWEEN_KILLS = 5, 400
 
@@ -63,11 +65,15 @@ def record(benchmark: BenchmarkFixture, run: Callable[[], Load], stage: str) -> 
 def test_cost_of_serving(
     benchmark: BenchmarkFixture, subject: Subject, server: Server, client: Client, in_process: Callable[[], object]
 ) -> None:
-    with Client(server.http_url, "http") as http:
+    with Client(server.http_url, "http") as http, bare_http(server) as bare, SharedMemory(server, subject) as shared:
         questions = {
             "in process": in_process,
             "gRPC": lambda: client.segment(subject.image),
+            "gRPC, shared memory": shared.ask,
             "HTTP": lambda: http.segment(subject.image),
+            "HTTP without the front": lambda: bare.infer(
+                **request_for(http_api, subject), headers=server.private.headers
+            ),
         }
         loads = benchmark.pedantic(alternately, args=(questions, 100), rounds=1)
     benchmark.extra_info.update({name: load.summary() for name, load in loads.items()})
@@ -112,10 +118,12 @@ def test_soak(benchmark: BenchmarkFixture, subject: Subject, server: Server, cli
         assert client.segment(subject.image).mask.tobytes() == known
 
     closed_loop(ask, SOAK_CALLERS, 1000)
-    before = resident_megabytes(server)
+    before = resident_bytes(server)
     load = record(benchmark, lambda: closed_loop(ask, SOAK_CALLERS, SOAK_REQUESTS), f"soak, {SOAK_REQUESTS} requests")
-    after = resident_megabytes(server)
-    benchmark.extra_info.update(answered=len(load.latencies), megabytes_before=before, megabytes_after=after)
+    after = resident_bytes(server)
+    benchmark.extra_info.update(
+        answered=len(load.latencies), megabytes_before=before // 2**20, megabytes_after=after // 2**20
+    )
     assert len(load.latencies) == SOAK_REQUESTS
     assert after < 1.05 * before
 
@@ -154,9 +162,3 @@ def attend(server: Server, stop: threading.Event) -> None:
     supervisor = Supervisor(server, print)
     while not stop.wait(1.0):
         supervisor.attend()
-
-
-def resident_megabytes(server: Server) -> float:
-    """Memory of the server and its workers."""
-    status = [Path(f"/proc/{pid}/status").read_text() for pid in (server.pid, *children_of(server.pid))]
-    return round(sum(int(text.partition("VmRSS:")[2].split()[0]) for text in status) / 1024, 1)

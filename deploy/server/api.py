@@ -33,6 +33,7 @@ class Server:
     """The real `tritonserver` over a model repository; once entered, every model has answered an inference.
 
     ready: whether every model answered when it was last checked; the HTTP side's health says the same.
+    private: tritonserver's own HTTP side, behind the front.
     log: takes each line that the server, its workers and the front print.  Raises ServerError where it cannot start.
     """
 
@@ -52,8 +53,8 @@ class Server:
         self._process: ServerProcess | None = None
         self._regions = new_prefix()
         private_port, self._metrics_port = free_ports(ADDRESS, 2)
-        self._private = PrivateSide(private_port)
-        self._probe, self._control = Probe(self._private, self.contract), ModelControl(self._private)
+        self.private = PrivateSide(private_port)
+        self._probe, self._control = Probe(self.private, self.contract), ModelControl(self.private)
         self._resources = ExitStack()
 
     @property
@@ -79,7 +80,7 @@ class Server:
             lay_out_backends(backends)
             self._start_front()
             arguments = command(
-                self._repository, backends, self.options, self._private, self._metrics_port, self._regions
+                self._repository, backends, self.options, self.private, self._metrics_port, self._regions
             )
             self._process = ServerProcess(arguments, environment(), self._log)
             self._process.wait_started(START_SECONDS)
@@ -140,7 +141,7 @@ class Server:
         return self._process is not None and self._process.running
 
     def _start_front(self) -> None:
-        front = Front(self.options, self._private, self._metrics_port, lambda: self.ready, self._log)
+        front = Front(self.options, self.private, self._metrics_port, lambda: self.ready, self._log)
         front.start()
         self._resources.callback(front.stop)
 

@@ -20,6 +20,7 @@ from deploy.server import Server
 from deploy.server.options import MAX_REQUEST_BYTES
 from deploy.server.workers import children_of
 from tests.serving.hostile import bad_images, fuzzed
+from tests.serving.memory import resident_bytes
 
 INFER = f"/v2/models/{PIPELINE_MODEL}/infer"
 CLOSED_TO_CLIENTS = ("INVALID_ARGUMENT", "NOT_FOUND", "UNAVAILABLE", "UNIMPLEMENTED")
@@ -76,12 +77,6 @@ def test_fuzzed_images(server: Server, make_image: Callable[..., bytes], count: 
     assert answered > 0
     if count >= 1000:
         assert resident_bytes(server) < 1.10 * before
-
-
-def resident_bytes(server: Server) -> int:
-    """Memory of the server and its workers."""
-    status = [Path(f"/proc/{pid}/status").read_text() for pid in (server.pid, *children_of(server.pid))]
-    return sum(1024 * int(text.partition("VmRSS:")[2].split()[0]) for text in status)
 
 
 def image_input(shape: list[int], dtype: str = "UINT8", name: str = "IMAGE", values: Any = None) -> grpc.InferInput:
