@@ -16,11 +16,12 @@ from deploy.server import Server
 from model.checkpoint import Checkpoint, load_checkpoint
 
 OUTPUT = Path("build/bench")
+THREADS = 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--checkpoint", default=str(build_engine.DEFAULT_CHECKPOINT), help="file or random:PRESET")
-    parser.addoption("--threads", type=int, default=2, help="of every engine (default 2)")
+    parser.addoption("--threads", type=int, default=THREADS, help="of every engine (default 2)")
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, object]) -> None:

@@ -1,4 +1,7 @@
-"""Turn a benchmark's JSON into the README's table: `python -m bench.report build/bench.json [--update README.md]`."""
+"""Turn a benchmark's JSON into the README's tables and a plot.
+
+python -m bench.report build/bench.json [--update README.md] [--plot build/engines.png]
+"""
 
 from __future__ import annotations
 
@@ -8,27 +11,54 @@ import re
 from pathlib import Path
 from typing import Any
 
-BEGIN, END = "<!-- benchmark -->", "<!-- /benchmark -->"
+from matplotlib.figure import Figure
+
+Results = dict[str, Any]
 
 
-def table(results: dict[str, Any]) -> str:
-    """A Markdown table of the path's stages with the machine, the threads and the versions named above it."""
+def path_table(results: Results) -> str | None:
+    """A Markdown table of the path's stages; None where they were not measured."""
     stages = [bench for bench in results["benchmarks"] if "stage" in bench["extra_info"]]
-    info, first = results["machine_info"]["resformer"], stages[0]["extra_info"]
+    if not stages:
+        return None
     rows = [
         f"| {bench['extra_info']['stage']} | {_ms(bench, 'median')} | {_ms(bench, 'q1')} to {_ms(bench, 'q3')} |"
         for bench in stages
     ]
+    first = stages[0]["extra_info"]
+    subject = f"`{first['checkpoint']}`, one image of {first['size'] / 1000:.0f} kB, {first['threads']} threads"
     return "\n".join(
-        [
-            f"`{first['checkpoint']}`, one image of {first['size'] / 1000:.0f} kB, {first['threads']} threads, on "
-            f"{info['processor']} ({info['cores']} cores), Python {info['python']}, {results['datetime'][:10]}. "
-            "Measured; absolute times of a shared machine are noisy.",
-            "",
-            "| stage | median, ms | middle half, ms |",
-            "| --- | ---: | ---: |",
-            *rows,
-        ]
+        [_machine(results, subject), "", "| stage | median, ms | middle half, ms |", "| --- | ---: | ---: |", *rows]
+    )
+
+
+def engines_table(results: Results) -> str | None:
+    """A Markdown table of the engines of each batch size; None where they were not measured."""
+    runs = [bench["extra_info"] for bench in results["benchmarks"] if "engines" in bench["extra_info"]]
+    if not runs:
+        return None
+    rows = [_engine_row(run, name, figures) for run in runs for name, figures in run["engines"].items()]
+    subject = f"`{runs[0]['checkpoint']}`, {runs[0]['threads']} threads, engines in alternating rounds"
+    header = (
+        "| batch | engine | p50, ms | p90 | p99 | of ONNX Runtime, plain | images/s | peak, MB | of the GEMM rate |"
+    )
+    return "\n".join([_machine(results, subject), "", header, "| ---: | --- |" + " ---: |" * 7, *rows])
+
+
+def _engine_row(run: dict[str, Any], name: str, figures: dict[str, float]) -> str:
+    baseline = run["engines"]["plain export, ONNX Runtime fp32"]["p50_ms"]
+    times = " | ".join(f"{figures[f'p{p}_ms']:.1f}" for p in (50, 90, 99))
+    ratio = f"{figures['p50_ms'] / baseline:.2f}x"
+    share = f"{figures['share_of_gemm_rate']:.0%}"
+    rate, memory = f"{figures['images_per_second']:.1f}", f"{figures['peak_mb']:.0f}"
+    return f"| {run['batch']} | {name} | {times} | {ratio} | {rate} | {memory} | {share} |"
+
+
+def _machine(results: Results, subject: str) -> str:
+    info = results["machine_info"]["resformer"]
+    return (
+        f"{subject}, on {info['processor']} ({info['cores']} cores), Python {info['python']}, "
+        f"{results['datetime'][:10]}. Measured; absolute times of a shared machine are noisy."
     )
 
 
@@ -36,19 +66,52 @@ def _ms(bench: dict[str, Any], statistic: str) -> str:
     return f"{1000 * bench['stats'][statistic]:.1f}"
 
 
+def plot(results: Results, path: Path) -> None:
+    """Bars of every engine's median and middle range, and lines of how cost grows with batch and image size."""
+    extras = [bench["extra_info"] | {"stats": bench["stats"]} for bench in results["benchmarks"]]
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    bars, batches, sizes = figure.subplots(1, 3, width_ratios=[2, 1, 1])
+    for run in (extra for extra in extras if extra.get("batch") == 1 and "engines" in extra):
+        names = list(run["engines"])[::-1]
+        bars.barh(names, [run["engines"][name]["p50_ms"] for name in names])
+        bars.set(xlabel="one image, ms (median)", title=run["checkpoint"])
+    for run in (extra for extra in extras if "growth_with_batch" in extra):
+        counts = {int(count): time for count, time in run["growth_with_batch"].items()}
+        batches.plot(list(counts), list(counts.values()), "o-")
+        batches.set(xlabel="batch", ylabel="ms", title=run["engine"])
+    grown = sorted((extra["size"], 1000 * extra["stats"]["median"]) for extra in extras if "exported_mb" in extra)
+    if grown:
+        sizes.loglog(*zip(*grown, strict=True), "o-")
+    sizes.set(xlabel="image side, px", ylabel="ms", title="tiny channels, OpenVINO fp32")
+    figure.savefig(path, dpi=120)
+
+
+def update(page: str, name: str, text: str | None) -> str:
+    """`page` with `text` between the comments `name` and `/name`; unchanged where there is no text."""
+    if text is None:
+        return page
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    return re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{text}\n{end}", page, flags=re.DOTALL)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Print the table, or write it between the markers of a Markdown file."""
+    """Print the tables, or write them between the markers of a Markdown file; draw the plot where asked for."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
     parser.add_argument("results", type=Path, help="what --benchmark-json wrote")
-    parser.add_argument("--update", type=Path, metavar="FILE", help="file with the table's markers")
+    parser.add_argument("--update", type=Path, metavar="FILE", help="file with the tables' markers")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="of test_engines.py")
     options = parser.parse_args(arguments)
-    text = table(json.loads(options.results.read_text()))
+    results = json.loads(options.results.read_text())
+    tables = {"benchmark": path_table(results), "engines": engines_table(results)}
+    if options.plot:
+        plot(results, options.plot)
     if options.update is None:
-        print(text)
+        print("\n\n".join(text for text in tables.values() if text))
         return
     page = options.update.read_text()
-    block = f"{BEGIN}\n{text}\n{END}"
-    options.update.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: block, page, flags=re.DOTALL))
+    for name, text in tables.items():
+        page = update(page, name, text)
+    options.update.write_text(page)
 
 
 if __name__ == "__main__":

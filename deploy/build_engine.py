@@ -8,23 +8,23 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from data_pipeline import DataError
-from deploy.builder import Builder, BuildOptions
+from deploy.builder import Builder
 from deploy.contract import Contract
 from deploy.engines import ONNX, PRECISIONS, TARGETS, engine_runner
 from deploy.engines.openvino_cpu import EXECUTION_TYPE
 from deploy.errors import BuildError
-from deploy.export import EXPORT_DTYPES
 from deploy.gallery import gallery
+from deploy.plan import AUTO, BuildOptions
 from deploy.report import EngineRecord, Report, read_report, write_report
 from deploy.report_page import write_page
+from deploy.report_table import engine_table, notes
 from deploy.repository import DIRECTORY, write_repository
 from deploy.repository_gpu import DIRECTORY as GPU_DIRECTORY
 from deploy.repository_gpu import write_gpu_repository
 from deploy.verify import load_samples, pytorch_runner
-from model.checkpoint import RANDOM_PREFIX, CheckpointError, CheckpointInfo, load_checkpoint
+from model.checkpoint import RANDOM_PREFIX, Checkpoint, CheckpointError, CheckpointInfo, load_checkpoint
 
 PLAN_TARGETS = ("tensorrt", "torch-tensorrt")
 DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "model" / "weights" / "skin-tiny.safetensors"
@@ -49,7 +49,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--target", action="append", choices=[ONNX, *TARGETS], help="repeatable (default: all that this machine builds)"
     )
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument(
+        "--precision",
+        choices=[*PRECISIONS, AUTO],
+        default="fp32",
+        help="auto: try all that this machine runs, serve the fastest that keeps the task's scores",
+    )
     parser.add_argument("--max-batch", type=int, default=8, help="engines take batches of 1 to this (default 8)")
     parser.add_argument(
         "--compute-capability", action="append", default=[], help="of tensorrt-rtx, such as 8.6; repeatable"
@@ -63,7 +68,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--data", help="where validation images come from (default: what the checkpoint was trained on)"
     )
-    parser.add_argument("--samples", type=int, default=64, help="validation images to verify on (default 64)")
+    parser.add_argument("--samples", type=int, default=200, help="validation images to verify on (default 200)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of CPU engines, when they are timed")
     options = parser.parse_args(arguments)
     for name in ("max_batch", "samples", "threads"):
@@ -74,8 +79,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def choose_targets(named: list[str] | None, precision: str, capabilities: list[str]) -> list[str]:
     """The targets named, or all that this machine builds at this precision; BuildError where a named one cannot be."""
-    reasons = {name: target.unavailable() or target.refuses(precision) for name, target in TARGETS.items()}
-    reasons[ONNX] = None if precision in EXPORT_DTYPES else f"onnx builds {', '.join(EXPORT_DTYPES)}, not {precision}"
+    reasons: dict[str, str | None] = {ONNX: None}
+    for name, target in TARGETS.items():
+        reasons[name] = target.unavailable() or (None if precision == AUTO else target.refuses(precision))
     if named is None:
         named = [name for name, reason in reasons.items() if reason is None]
     refused = [reason for name in named if (reason := reasons[name])]
@@ -105,12 +111,20 @@ def contract_of(info: CheckpointInfo, max_batch: int) -> Contract:
     return Contract(info.config.image_size, info.seg_classes, info.labels, info.mean, info.std, max_batch)
 
 
+def check_finite(checkpoint: Checkpoint) -> None:
+    """BuildError where a weight is NaN or infinite: such a network gives an answer, but not a true one."""
+    broken = [name for name, tensor in checkpoint.state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise BuildError(f"every weight must be finite, but {len(broken)} tensors are not, the first is {broken[0]}")
+
+
 def build(options: argparse.Namespace, console: Console) -> Report:
     """Everything of one call: what is missing is built, verified and published, then the repository and the report."""
     if options.plugins:
         check_plugins(options.target, options.max_batch)
     targets = choose_targets(options.target, options.precision, options.compute_capability)
     checkpoint = load_checkpoint(options.checkpoint)
+    check_finite(checkpoint)
     contract = contract_of(checkpoint.info, options.max_batch)
     options.output.mkdir(parents=True, exist_ok=True)
     source = options.data or (None if options.checkpoint.startswith(RANDOM_PREFIX) else checkpoint.info.data)
@@ -124,13 +138,12 @@ def build(options: argparse.Namespace, console: Console) -> Report:
         options.plugins,
     )
     builder = Builder(Path(options.checkpoint).name, checkpoint, contract, settings, options.output, console)
-    wanted = builder.wanted()
-    current = builder.current(wanted)
-    missing = [item for item in wanted if item.file not in {record.file for record in current}]
+    current = builder.current()
+    missing = builder.missing(current)
     report = read_report(options.output)
     directories = [DIRECTORY, GPU_DIRECTORY] if options.repository == "gpu" else [DIRECTORY]
     if report and not missing and all((options.output / name).is_dir() for name in directories):
-        console.print(f"nothing has changed: {len(wanted)} engines in {options.output} are current")
+        console.print(f"nothing has changed: {len(builder.wanted)} engines in {options.output} are current")
         return report
     samples = load_samples(contract, source, options.samples)
     report = builder.build(missing, current, samples)
@@ -155,29 +168,9 @@ def write_repositories(output: Path, contract: Contract, report: Report, *, gpu:
 
 
 def served_engine(report: Report) -> EngineRecord:
-    """What the CPU server runs: OpenVINO's engine where there is one, else the ONNX file (OpenVINO reads it too)."""
+    """What the CPU server runs: OpenVINO's fastest engine, or the ONNX file where there is none (it reads that too)."""
     runnable = [engine for engine in report.engines if engine.parity]
-    return min(runnable, key=lambda engine: (engine.target != "openvino", engine.precision != "fp32"))
-
-
-def engine_table(report: Report) -> Table:
-    """The engines as a table for the terminal."""
-    table = Table("engine", "precision", "MB", "ms", "mask differs", "Dice", "accuracy", title=report.checkpoint)
-    scores = report.reference_scores or {}
-    table.add_row("PyTorch", "fp32", "", f"{report.reference_ms:.1f}", "", *_task(scores))
-    for engine in report.engines:
-        size = f"{engine.bytes / 1e6:.1f}"
-        if engine.parity is None:
-            table.add_row(engine.target, engine.precision, size, "-", "needs a GPU")
-            continue
-        differs = f"{100 * engine.parity.mask:.4f} %"
-        figures = (size, f"{engine.latency_ms:.1f}", differs, *_task(engine.scores or {}))
-        table.add_row(engine.target, engine.precision, *figures)
-    return table
-
-
-def _task(scores: dict[str, float]) -> list[str]:
-    return [f"{scores[name]:.4f}" if name in scores else "" for name in ("dice", "accuracy")]
+    return min(runnable, key=lambda engine: (engine.target != "openvino", engine.latency_ms))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -190,6 +183,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     console.print(engine_table(report))
+    for note in notes(report):
+        console.print(note)
+    console.print(f"the server runs {served_engine(report).name}: the fastest here that keeps the scores")
     console.print(f"report: {options.output / 'report.html'}, repository: {options.output / 'model_repository'}")
     return 0
 

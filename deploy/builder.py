@@ -4,53 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import onnx
 from rich.console import Console
 
 from deploy.contract import Contract
 from deploy.engines import ONNX, TARGETS, BuildRequest, Runner, engine_runner, onnx_version
 from deploy.errors import BuildError
-from deploy.export import export_onnx
+from deploy.export import check_onnx, export_onnx
 from deploy.fingerprint import checkpoint_fingerprint, code_fingerprint, export_tools, file_fingerprint, fingerprint
+from deploy.gate import lost_task, task_changes
+from deploy.layer_errors import worst_layers
+from deploy.onnx_precision import derive
+from deploy.plan import AUTO, BuildOptions, Engine, engines, left_out
 from deploy.progress import step
 from deploy.report import EngineRecord, Report, machine, read_report
 from deploy.repository import network_files
-from deploy.verify import Samples, compare, failures, latency_ms, pytorch_runner, run_all, task_scores
+from deploy.timing import alternating_ms
+from deploy.verify import Samples, compare, failures, load_samples, pytorch_runner, run_all, task_scores
 from model.checkpoint import Checkpoint
 
 CPU_TARGETS = (ONNX, "openvino")
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """What may be chosen of a build; see `python -m deploy.build_engine --help`."""
-
-    targets: Sequence[str]
-    precision: str
-    compute_capabilities: Sequence[str] = ()
-    threads: int = 2
-    data: str | None = None
-    samples: int = 64
-    plugins: bool = False
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """An engine to have. `key` is the fingerprint of all it is made of."""
-
-    target: str
-    precision: str
-    key: str
-
-    @property
-    def file(self) -> str:
-        """model.onnx is the fp32 export; everything else carries its precision in its name."""
-        if self.target == ONNX:
-            return "model.onnx" if self.precision == "fp32" else f"model.{self.precision}.onnx"
-        return f"{self.target}.{self.precision}{TARGETS[self.target].suffix}"
+PYTORCH = "PyTorch"
+INSPECTED = 4  # images that a refused engine's layers are compared on
+CALIBRATION = 64  # training images that int8 takes its ranges from
 
 
 class Builder:
@@ -74,106 +54,171 @@ class Builder:
             tools=export_tools(),
             verified_on=[options.data, options.samples],
         )
+        self.wanted = engines(options)
 
-    def current(self, wanted: Sequence[Wanted]) -> tuple[EngineRecord, ...]:
+    def current(self) -> tuple[EngineRecord, ...]:
         """Engines of the last build that still are what they were: same model, same making, same bytes on disk."""
         previous = read_report(self.output)
         if previous is None or previous.model_key != self.model_key:
             return ()
-        keys = {item.file: item.key for item in wanted}
+        keys = {engine.file: self._key(engine) for engine in self.wanted}
         return tuple(
             record
             for record in previous.engines
-            if keys.get(record.file, record.key) == record.key
-            and (self.output / record.file).is_file()
-            and file_fingerprint(self.output / record.file) == record.sha256
+            if keys.get(record.file, record.key) == record.key and self._is_whole(record)
         )
 
-    def wanted(self) -> list[Wanted]:
-        """The engines asked for, in the order in which they depend on each other: ONNX files first."""
-        precision, names = self.options.precision, [name for name in self.options.targets if name != ONNX]
-        sources = [precision] if ONNX in self.options.targets else []
-        sources += [TARGETS[name].onnx_precision(precision) for name in names]
-        exports = [Wanted(ONNX, source, self._key(ONNX, source, onnx_version())) for source in dict.fromkeys(sources)]
-        return exports + [
-            Wanted(name, precision, self._key(name, precision, TARGETS[name].version())) for name in names
-        ]
+    def missing(self, current: Sequence[EngineRecord]) -> list[Engine]:
+        """The wanted engines that are not current, in the order in which they depend on each other."""
+        found = {record.file for record in current}
+        return [engine for engine in self.wanted if engine.file not in found]
 
-    def build(self, missing: Sequence[Wanted], kept: Sequence[EngineRecord], samples: Samples) -> Report:
-        """Make, verify and publish what is missing; raises BuildError, nothing published, where one engine fails."""
+    def build(self, missing: Sequence[Engine], kept: Sequence[EngineRecord], samples: Samples) -> Report:
+        """Make, verify and publish what is missing.
+
+        Raises BuildError, nothing published, where one engine fails; only "auto" goes on without it.
+        """
         self.samples, self.model = samples, self.checkpoint.build()
-        pytorch = pytorch_runner(self.model)
+        self.runners: dict[str, Runner] = {PYTORCH: pytorch_runner(self.model)}
         with step(self.console, f"PyTorch fp32 on {samples.name}"):
-            self.reference = run_all(pytorch, samples, self.contract.max_batch)
-            self.reference_scores = task_scores(self.reference, samples)
+            self.reference = run_all(self.runners[PYTORCH], samples, self.contract.max_batch)
+        self.records = {record.file: record for record in kept if record.file not in {item.file for item in missing}}
         with TemporaryDirectory(prefix=".build-", dir=self.output) as scratch:
-            made = [self._make(item, Path(scratch)) for item in missing]
-            report = Report(
-                checkpoint=self.name,
-                model_key=self.model_key,
-                contract=asdict(self.contract),
-                samples=samples.name,
-                reference_scores=self.reference_scores,
-                reference_ms=latency_ms(pytorch, samples),
-                engines=(*(record for record in kept if record.file not in {item.file for item in missing}), *made),
-                machine=machine(),
-                versions=export_tools(),
+            for engine in missing:
+                self.records[engine.file] = self._make_or_refuse(engine, Path(scratch))
+            report = self._timed(
+                Report(
+                    checkpoint=self.name,
+                    model_key=self.model_key,
+                    contract=asdict(self.contract),
+                    samples=samples.name,
+                    reference_scores=task_scores(self.reference, samples),
+                    reference_ms=0.0,
+                    engines=tuple(self.records.values()),
+                    machine=machine(),
+                    versions=export_tools(),
+                    left_out=left_out(self.options),
+                )
             )
-            self._publish(report, made, Path(scratch))
+            self._publish(report, [self.records[engine.file] for engine in missing], Path(scratch))
         return report
 
-    def _key(self, target: str, precision: str, tool: str) -> str:
-        built_for = list(self.options.compute_capabilities) if target not in CPU_TARGETS else []
-        plugins = self.options.plugins and target not in CPU_TARGETS
+    def _key(self, engine: Engine) -> str:
+        built_for = list(self.options.compute_capabilities) if engine.target not in CPU_TARGETS else []
+        plugins = self.options.plugins and engine.target not in CPU_TARGETS
         return fingerprint(
-            model=self.model_key, target=target, precision=precision, tool=tool, built_for=built_for, plugins=plugins
+            model=self.model_key,
+            target=engine.target,
+            precision=engine.precision,
+            tool=_tool(engine),
+            built_for=built_for,
+            plugins=plugins,
         )
 
-    def _make(self, item: Wanted, scratch: Path) -> EngineRecord:
-        path = scratch / item.file
+    def _is_whole(self, record: EngineRecord) -> bool:
+        path = self.output / record.file
+        return record.refused is not None or (path.is_file() and file_fingerprint(path) == record.sha256)
+
+    def _make_or_refuse(self, engine: Engine, scratch: Path) -> EngineRecord:
+        """The engine's record; under "auto" one that says why there is no engine."""
+        source = self.records.get(engine.source.file) if engine.source else None
+        blank = EngineRecord(engine.target, engine.precision, engine.file, 0, 0.0, _tool(engine), self._key(engine), "")
+        if source and source.refused:
+            return replace(blank, refused=f"{source.name}, which it is made from, is refused")
+        try:
+            return self._make(engine, scratch)
+        except BuildError as error:
+            if self.options.precision != AUTO or engine.precision == "fp32":
+                raise
+            for file in network_files(scratch / engine.file):
+                file.unlink(missing_ok=True)
+            return replace(blank, refused=str(error))
+
+    def _make(self, engine: Engine, scratch: Path) -> EngineRecord:
+        path = scratch / engine.file
         start = time.perf_counter()
-        with step(self.console, f"building {item.target} {item.precision}") as progress:
-            if item.target == ONNX:
-                export_onnx(self.model, self.contract, path, precision=item.precision)
+        with step(self.console, f"building {engine.name}") as progress:
+            if engine.target != ONNX:
+                TARGETS[engine.target].build(self._request(engine, scratch), path, progress)
+            elif engine.source is None:
+                export_onnx(self.model, self.contract, path)
             else:
-                TARGETS[item.target].build(self._request(item, scratch), path, progress)
+                float32 = onnx.load(self._file(engine.source, scratch))
+                lowered = derive(float32, engine.precision, self.samples, self._calibration, self.options.threads)
+                onnx.save(lowered, path)
+                check_onnx(path, self.contract)
         record = EngineRecord(
-            target=item.target,
-            precision=item.precision,
-            file=item.file,
+            target=engine.target,
+            precision=engine.precision,
+            file=engine.file,
             bytes=sum(file.stat().st_size for file in network_files(path)),
             build_seconds=time.perf_counter() - start,
-            tool=onnx_version() if item.target == ONNX else TARGETS[item.target].version(),
-            key=item.key,
+            tool=_tool(engine),
+            key=self._key(engine),
             sha256=file_fingerprint(path),
         )
-        runner = engine_runner(item.target, item.precision, path, self.options.threads)
-        return record if runner is None else self._verify(record, runner)
+        runner = engine_runner(engine.target, engine.precision, path, self.options.threads)
+        return record if runner is None else self._verified(record, runner, scratch)
 
-    def _request(self, item: Wanted, scratch: Path) -> BuildRequest:
-        source = Wanted(ONNX, TARGETS[item.target].onnx_precision(item.precision), "").file
-        exported = scratch / source if (scratch / source).exists() else self.output / source
-        chosen = self.options
+    def _calibration(self) -> Samples:
+        """Training images for int8: validation images judge it."""
+        return load_samples(self.contract, self.options.data, CALIBRATION, "train")
+
+    def _request(self, engine: Engine, scratch: Path) -> BuildRequest:
+        assert engine.source is not None
         return BuildRequest(
-            self.model, exported, self.contract, item.precision, chosen.compute_capabilities, chosen.plugins
+            self.model,
+            self._file(engine.source, scratch),
+            self.contract,
+            engine.precision,
+            self.options.compute_capabilities,
+            self.options.plugins,
+            self.options.threads,
         )
 
-    def _verify(self, record: EngineRecord, runner: Runner) -> EngineRecord:
-        with step(self.console, f"verifying {record.target} {record.precision}"):
+    def _file(self, engine: Engine, scratch: Path) -> Path:
+        """Where it is now: just made, or of the last build."""
+        return scratch / engine.file if (scratch / engine.file).exists() else self.output / engine.file
+
+    def _verified(self, record: EngineRecord, runner: Runner, scratch: Path) -> EngineRecord:
+        with step(self.console, f"verifying {record.name}"):
             output = run_all(runner, self.samples, self.contract.max_batch)
-            parity, scores = compare(self.reference, output), task_scores(output, self.samples)
-            broken = failures(record.precision, parity, scores, self.reference_scores)
-            if broken:
-                raise BuildError(f"{record.target} {record.precision} is refused and deleted: {'; '.join(broken)}")
-            return replace(record, parity=parity, scores=scores, latency_ms=latency_ms(runner, self.samples))
+        parity, truth = compare(self.reference, output), self.samples.truth
+        changes = task_changes(self.reference, output, truth) if truth else {}
+        broken = failures(record.precision, parity) + (lost_task(changes) if truth else [])
+        if broken:
+            if record.target == ONNX and record.precision in ("fp16", "int8"):
+                exact = self._file(Engine(ONNX, "fp32"), scratch)
+                layers = worst_layers(exact, scratch / record.file, self.samples.images[:INSPECTED])
+                broken.append(f"layers that add most error: {', '.join(layers)}")
+            raise BuildError(f"{record.name} is refused and deleted: {'; '.join(broken)}")
+        self.runners[record.file] = runner
+        return replace(record, parity=parity, changes=changes, scores=task_scores(output, self.samples))
+
+    def _timed(self, report: Report) -> Report:
+        """With the times of all engines that run here, those of the last build included, in one alternating run."""
+        for record in report.engines:
+            if record.parity and record.file not in self.runners:
+                runner = engine_runner(record.target, record.precision, self.output / record.file, self.options.threads)
+                assert runner is not None
+                self.runners[record.file] = runner
+        with step(self.console, f"timing {len(self.runners)} engines in turn"):
+            times = alternating_ms(self.runners, self.samples.images[:1])
+        records = (replace(record, latency_ms=times.get(record.file)) for record in report.engines)
+        return replace(report, engines=tuple(records), reference_ms=times[PYTORCH])
 
     def _publish(self, report: Report, made: Sequence[EngineRecord], scratch: Path) -> None:
         """Move the files into place, companions first: the named file completes an engine. Drop what is outdated."""
         for record in made:
-            for file in reversed(network_files(scratch / record.file)):
-                file.replace(self.output / file.name)
+            if not record.refused:
+                for file in reversed(network_files(scratch / record.file)):
+                    file.replace(self.output / file.name)
         previous = read_report(self.output)
         outdated = {record.file for record in previous.engines} if previous else set()
-        for name in outdated - {record.file for record in report.engines}:
+        for name in outdated - {record.file for record in report.engines if not record.refused}:
             for file in network_files(self.output / name):
                 file.unlink(missing_ok=True)
+
+
+def _tool(engine: Engine) -> str:
+    return onnx_version() if engine.target == ONNX else TARGETS[engine.target].version()

@@ -13,7 +13,7 @@ from typing import Any
 PIPELINE_MODEL = "resformer"
 NETWORK_MODEL = "resformer_network"
 PROBE_ID = "probe"  # the id of the supervisor's own requests, which the log leaves out
-# Request header of a token: over HTTP "Authorization: Bearer TOKEN", over gRPC this one, which the server checks itself.
+# Request header of a token over gRPC, which the server checks itself; over HTTP it is "Authorization: Bearer TOKEN".
 GRPC_TOKEN_HEADER = "triton-grpc-protocol-resformer-token"
 
 

@@ -21,6 +21,7 @@ from model.outputs import Decoded, DecodedNetwork
 # At every export it warns that torchvision, which nothing here needs, is not installed.
 logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
 
+NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 EXPORT_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 WIRE_TYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.UINT8: "UINT8"}
 
@@ -67,8 +68,18 @@ def export_onnx(
             verbose=False,
         )
     assert program is not None
-    program.save(path)
+    onnx.save(_without_traces(program.model_proto), path)
     check_onnx(path, contract)
+
+
+def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without the exporter's notes of source lines, which name folders of this machine; module names stay."""
+    for node in model.graph.node:
+        scopes = [entry.value for entry in node.metadata_props if entry.key == NAME_SCOPES]
+        del node.metadata_props[:]
+        if scopes:
+            node.metadata_props.add(key=NAME_SCOPES, value=scopes[0])
+    return model
 
 
 def check_onnx(path: Path, contract: Contract) -> None:

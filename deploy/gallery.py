@@ -33,10 +33,10 @@ def gallery(samples: Samples, runners: dict[str, Runner]) -> Sequence[Case]:
 
     runners: by the name that stands over their column; the last one's probabilities are shown.
     """
-    if samples.dataset is None or samples.masks is None:
+    if samples.dataset is None or samples.truth is None:
         return ()
     return [
-        _case(samples.dataset, samples.masks, samples.images, index, runners)
+        _case(samples.dataset, samples.truth.masks, samples.images, index, runners)
         for index in range(min(CASES, len(samples.images)))
     ]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.files import write_atomically
+from deploy.gate import Change
 from deploy.verify import Parity
 
 REPORT = "report.json"
@@ -21,6 +22,7 @@ class EngineRecord:
 
     file: its name in the output directory.  bytes: its size, companions included.  key: fingerprint of all it was made
     of.  sha256: of the file.  parity, scores, latency_ms: None where this machine can build but not run it.
+    changes: by score, what it lost or won on the task, with its 95 % interval.  refused: why it was deleted, else None.
     """
 
     target: str
@@ -34,6 +36,12 @@ class EngineRecord:
     parity: Parity | None = None
     scores: dict[str, float] | None = None
     latency_ms: float | None = None
+    changes: dict[str, Change] = field(default_factory=dict)
+    refused: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.target} {self.precision}"
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,8 @@ class Report:
     """Everything of one output directory.
 
     model_key: fingerprint of the weights and of the code; engines of another model are never kept beside these.
-    reference_scores and reference_ms: of the trained PyTorch network in fp32 on the same samples and machine.
+    reference_scores and reference_ms: of the trained PyTorch network in fp32 on the same samples and machine; all
+    times are medians of one alternating run.  left_out: engines that "auto" could not try here, and why.
     """
 
     checkpoint: str
@@ -53,6 +62,7 @@ class Report:
     engines: tuple[EngineRecord, ...]
     machine: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def machine() -> dict[str, str]:
@@ -88,4 +98,5 @@ def read_report(output: Path) -> Report | None:
 
 def _engine(fields: dict[str, Any]) -> EngineRecord:
     parity = fields.pop("parity")
-    return EngineRecord(parity=Parity(**parity) if parity else None, **fields)
+    changes = {name: Change(*values) for name, values in fields.pop("changes").items()}
+    return EngineRecord(parity=Parity(**parity) if parity else None, changes=changes, **fields)

@@ -12,6 +12,7 @@ from deploy.contract import Contract
 from deploy.files import write_atomically
 from deploy.gallery import Case
 from deploy.report import Report
+from deploy.trade_off import trade_off
 
 PAGE = "report.html"
 
@@ -23,6 +24,7 @@ def write_page(output: Path, report: Report, contract: Contract, cases: Sequence
         report=report,
         contract=contract,
         scored=[engine for engine in report.engines if engine.scores],
+        plot=trade_off(report),
         cases=cases,
         columns=list(cases[0].pictures) if cases else [],
         legend=[(name, colour_of(index)) for index, name in enumerate(contract.seg_classes) if index],

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from deploy.engines.base import PRECISIONS, BuildRequest, EngineOutput, Runner, Target
 from deploy.engines.onnx_runtime import onnx_runner, onnx_version
-from deploy.engines.openvino_cpu import OpenVinoTarget
+from deploy.engines.openvino_cpu import OpenVinoTarget, openvino_runner
 from deploy.engines.tensorrt_family import TensorRtTarget
 from deploy.engines.torch_tensorrt_export import TorchTensorRtTarget
 
@@ -24,7 +24,10 @@ TARGETS: dict[str, Target] = {
 
 def engine_runner(target: str, precision: str, path: Path, threads: int) -> Runner | None:
     """A callable that runs a built engine; None where this machine can build but not run it."""
-    return onnx_runner(path, threads) if target == ONNX else TARGETS[target].runner(path, precision, threads)
+    if target != ONNX:
+        return TARGETS[target].runner(path, precision, threads)
+    # ONNX Runtime has no bfloat16 convolution on a CPU; OpenVINO reads the rounded weights and computes in float32.
+    return openvino_runner(path, "f32", threads) if precision == "bf16" else onnx_runner(path, threads)
 
 
 __all__ = [
@@ -36,5 +39,6 @@ __all__ = [
     "Runner",
     "Target",
     "engine_runner",
+    "onnx_runner",
     "onnx_version",
 ]

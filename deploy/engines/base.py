@@ -40,6 +40,7 @@ class BuildRequest:
     model: in its trained form.
     onnx: the same, exported at `Target.onnx_precision(precision)`.
     compute_capabilities: such as "8.6"; empty is the target's default.
+    threads: of a CPU engine, which chooses its forms by timing them; 0 is all cores.
     plugins: run the two kernels of this project instead of the plain graph.
     """
 
@@ -49,6 +50,7 @@ class BuildRequest:
     precision: Precision
     compute_capabilities: Sequence[str] = ()
     plugins: bool = False
+    threads: int = 0
 
 
 class Target(ABC):
@@ -57,6 +59,7 @@ class Target(ABC):
     name: str
     suffix: str
     precisions: tuple[Precision, ...]
+    runs_here: bool = False
     takes_plugins = False
 
     @abstractmethod

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from deploy.engines.base import EngineOutput, Runner
 
 
-def onnx_runner(path: Path, threads: int) -> Runner:
-    """A callable that runs the file on the CPU."""
+def onnx_runner(model: Path | bytes, threads: int) -> Runner:
+    """A callable that runs the file, or its bytes, on the CPU."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # engines take turns on the same cores
+    options.log_severity_level = 3  # it warns of every float16 constant that it does not fold
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     (model_input,) = session.get_inputs()
 
     def run(images: NDArray[np.float32]) -> EngineOutput:

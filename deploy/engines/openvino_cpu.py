@@ -9,8 +9,10 @@ import openvino
 from numpy.typing import NDArray
 
 from deploy.engines.base import BuildRequest, EngineOutput, Precision, Progress, Runner, Target
+from deploy.engines.openvino_tactics import use_winograd
 
-EXECUTION_TYPE = {"fp32": "f32", "bf16": "bf16"}
+EXECUTION_TYPE = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+"""What is not quantised is computed in; verified with the same."""
 
 
 class OpenVinoTarget(Target):
@@ -18,7 +20,8 @@ class OpenVinoTarget(Target):
 
     name = "openvino"
     suffix = ".xml"
-    precisions = ("fp32", "bf16")
+    precisions = ("fp32", "bf16", "int8")
+    runs_here = True
 
     def unavailable(self) -> str | None:
         return None
@@ -32,21 +35,31 @@ class OpenVinoTarget(Target):
             return f"openvino bf16 needs a CPU with bfloat16 instructions (AVX512_BF16 or AMX); this one has {able}"
         return super().refuses(precision)
 
+    def onnx_precision(self, precision: Precision) -> Precision:
+        return "int8" if precision == "int8" else "fp32"
+
     def build(self, request: BuildRequest, path: Path, progress: Progress) -> None:
         model = openvino.convert_model(request.onnx)
+        if request.precision == "fp32":
+            use_winograd(model, request.threads, progress)
         model.set_rt_info(EXECUTION_TYPE[request.precision], "resformer_execution")
         openvino.save_model(model, path, compress_to_fp16=False)
 
     def runner(self, path: Path, precision: Precision, threads: int) -> Runner:
-        settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": EXECUTION_TYPE[precision],
-        }
-        request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+        return openvino_runner(path, EXECUTION_TYPE[precision], threads)
 
-        def run(images: NDArray[np.float32]) -> EngineOutput:
-            # Copied, because the request overwrites its output buffers in the next run.
-            return EngineOutput(*(np.array(value) for value in request.infer([images]).values()))
 
-        return run
+def openvino_runner(path: Path, execution: str, threads: int) -> Runner:
+    """A callable that runs an OpenVINO or ONNX file on the CPU, computing in `execution` ("f32", "bf16")."""
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": execution,
+    }
+    request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+
+    def run(images: NDArray[np.float32]) -> EngineOutput:
+        # Copied, because the request overwrites its output buffers in the next run.
+        return EngineOutput(*(np.array(value) for value in request.infer([images]).values()))
+
+    return run

@@ -25,7 +25,7 @@ class TensorRtTarget(Target):
     """An engine file of one of the two libraries."""
 
     suffix = ".engine"
-    precisions = ("fp32", "fp16")
+    precisions = ("fp32", "fp16", "bf16", "int8")
 
     def __init__(self, name: str, module: str, *, builds_without_gpu: bool) -> None:
         self.name, self.module, self.builds_without_gpu = name, module, builds_without_gpu

@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 from deploy import build_engine, demo
-from deploy.engines import TARGETS, BuildRequest
+from deploy.engines import TARGETS, BuildRequest, Runner
 from deploy.engines.base import Progress
-from deploy.engines.openvino_cpu import OpenVinoTarget
+from deploy.engines.openvino_cpu import OpenVinoTarget, openvino_runner
 from deploy.engines.tensorrt_family import TensorRtTarget
 from deploy.errors import BuildError
+from deploy.report import read_report
 from deploy.repository import DIRECTORY
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.deploy.conftest import Built, working_directory
@@ -47,7 +48,7 @@ def test_a_build_leaves_verified_engines_and_nothing_else(built: Built) -> None:
 def test_the_page_stands_alone_and_shows_every_engine_and_overlay(built: Built) -> None:
     page = (built.output / "report.html").read_text()
     assert not re.search(r"(src|href)=\"(?!data:)", page)
-    assert page.count("data:image/png;base64,") == 4 * 4  # 4 cases: image, truth, PyTorch, engine
+    assert page.count("data:image/png;base64,") == 1 + 4 * 4  # the plot, and 4 cases: image, truth, PyTorch, engine
     for text in ("onnxruntime", "openvino", "tensorrt_rtx", "needs an NVIDIA GPU", "seborrheic_keratosis"):
         assert text in page
 
@@ -84,7 +85,7 @@ def test_engines_of_other_weights_do_not_stay_beside_new_ones(built: Built, tmp_
     with working_directory(built.root):
         assert build_engine.main([*arguments, "--target", "tensorrt-rtx", "--precision", "fp16"]) == 0
     assert sorted(file.name for file in output.iterdir()) == sorted(
-        ["model.fp16.onnx", "tensorrt-rtx.fp16.engine", "model_repository", "report.html", "report.json"]
+        ["model.onnx", "model.fp16.onnx", "tensorrt-rtx.fp16.engine", "model_repository", "report.html", "report.json"]
     )
     jpeg = io.BytesIO()
     Image.new("RGB", (90, 70), (200, 150, 120)).save(jpeg, "JPEG")
@@ -127,13 +128,65 @@ def test_an_engine_that_lost_accuracy_is_refused_and_the_good_one_stays(
     assert snapshot(built) == before
 
 
+class HalfGoodTarget(FaultyTarget):
+    """Good in fp32, broken in bf16."""
+
+    precisions = ("fp32", "bf16")
+
+    def refuses(self, precision: str) -> str | None:
+        return None
+
+    def version(self) -> str:
+        return "half good"
+
+    def build(self, request: BuildRequest, path: Path, progress: Progress) -> None:
+        (OpenVinoTarget if request.precision == "fp32" else FaultyTarget).build(self, request, path, progress)
+
+    def runner(self, path: Path, precision: str, threads: int) -> Runner:
+        return openvino_runner(path, "f32", threads)
+
+
+def test_auto_goes_on_without_what_fails_and_serves_the_fastest_that_passes(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(built.output, output)
+    moved = Built(built.checkpoint, output, built.root)
+    monkeypatch.setitem(TARGETS, "openvino", HalfGoodTarget())
+    auto = ["--max-batch", "4", "--target", "openvino", "--precision", "auto"]
+    assert moved.again(*auto) == 0
+    assert re.search(r"openvino bf16: openvino bf16 is refused and deleted: .*differs", capsys.readouterr().out)
+    report = read_report(output)
+    assert report is not None
+    refused = {engine.name: engine.refused for engine in report.engines if engine.refused}
+    assert list(refused) == ["openvino bf16"]
+    assert not list(output.glob("openvino.bf16.*"))
+    assert build_engine.served_engine(report).name == "openvino fp32"
+    assert "openvino bf16" in (output / "report.html").read_text().replace("</td><td>", " ")
+    assert moved.again(*auto) == 0
+    assert "nothing has changed" in capsys.readouterr().out
+
+
+def test_weights_that_are_not_finite_are_refused(
+    built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = load_checkpoint(built.checkpoint)
+    state = dict(checkpoint.state)
+    name = "decoder.classify.weight"
+    state[name] = state[name] * float("nan")
+    broken, output = tmp_path / "nan.safetensors", tmp_path / "out"
+    save_checkpoint(broken, Checkpoint(checkpoint.info, state))
+    assert build_engine.main(["--checkpoint", str(broken), "--output", str(output)]) == 1
+    assert f"every weight must be finite, but 1 tensors are not, the first is {name}" in capsys.readouterr().err
+    assert not output.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--target", "tensorrt"], "tensorrt builds on the GPU it will run on, and this machine has none"),
         (["--target", "torch-tensorrt"], "torch-tensorrt builds on the GPU it will run on, and this machine has none"),
-        (["--target", "openvino", "--precision", "fp16"], "openvino builds fp32, bf16, not fp16"),
-        (["--target", "tensorrt-rtx", "--precision", "bf16"], "tensorrt-rtx builds fp32, fp16, not bf16"),
+        (["--target", "openvino", "--precision", "fp16"], "openvino builds fp32, bf16, int8, not fp16"),
         (["--target", "tensorrt-rtx", "--compute-capability", "9.0"], "must be one of 7.5, 8.0, .*, got 9.0"),
         (["--checkpoint", "absent.safetensors"], "checkpoint absent.safetensors does not exist"),
         (["--checkpoint", "random:huge"], "preset must be one of paper-224"),

@@ -33,21 +33,19 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_dynamic_batch_gives_what_pytorch_gives(exported: Path, batch: int) -> None:
     reference = pytorch_runner(lived_in(SMALLEST))(images(batch))
     output = onnx_runner(exported, 2)(images(batch))
-    assert not failures("fp32", compare(reference, output), None, None)
+    assert not failures("fp32", compare(reference, output))
     np.testing.assert_allclose(output.seg_probs, reference.seg_probs, atol=1e-4)
     assert output.mask.dtype == np.uint8
     assert output.mask.shape == (batch, 64, 64)
 
 
-def test_one_image_at_most_gives_a_static_fp16_graph(tmp_path: Path) -> None:
-    path = tmp_path / "half.onnx"
-    export_onnx(lived_in(SMALLEST), Contract(**{**vars(CONTRACT), "max_batch": 1}), path, precision="fp16")
+def test_one_image_at_most_gives_a_static_graph(tmp_path: Path) -> None:
+    path = tmp_path / "one.onnx"
+    export_onnx(lived_in(SMALLEST), Contract(**{**vars(CONTRACT), "max_batch": 1}), path)
     (image,) = onnx.load(path).graph.input
     assert [dim.dim_value for dim in image.type.tensor_type.shape.dim] == [1, 3, 64, 64]
-    weights = {tensor.data_type for tensor in onnx.load(path).graph.initializer if len(tensor.dims) == 4}
-    assert weights == {onnx.TensorProto.FLOAT16}
     reference = pytorch_runner(lived_in(SMALLEST))(images(1))
-    assert not failures("fp16", compare(reference, onnx_runner(path, 2)(images(1))), None, None)
+    assert not failures("fp32", compare(reference, onnx_runner(path, 2)(images(1))))
 
 
 def test_the_graph_holds_no_batch_norm_that_could_fold_and_one_convolution_a_branch(exported: Path) -> None:
@@ -59,7 +57,7 @@ def test_the_graph_holds_no_batch_norm_that_could_fold_and_one_convolution_a_bra
         for attribute in node.attribute
         if attribute.name == "dilations" and list(attribute.ints) == [5, 5]
     ]
-    assert len(dilated) == 4
+    assert len(dilated) == 3  # maps of 32, 16 and 8 px; at 4 px it is a centre tap, in another branch
 
 
 def test_a_file_with_other_tensors_or_broken_rules_is_refused(exported: Path, tmp_path: Path) -> None:
@@ -74,16 +72,14 @@ def test_a_file_with_other_tensors_or_broken_rules_is_refused(exported: Path, tm
             check_onnx(path, CONTRACT)
 
 
-def test_parity_and_task_tolerances_notice_what_matters() -> None:
+def test_parity_tolerances_notice_what_matters() -> None:
     reference = pytorch_runner(lived_in(SMALLEST))(images(2))
     same = compare(reference, reference)
-    assert not failures("fp32", same, {"dice": 0.9, "accuracy": 0.9}, {"dice": 0.8, "accuracy": 0.9})
+    assert not failures("fp32", same)
     flipped = reference.mask.copy()
     flipped[0, :4] = 3 - flipped[0, :4]  # 4 of 128 rows: 3 % of the pixels
-    (reason,) = failures("bf16", compare(reference, reference._replace(mask=flipped)), None, None)
+    (reason,) = failures("bf16", compare(reference, reference._replace(mask=flipped)))
     assert reason == "mask differs by 3.12e-02, more than 2e-02"
     lost = reference._replace(class_probs=np.full_like(reference.class_probs, np.nan))
-    (reason,) = failures("bf16", compare(reference, lost), None, None)
+    (reason,) = failures("bf16", compare(reference, lost))
     assert reason.startswith("classification differs by inf")
-    (reason,) = failures("fp32", same, {"dice": 0.7, "accuracy": 0.9}, {"dice": 0.71, "accuracy": 0.9})
-    assert reason == "dice fell from 0.7100 to 0.7000, more than 0.005"

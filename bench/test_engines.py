@@ -1,0 +1,143 @@
+"""Engines side by side in alternating rounds of one run, and how their cost grows with batch and image size.
+
+python -m pytest bench/test_engines.py --benchmark-only --checkpoint random:paper-224
+"""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.conftest import OUTPUT, THREADS
+from bench.contenders import PLAIN, Contenders, noise
+from bench.plain_export import plain_export
+from deploy import build_engine
+from deploy.contract import Contract
+from deploy.engines import TARGETS, BuildRequest, Runner
+from deploy.export import export_onnx
+from deploy.report import read_report
+from deploy.verify import compare, pytorch_runner
+from model import PRESETS, build_model
+from model.checkpoint import load_checkpoint
+
+ENGINES = OUTPUT / "engines"
+ROUNDS = {1: 9, 4: 3}
+GEMM = 1024
+
+
+@pytest.fixture(scope="module")
+def contenders(request: pytest.FixtureRequest) -> Contenders:
+    """Our engines of every precision that passes the gate here, and the plain export of the same weights."""
+    name, threads = request.config.getoption("--checkpoint"), request.config.getoption("--threads")
+    arguments = ["--checkpoint", name, "--output", str(ENGINES), "--threads", str(threads)]
+    assert build_engine.main([*arguments, "--target", "openvino", "--precision", "auto"]) == 0
+    checkpoint = load_checkpoint(name)
+    plain_export(checkpoint.build(), build_engine.contract_of(checkpoint.info, 8), ENGINES / PLAIN)
+    return Contenders(name, ENGINES, threads)
+
+
+def contract() -> Contract:
+    report = read_report(ENGINES)
+    assert report is not None
+    return Contract(**report.contract)
+
+
+def gemm_seconds() -> float:
+    """Of one square float32 product: what this machine can do, taken in the same rounds."""
+    left, right = torch.rand(GEMM, GEMM), torch.rand(GEMM, GEMM)
+    start = time.perf_counter()
+    left @ right
+    return time.perf_counter() - start
+
+
+def multiply_adds(checkpoint: str) -> int:
+    """Of one image in the network as trained."""
+    model = load_checkpoint(checkpoint).build().eval()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(torch.zeros(1, 3, model.config.image_size, model.config.image_size))
+    return counter.get_total_flops() // 2
+
+
+def peak_memory(contenders: Contenders, name: str, batch: int) -> float:
+    """MB of a fresh process that loads one engine and runs it."""
+    command = [sys.executable, "-m", "bench.contenders", "--checkpoint", contenders.checkpoint, "--batch", str(batch)]
+    command += ["--output", str(contenders.output), "--threads", str(contenders.threads), name]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(json.loads(answer.stdout.splitlines()[-1])["peak_mb"])
+
+
+@pytest.mark.parametrize("batch", ROUNDS)
+def test_engines(benchmark: BenchmarkFixture, contenders: Contenders, batch: int) -> None:
+    images, torch_threads = noise(contract(), batch), contenders.threads
+    torch.set_num_threads(torch_threads)
+    runners: dict[str, Runner] = {name: contenders.load(name) for name in contenders.names()}
+    reference = runners[contenders.names()[0]](images)
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    gemm: list[float] = []
+
+    def one_round() -> None:
+        gemm.append(gemm_seconds())
+        for name, runner in runners.items():
+            start = time.perf_counter()
+            runner(images)
+            times[name].append(time.perf_counter() - start)
+
+    benchmark.pedantic(one_round, rounds=ROUNDS[batch], warmup_rounds=1)
+    rate = GEMM**3 / float(np.median(gemm[1:]))
+    work = batch * multiply_adds(contenders.checkpoint)
+    benchmark.extra_info.update(
+        checkpoint=Path(contenders.checkpoint).name, batch=batch, threads=contenders.threads, gemm_gmacs=rate / 1e9
+    )
+    benchmark.extra_info["engines"] = {
+        name: {
+            **{f"p{p}_ms": 1000 * float(np.percentile(measured[1:], p)) for p in (50, 90, 99)},
+            "images_per_second": batch / float(np.median(measured[1:])),
+            "peak_mb": peak_memory(contenders, name, batch),
+            "share_of_gemm_rate": work / float(np.median(measured[1:])) / rate,
+            "mask_differs": compare(reference, runners[name](images)).mask,
+        }
+        for name, measured in times.items()
+    }
+
+
+def test_growth_with_batch(benchmark: BenchmarkFixture, contenders: Contenders) -> None:
+    name = contenders.names()[-1]
+    runner, times = contenders.load(name), {}
+    for batch in (1, 2, 4, 8):
+        images = noise(contract(), batch)
+        runner(images)
+        start = time.perf_counter()
+        for _ in range(3):
+            runner(images)
+        times[batch] = (time.perf_counter() - start) / 3 * 1000
+    benchmark.extra_info.update(engine=name, growth_with_batch=times)
+    benchmark.pedantic(runner, args=(noise(contract(), 1),), rounds=5)
+
+
+@pytest.mark.parametrize("size", [128, 256, 512])
+def test_growth_with_size(benchmark: BenchmarkFixture, size: int) -> None:
+    """OpenVINO fp32 of the tiny preset's channels; the window grows with the image, as the paper has it."""
+    config = replace(PRESETS["tiny"], image_size=size)
+    torch.manual_seed(0)
+    model = build_model(config).eval()
+    classes = tuple(f"class {index}" for index in range(config.seg_channels))
+    spec = Contract(size, classes, ("a", "b", "c"), (0.5,) * 3, (0.25,) * 3, max_batch=1)
+    ENGINES.mkdir(parents=True, exist_ok=True)
+    exported, engine = ENGINES / f"size-{size}.onnx", ENGINES / f"size-{size}.xml"
+    export_onnx(model, spec, exported)
+    target = TARGETS["openvino"]
+    target.build(BuildRequest(model, exported, spec, "fp32", threads=THREADS), engine, lambda phase, share: None)
+    runner = target.runner(engine, "fp32", THREADS)
+    assert runner is not None
+    images = noise(spec, 1)
+    assert compare(pytorch_runner(model)(images), runner(images)).mask < 0.001
+    benchmark.extra_info.update(size=size, exported_mb=exported.stat().st_size / 1e6)
+    benchmark.pedantic(runner, args=(images,), rounds=7, warmup_rounds=2)
