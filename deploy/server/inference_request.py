@@ -42,11 +42,16 @@ def read_request(body: bytes, json_length: str | None) -> InferenceRequest:
     if length > len(body):
         raise _malformed(f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes")
     try:
-        document = json.loads(body[:length])
+        document = json.loads(body[:length], parse_constant=_refuse_constant)
+        _check(document, len(body))
     except (ValueError, RecursionError):
         raise _malformed("the request must be a JSON object with a list of inputs") from None
-    _check(document, len(body))
     return InferenceRequest(document, body[length:])
+
+
+def _refuse_constant(name: str) -> None:
+    """Infinity and NaN, which Python reads and JSON does not know."""
+    raise ValueError(name)
 
 
 def _check(document: Any, size: int) -> None:
