@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch import nn
 
-from data_pipeline import Batch, Dataset, Preprocessing, TrainingLoader
+from data_pipeline import Batch, Dataset
 from model.checkpoint import Checkpoint, CheckpointError, CheckpointInfo, save_checkpoint
 from model.config import ModelConfig
 from model.evaluation import score_network
 from model.network import build_model
+from model.training.batches import open_batches
 from model.training.history import Row, write_history
 from model.training.interrupt import Interrupt
 from model.training.learner import Learner
@@ -48,7 +49,7 @@ class Trainer:
         """
         self.processes = Processes.join()
         self.info, self.validation, self.options, self.output = info, validation, options, output
-        self.loader = _open_loader(train, info, options, self.processes)
+        self.loader = open_batches(train, info, options, self.processes)
         torch.manual_seed(options.seed)
         loss = MultiTaskLoss(
             info.config.seg_channels,
@@ -130,25 +131,6 @@ class Trainer:
             place = {"options": asdict(self.options), "loader": self.loader.state_dict(), "losses": self.losses}
             place |= {"history": self.history, "best": self.best}
             save_state(self.output / "last.safetensors", self.learner, place)
-
-
-def _open_loader(
-    train: Dataset, info: CheckpointInfo, options: TrainingOptions, processes: Processes
-) -> TrainingLoader:
-    """This process's share of every joint batch; the shares are equal, so up to count - 1 samples are left out."""
-    count = processes.count
-    if options.batch_size % count or len(train.records) < count:
-        raise TrainingError(f"--batch-size must be a multiple of the {count} processes, got {options.batch_size}")
-    return TrainingLoader(
-        replace(train, records=train.records[: len(train.records) // count * count]),
-        Preprocessing(info.config.image_size, info.mean, info.std),
-        batch_size=options.batch_size // count,
-        augment=True,
-        shuffle=True,
-        seed=options.seed,
-        shard=(processes.rank, count),
-        device="gpu" if processes.device.type == "cuda" else "cpu",
-    )
 
 
 def selection_score(scores: dict[str, float], options: TrainingOptions) -> float:

@@ -1,0 +1,62 @@
+"""The shipped weights know more of the generated images than a threshold or colour alone gives away."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_pipeline import Dataset, Preprocessing, open_source
+from model.checkpoint import load_checkpoint
+from model.evaluation import score_network
+from model.metrics import TaskScores
+from tests.data_pipeline.test_synthetic import colour_histogram, dice, fit_softmax
+
+WEIGHTS = Path(__file__).parents[2] / "model" / "weights"
+CACHE = Path(__file__).parents[2] / "build" / "data"  # shared with the commands: these images are drawn once
+
+
+def network_scores(kind: str, data: Dataset) -> dict[str, float]:
+    checkpoint = load_checkpoint(WEIGHTS / f"{kind}-tiny.safetensors")
+    info = checkpoint.info
+    assert (info.seg_classes, info.labels) == (data.seg_classes, data.labels)
+    return score_network(checkpoint.build(), data, Preprocessing(info.config.image_size, info.mean, info.std))
+
+
+def threshold_dice(data: Dataset) -> float:
+    """Mean Dice of the first class under the best global threshold, chosen on these very images."""
+    pairs = [(np.asarray(Image.open(r.image).convert("L")), np.asarray(Image.open(r.mask)) == 1) for r in data.records]
+    pairs = [(image, mask) for image, mask in pairs if mask.any()]
+    sides = [(level, below) for level in range(8, 250, 11) for below in (True, False)]
+    return max(
+        float(np.mean([dice((image < level) == below, mask) for image, mask in pairs])) for level, below in sides
+    )
+
+
+@pytest.mark.parametrize(("kind", "bar"), [("skin", 0.85), ("oct", 0.75)])
+def test_the_masks_are_far_better_than_a_threshold(kind: str, bar: float) -> None:
+    data = open_source(f"synthetic:{kind}", "test", samples=20, cache=CACHE)
+    found = network_scores(kind, data)["dice"]
+    assert found > bar
+    assert found > threshold_dice(data) + 0.2
+
+
+@pytest.mark.slow
+def test_the_labels_are_far_better_than_colour_alone() -> None:
+    """Macro AUC on the test split of the network, and of a linear model on colour histograms of the training split."""
+    train, test = (open_source("synthetic:skin", split, samples=500, cache=CACHE) for split in ("train", "test"))
+    features, kinds = (
+        [
+            np.stack([np.append(colour_histogram(np.asarray(Image.open(r.image))), 1.0) for r in d.records])
+            for d in (train, test)
+        ],
+        [np.array([int(np.argmax(r.labels)) for r in d.records]) for d in (train, test)],
+    )
+    linear = np.exp(features[1] @ fit_softmax(features[0], kinds[0], steps=2000))
+    scores = TaskScores(test.seg_classes, test.labels)
+    blank = torch.zeros(len(kinds[1]), 4, 4, dtype=torch.int64)
+    scores.update(blank, torch.from_numpy(linear / linear.sum(1, keepdims=True)), blank, torch.eye(3)[kinds[1]])
+    found = network_scores("skin", test)["auc"]
+    assert found > 0.90
+    assert found > scores.compute()["auc"] + 0.2
