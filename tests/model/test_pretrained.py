@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_refused(untouched: MultiTaskResFormer, tmp_path: P
     save_file({"conv1.weight": torch.zeros(5, 3, 7, 7)}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match=r"no tensor of .* has a name and shape of this network"):
         load_pretrained(untouched, str(tmp_path / "other.safetensors"))
-    (tmp_path / "absent-code.pth").write_bytes(pickle.dumps(Path("/")))
+    (tmp_path / "absent-code.pth").write_bytes(pickle.dumps(Path("/"), protocol=2))
     for name in ("absent.pth", "absent-code.pth", "absent.safetensors"):
         with pytest.raises(CheckpointError, match=r"cannot be read as weights \(.+\)$"):
             load_pretrained(untouched, str(tmp_path / name))
