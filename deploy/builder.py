@@ -16,19 +16,17 @@ from deploy.engines import ONNX, TARGETS, BuildRequest, Runner, engine_runner, o
 from deploy.errors import BuildError
 from deploy.export import check_onnx, export_onnx
 from deploy.fingerprint import checkpoint_fingerprint, code_fingerprint, export_tools, file_fingerprint, fingerprint
-from deploy.gate import lost_task, task_changes
+from deploy.judge import Judge
 from deploy.layer_errors import worst_layers
 from deploy.onnx_precision import derive
 from deploy.plan import AUTO, BuildOptions, Engine, engines, left_out
 from deploy.progress import step
 from deploy.report import EngineRecord, Report, machine, read_report
 from deploy.repository import network_files
-from deploy.timing import alternating_ms
-from deploy.verify import Samples, compare, failures, load_samples, pytorch_runner, run_all, task_scores
+from deploy.verify import Samples, load_samples
 from model.checkpoint import Checkpoint
 
 CPU_TARGETS = (ONNX, "openvino")
-PYTORCH = "PyTorch"
 INSPECTED = 4  # images that a refused engine's layers are compared on
 CALIBRATION = 64  # training images that int8 takes its ranges from
 
@@ -78,30 +76,33 @@ class Builder:
 
         Raises BuildError, nothing published, where one engine fails; only "auto" goes on without it.
         """
-        self.samples, self.model = samples, self.checkpoint.build()
-        self.runners: dict[str, Runner] = {PYTORCH: pytorch_runner(self.model)}
+        self.model = self.checkpoint.build()
         with step(self.console, f"PyTorch fp32 on {samples.name}"):
-            self.reference = run_all(self.runners[PYTORCH], samples, self.contract.max_batch)
+            self.judge = Judge(self.model, samples, self.contract.max_batch)
         self.records = {record.file: record for record in kept if record.file not in {item.file for item in missing}}
         with TemporaryDirectory(prefix=".build-", dir=self.output) as scratch:
             for engine in missing:
                 self.records[engine.file] = self._make_or_refuse(engine, Path(scratch))
-            report = self._timed(
-                Report(
-                    checkpoint=self.name,
-                    model_key=self.model_key,
-                    contract=asdict(self.contract),
-                    samples=samples.name,
-                    reference_scores=task_scores(self.reference, samples),
-                    reference_ms=0.0,
-                    engines=tuple(self.records.values()),
-                    machine=machine(),
-                    versions=export_tools(),
-                    left_out=left_out(self.options),
-                )
-            )
+            report = self._report(samples.name)
+            with step(self.console, "timing the engines in turn"):
+                report = self.judge.timed(report, lambda record: self._runner(record, self.output / record.file))
             self._publish(report, [self.records[engine.file] for engine in missing], Path(scratch))
         return report
+
+    def _report(self, samples: str) -> Report:
+        """Of everything made and kept, not yet timed."""
+        return Report(
+            checkpoint=self.name,
+            model_key=self.model_key,
+            contract=asdict(self.contract),
+            samples=samples,
+            reference_scores=self.judge.reference_scores,
+            reference_ms=0.0,
+            engines=tuple(self.records.values()),
+            machine=machine(),
+            versions=export_tools(),
+            left_out=left_out(self.options),
+        )
 
     def _key(self, engine: Engine) -> str:
         built_for = list(self.options.compute_capabilities) if engine.target not in CPU_TARGETS else []
@@ -144,7 +145,7 @@ class Builder:
                 export_onnx(self.model, self.contract, path)
             else:
                 float32 = onnx.load(self._file(engine.source, scratch))
-                lowered = derive(float32, engine.precision, self.samples, self._calibration, self.options.threads)
+                lowered = derive(float32, engine.precision, self.judge.samples, self._calibration, self.options.threads)
                 onnx.save(lowered, path)
                 check_onnx(path, self.contract)
         record = EngineRecord(
@@ -157,8 +158,20 @@ class Builder:
             key=self._key(engine),
             sha256=file_fingerprint(path),
         )
-        runner = engine_runner(engine.target, engine.precision, path, self.options.threads)
-        return record if runner is None else self._verified(record, runner, scratch)
+        if (runner := self._runner(record, path)) is None:
+            return record
+        with step(self.console, f"verifying {record.name}"):
+            return self.judge.verified(record, runner, lambda: self._worst_layers(engine, scratch))
+
+    def _runner(self, record: EngineRecord, path: Path) -> Runner | None:
+        return engine_runner(record.target, record.precision, path, self.options.threads)
+
+    def _worst_layers(self, engine: Engine, scratch: Path) -> list[str]:
+        """Of a lowered ONNX file that ONNX Runtime can run; empty for other engines."""
+        if engine.target != ONNX or engine.precision not in ("fp16", "int8"):
+            return []
+        exact = self._file(Engine(ONNX, "fp32"), scratch)
+        return worst_layers(exact, scratch / engine.file, self.judge.samples.images[:INSPECTED])
 
     def _calibration(self) -> Samples:
         """Training images for int8: validation images judge it."""
@@ -179,33 +192,6 @@ class Builder:
     def _file(self, engine: Engine, scratch: Path) -> Path:
         """Where it is now: just made, or of the last build."""
         return scratch / engine.file if (scratch / engine.file).exists() else self.output / engine.file
-
-    def _verified(self, record: EngineRecord, runner: Runner, scratch: Path) -> EngineRecord:
-        with step(self.console, f"verifying {record.name}"):
-            output = run_all(runner, self.samples, self.contract.max_batch)
-        parity, truth = compare(self.reference, output), self.samples.truth
-        changes = task_changes(self.reference, output, truth) if truth else {}
-        broken = failures(record.precision, parity) + (lost_task(changes) if truth else [])
-        if broken:
-            if record.target == ONNX and record.precision in ("fp16", "int8"):
-                exact = self._file(Engine(ONNX, "fp32"), scratch)
-                layers = worst_layers(exact, scratch / record.file, self.samples.images[:INSPECTED])
-                broken.append(f"layers that add most error: {', '.join(layers)}")
-            raise BuildError(f"{record.name} is refused and deleted: {'; '.join(broken)}")
-        self.runners[record.file] = runner
-        return replace(record, parity=parity, changes=changes, scores=task_scores(output, self.samples))
-
-    def _timed(self, report: Report) -> Report:
-        """With the times of all engines that run here, those of the last build included, in one alternating run."""
-        for record in report.engines:
-            if record.parity and record.file not in self.runners:
-                runner = engine_runner(record.target, record.precision, self.output / record.file, self.options.threads)
-                assert runner is not None
-                self.runners[record.file] = runner
-        with step(self.console, f"timing {len(self.runners)} engines in turn"):
-            times = alternating_ms(self.runners, self.samples.images[:1])
-        records = (replace(record, latency_ms=times.get(record.file)) for record in report.engines)
-        return replace(report, engines=tuple(records), reference_ms=times[PYTORCH])
 
     def _publish(self, report: Report, made: Sequence[EngineRecord], scratch: Path) -> None:
         """Move the files into place, companions first: the named file completes an engine. Drop what is outdated."""
