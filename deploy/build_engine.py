@@ -24,7 +24,7 @@ from deploy.repository import DIRECTORY, write_repository
 from deploy.repository_gpu import DIRECTORY as GPU_DIRECTORY
 from deploy.repository_gpu import write_gpu_repository
 from deploy.verify import load_samples, pytorch_runner
-from model.checkpoint import RANDOM_PREFIX, Checkpoint, CheckpointError, CheckpointInfo, load_checkpoint
+from model.checkpoint import RANDOM_PREFIX, CheckpointError, CheckpointInfo, load_checkpoint
 
 PLAN_TARGETS = ("tensorrt", "torch-tensorrt")
 DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "model" / "weights" / "skin-tiny.safetensors"
@@ -111,20 +111,12 @@ def contract_of(info: CheckpointInfo, max_batch: int) -> Contract:
     return Contract(info.config.image_size, info.seg_classes, info.labels, info.mean, info.std, max_batch)
 
 
-def check_finite(checkpoint: Checkpoint) -> None:
-    """BuildError where a weight is NaN or infinite: such a network gives an answer, but not a true one."""
-    broken = [name for name, tensor in checkpoint.state.items() if not tensor.isfinite().all()]
-    if broken:
-        raise BuildError(f"every weight must be finite, but {len(broken)} tensors are not, the first is {broken[0]}")
-
-
 def build(options: argparse.Namespace, console: Console) -> Report:
     """Everything of one call: what is missing is built, verified and published, then the repository and the report."""
     if options.plugins:
         check_plugins(options.target, options.max_batch)
     targets = choose_targets(options.target, options.precision, options.compute_capability)
     checkpoint = load_checkpoint(options.checkpoint)
-    check_finite(checkpoint)
     contract = contract_of(checkpoint.info, options.max_batch)
     options.output.mkdir(parents=True, exist_ok=True)
     source = options.data or (None if options.checkpoint.startswith(RANDOM_PREFIX) else checkpoint.info.data)
@@ -184,7 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     console.print(engine_table(report))
     for note in notes(report):
-        console.print(note)
+        console.print(note, soft_wrap=True, highlight=False, markup=False)
     console.print(f"the server runs {served_engine(report).name}: the fastest here that keeps the scores")
     console.print(f"report: {options.output / 'report.html'}, repository: {options.output / 'model_repository'}")
     return 0
