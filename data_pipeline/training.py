@@ -134,17 +134,13 @@ class TrainingLoader:
         """The graph's inputs batch by batch, made by threads that keep `PREFETCH` batches under way."""
         pool = ThreadPoolExecutor(self.threads)
         ahead: deque[list[Future[Sample]]] = deque()
-        # DALI reads the arrays where they lie, when their batch's turn comes
-        in_use: deque[Columns] = deque(maxlen=PREFETCH + 1)
         try:
             for indices in batches:
                 ahead.append([pool.submit(self._sample, epoch, int(index)) for index in indices])
                 if len(ahead) == PREFETCH:
-                    in_use.append(_transpose(ahead.popleft()))
-                    yield in_use[-1]
+                    yield _transpose(ahead.popleft())
             for samples in ahead:
-                in_use.append(_transpose(samples))
-                yield in_use[-1]
+                yield _transpose(samples)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -165,9 +161,9 @@ class TrainingLoader:
         return NO_PIXELS if self.ranges is None else read_reduced(image, self.spec.image_size), NO_PIXELS
 
     def _to_torch(self, indices: NDArray[np.int64], images: TensorListCPU, masks: TensorListCPU) -> Batch:
-        """The image is the graph's own buffer: DALI's dynamic executor does not use it again while it is held."""
+        """The image is copied: a batch may outlive its pipeline, whose buffers it would otherwise share."""
         index = torch.from_numpy(indices)
-        image = from_dlpack(images.as_tensor())
+        image = from_dlpack(images.as_tensor()).clone()
         mask = from_dlpack(masks.as_tensor()).squeeze(-1).long()
         return Batch(image, mask, self.labels[index], index)
 

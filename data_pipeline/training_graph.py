@@ -31,7 +31,7 @@ def training_pipeline(
     ranges: None leaves augmentation out; the image is then what serving computes, the mask resized by nearest.
     """
     size, count = spec.image_size, input_count(ranges)
-    inputs = fn.external_source(columns, num_outputs=count, dtype=TYPES[:count], layout=LAYOUTS[:count], no_copy=True)
+    inputs = fn.external_source(columns, num_outputs=count, dtype=TYPES[:count], layout=LAYOUTS[:count])
     mask = _mask_pixels(inputs[1], inputs[3])
     if ranges is None:
         image = _plain_image(inputs[0], inputs[2], size, device)
