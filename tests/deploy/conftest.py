@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from deploy import build_engine
+from deploy.export import export_onnx
 from model.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
+from tests.deploy.smallest import CONTRACT
 from tests.networks import SMALLEST, lived_in
 
 
@@ -37,6 +39,14 @@ def working_directory(path: Path) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest network as a float32 ONNX file with a dynamic batch."""
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    export_onnx(lived_in(SMALLEST), CONTRACT, path)
+    return path
 
 
 @pytest.fixture(scope="session")

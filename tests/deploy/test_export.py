@@ -11,22 +11,8 @@ from deploy.engines import onnx_runner
 from deploy.errors import BuildError
 from deploy.export import check_onnx, export_onnx
 from deploy.verify import compare, failures, pytorch_runner
+from tests.deploy.smallest import CONTRACT, images
 from tests.networks import SMALLEST, lived_in
-
-CONTRACT = Contract(
-    64, ("background", "a", "b", "c"), ("x", "y", "z"), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), max_batch=4
-)
-
-
-def images(count: int) -> np.ndarray:  # type: ignore[type-arg]
-    return np.random.default_rng(count).standard_normal((count, 3, 64, 64), dtype=np.float32)
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    export_onnx(lived_in(SMALLEST), CONTRACT, path)
-    return path
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4])

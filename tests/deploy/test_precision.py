@@ -8,31 +8,16 @@ import pytest
 from onnx import TensorProto
 
 from deploy import build_engine
-from deploy.contract import Contract
 from deploy.engines import TARGETS, BuildRequest, engine_runner, onnx_runner
 from deploy.errors import BuildError
-from deploy.export import check_onnx, export_onnx
+from deploy.export import check_onnx
 from deploy.layer_errors import worst_layers
 from deploy.lower import lower
 from deploy.quantize import quantize
 from deploy.report import read_report
 from deploy.verify import compare, failures, pytorch_runner
+from tests.deploy.smallest import CONTRACT, images
 from tests.networks import SMALLEST, lived_in
-
-CONTRACT = Contract(
-    64, ("background", "a", "b", "c"), ("x", "y", "z"), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), max_batch=4
-)
-
-
-def images(count: int, seed: int = 0) -> np.ndarray:  # type: ignore[type-arg]
-    return np.random.default_rng(seed).standard_normal((count, 3, 64, 64), dtype=np.float32)
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("precision") / "model.onnx"
-    export_onnx(lived_in(SMALLEST), CONTRACT, path)
-    return path
 
 
 @pytest.fixture(scope="module")
