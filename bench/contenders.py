@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import openvino
 import torch
 from numpy.typing import NDArray
 
 from deploy.contract import Contract
 from deploy.engines import EngineOutput, Runner, engine_runner, onnx_runner
+from deploy.engines.openvino_core import core
 from deploy.engines.openvino_cpu import openvino_runner
 from deploy.report import read_report
 from deploy.verify import pytorch_runner
@@ -40,7 +40,7 @@ class Contenders:
         names = [EAGER, "plain export, ONNX Runtime fp32", "plain export, OpenVINO fp32"]
         if shutil.which("c++"):
             names.insert(1, COMPILED)  # it needs a C++ compiler
-        if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             names.append("plain export, OpenVINO bf16")
         report = read_report(self.output)
         assert report is not None

@@ -9,6 +9,7 @@ import openvino
 from numpy.typing import NDArray
 
 from deploy.engines.base import BuildRequest, EngineOutput, Precision, Progress, Runner, Target
+from deploy.engines.openvino_core import core
 from deploy.engines.openvino_tactics import use_winograd
 
 EXECUTION_TYPE = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -30,7 +31,7 @@ class OpenVinoTarget(Target):
         return f"openvino {openvino.__version__}"
 
     def refuses(self, precision: Precision) -> str | None:
-        able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        able = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in able:
             return f"openvino bf16 needs a CPU with bfloat16 instructions (AVX512_BF16 or AMX); this one has {able}"
         return super().refuses(precision)
@@ -56,7 +57,7 @@ def openvino_runner(path: Path, execution: str, threads: int) -> Runner:
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": execution,
     }
-    request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+    request = core().compile_model(path, "CPU", settings).create_infer_request()
 
     def run(images: NDArray[np.float32]) -> EngineOutput:
         # Copied, because the request overwrites its output buffers in the next run.

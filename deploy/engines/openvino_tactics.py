@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 
 from deploy.engines.base import Progress
+from deploy.engines.openvino_core import core
 from deploy.engines.winograd import convolution
 
 LARGEST_SIDE = 64  # beyond it the dense transforms cost more than the products save
@@ -68,7 +69,7 @@ def _compiled(shape: Shape, weight: NDArray[np.float32], threads: int, *, winogr
         out = ops.convolution(image, ops.constant(weight), [1, 1], [1, 1], [1, 1], [1, 1]).output(0)
     model = openvino.Model([ops.relu(out)], [image])
     settings = {**CPU_SETTINGS, "INFERENCE_NUM_THREADS": threads}
-    return openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+    return core().compile_model(model, "CPU", settings).create_infer_request()
 
 
 def _candidates(model: openvino.Model) -> Iterator[tuple[openvino.Node, Shape]]:

@@ -15,6 +15,7 @@ from PIL import Image
 from deploy import build_engine, demo
 from deploy.engines import TARGETS, BuildRequest, Runner
 from deploy.engines.base import Progress
+from deploy.engines.openvino_core import core
 from deploy.engines.openvino_cpu import OpenVinoTarget, openvino_runner
 from deploy.engines.tensorrt_family import TensorRtTarget
 from deploy.errors import BuildError
@@ -55,8 +56,7 @@ def test_the_page_stands_alone_and_shows_every_engine_and_overlay(built: Built) 
 
 def test_the_saved_openvino_engine_gives_what_the_onnx_file_gives(built: Built) -> None:
     image = np.random.default_rng(0).standard_normal((2, 3, 64, 64), dtype=np.float32)
-    core = openvino.Core()
-    outputs = [core.compile_model(built.output / name, "CPU")(image) for name in ("model.onnx", "openvino.fp32.xml")]
+    outputs = [core().compile_model(built.output / name, "CPU")(image) for name in ("model.onnx", "openvino.fp32.xml")]
     for name in ("MASK", "CLASS_PROBS", "SEG_PROBS"):
         np.testing.assert_allclose(outputs[0][name], outputs[1][name], atol=1e-4)
 

@@ -94,6 +94,22 @@ def test_the_layers_that_hurt_are_named(exported: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_search_takes_back_what_costs_too_much(exported: Path, eight_bits: Path) -> None:
+    """With the error of the mask's probabilities for a loss, and 0.6 of what plain quantisation loses allowed."""
+    reference = onnx_runner(exported, 1)(images(3))
+
+    def loss(model: onnx.ModelProto) -> float:
+        return compare(reference, onnx_runner(model.SerializeToString(), 1)(images(3))).segmentation
+
+    plain = onnx.load(eight_bits)
+    allowed = 0.6 * loss(plain)
+    searched = quantize(onnx.load(exported), images(16), loss, allowed)
+    assert loss(searched) <= allowed
+    counts = [sum(node.op_type == "QuantizeLinear" for node in model.graph.node) for model in (searched, plain)]
+    assert 0 < counts[0] < counts[1]
+
+
+@pytest.mark.slow
 def test_eight_bits_of_shipped_weights_pass_the_gate(tmp_path: Path) -> None:
     """Real calibration, real validation images; the search runs where the plain quantisation loses too much."""
     arguments = ["--output", str(tmp_path), "--target", "openvino", "--precision", "int8", "--samples", "200"]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from openvino import opset13 as ops
 
 from deploy.engines import openvino_tactics
+from deploy.engines.openvino_core import core
 from deploy.engines.openvino_tactics import Shape, use_winograd
 from deploy.engines.winograd import INPUT, OUTPUT, TILE, WEIGHT, convolution
 
@@ -19,7 +20,7 @@ def run(image: np.ndarray, weight: np.ndarray) -> np.ndarray:  # type: ignore[ty
     side = image.shape[2]
     source = ops.parameter([-1, weight.shape[1], side, side], np.float32)
     model = openvino.Model([convolution(source.output(0), weight, side)], [source])
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return np.asarray(compiled([image])[0])
 
 
@@ -64,13 +65,13 @@ def test_only_what_is_faster_is_rewritten(winograd: bool, monkeypatch: pytest.Mo
     )
     model = openvino.Model([strided], [source])
     image = random.standard_normal((1, 4, 12, 12), np.float32)
-    expected = openvino.Core().compile_model(model, "CPU")([image])[0]
+    expected = core().compile_model(model, "CPU")([image])[0]
     assert use_winograd(model, 1, lambda phase, share: None) == int(winograd)
     assert asked == [Shape(6, 4, 12)]
     convolutions = [node for node in model.get_ops() if node.get_type_name() == "Convolution"]
     assert len(convolutions) == (1 if winograd else 2)
     np.testing.assert_allclose(
-        openvino.Core().compile_model(model, "CPU")([image])[0], expected, atol=ROUNDING * np.abs(expected).max()
+        core().compile_model(model, "CPU")([image])[0], expected, atol=ROUNDING * np.abs(expected).max()
     )
 
 
