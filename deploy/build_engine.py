@@ -12,9 +12,10 @@ from rich.console import Console
 from data_pipeline import DataError
 from deploy.builder import Builder
 from deploy.contract import Contract
-from deploy.engines import ONNX, PRECISIONS, TARGETS, engine_runner
+from deploy.engines import ONNX, PRECISIONS, TARGETS, GpuOptions, engine_runner
 from deploy.engines.openvino_cpu import EXECUTION_TYPE
 from deploy.errors import BuildError
+from deploy.export import EXPORT_DTYPES
 from deploy.gallery import gallery
 from deploy.plan import AUTO, BuildOptions
 from deploy.report import EngineRecord, Report, read_report, write_report
@@ -66,6 +67,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--plugins", action="store_true", help="run this project's own GPU kernels: tensorrt and torch-tensorrt"
     )
     parser.add_argument(
+        "--any-gpu", action="store_true", help="one engine for all GPUs from Ampere on: tensorrt and torch-tensorrt"
+    )
+    parser.add_argument(
+        "--optimization-level", type=int, choices=range(6), help="of TensorRT's builder: how long it looks for speed"
+    )
+    parser.add_argument(
         "--data", help="where validation images come from (default: what the checkpoint was trained on)"
     )
     parser.add_argument("--samples", type=int, default=200, help="validation images to verify on (default 200)")
@@ -77,16 +84,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def choose_targets(named: list[str] | None, precision: str, capabilities: list[str]) -> list[str]:
+def choose_targets(named: list[str] | None, precision: str, gpu: GpuOptions) -> list[str]:
     """The targets named, or all that this machine builds at this precision; BuildError where a named one cannot be."""
-    reasons: dict[str, str | None] = {ONNX: None}
+    reasons = {ONNX: "onnx files have no tf32: it is a GPU's way to multiply fp32" if precision == "tf32" else None}
     for name, target in TARGETS.items():
         reasons[name] = target.unavailable() or (None if precision == AUTO else target.refuses(precision))
     if named is None:
         named = [name for name, reason in reasons.items() if reason is None]
     refused = [reason for name in named if (reason := reasons[name])]
     able = [TARGETS[name] for name in named if name != ONNX and not reasons[name]]
-    refused += [reason for target in able if (reason := target.refuses_capabilities(capabilities))]
+    refused += [reason for target in able if (reason := target.refuses_gpu(gpu))]
     if refused or not named:
         raise BuildError(
             "; ".join(refused) or f"this machine builds no engine in {precision}; choose another --precision"
@@ -94,12 +101,14 @@ def choose_targets(named: list[str] | None, precision: str, capabilities: list[s
     return list(dict.fromkeys(named))
 
 
-def check_plugins(named: list[str] | None, max_batch: int) -> None:
-    """BuildError unless `--plugins` comes with targets that take plugins, and with static shapes."""
+def check_plugins(named: list[str] | None, precision: str, max_batch: int) -> None:
+    """BuildError unless `--plugins` comes with targets and a precision that take plugins, and with static shapes."""
     engines = [TARGETS[name] for name in named or () if name != ONNX]
     refused = [reason for target in engines if (reason := target.refuses_plugins())]
     if not engines:
         refused.append("--plugins needs --target tensorrt or --target torch-tensorrt")
+    if precision not in EXPORT_DTYPES:
+        refused.append(f"--plugins builds {', '.join(EXPORT_DTYPES)}, not {precision}")
     if max_batch > 1:
         refused.append(f"--plugins builds static shapes: give --max-batch 1, got {max_batch}")
     if refused:
@@ -114,21 +123,14 @@ def contract_of(info: CheckpointInfo, max_batch: int) -> Contract:
 def build(options: argparse.Namespace, console: Console) -> Report:
     """Everything of one call: what is missing is built, verified and published, then the repository and the report."""
     if options.plugins:
-        check_plugins(options.target, options.max_batch)
-    targets = choose_targets(options.target, options.precision, options.compute_capability)
+        check_plugins(options.target, options.precision, options.max_batch)
+    gpu = GpuOptions(tuple(options.compute_capability), options.plugins, options.any_gpu, options.optimization_level)
+    targets = choose_targets(options.target, options.precision, gpu)
     checkpoint = load_checkpoint(options.checkpoint)
     contract = contract_of(checkpoint.info, options.max_batch)
     options.output.mkdir(parents=True, exist_ok=True)
     source = options.data or (None if options.checkpoint.startswith(RANDOM_PREFIX) else checkpoint.info.data)
-    settings = BuildOptions(
-        targets,
-        options.precision,
-        options.compute_capability,
-        options.threads,
-        source,
-        options.samples,
-        options.plugins,
-    )
+    settings = BuildOptions(targets, options.precision, options.threads, source, options.samples, gpu)
     builder = Builder(Path(options.checkpoint).name, checkpoint, contract, settings, options.output, console)
     current = builder.current()
     missing = builder.missing(current)

@@ -27,6 +27,7 @@ from deploy.verify import Samples, load_samples
 from model.checkpoint import Checkpoint
 
 CPU_TARGETS = (ONNX, "openvino")
+TIMING_CACHE = "tensorrt.timing_cache"
 INSPECTED = 4  # images that a refused engine's layers are compared on
 CALIBRATION = 64  # training images that int8 takes its ranges from
 
@@ -105,15 +106,12 @@ class Builder:
         )
 
     def _key(self, engine: Engine) -> str:
-        built_for = list(self.options.compute_capabilities) if engine.target not in CPU_TARGETS else []
-        plugins = self.options.plugins and engine.target not in CPU_TARGETS
         return fingerprint(
             model=self.model_key,
             target=engine.target,
             precision=engine.precision,
             tool=_tool(engine),
-            built_for=built_for,
-            plugins=plugins,
+            gpu=None if engine.target in CPU_TARGETS else asdict(self.options.gpu),
         )
 
     def _is_whole(self, record: EngineRecord) -> bool:
@@ -184,9 +182,9 @@ class Builder:
             self._file(engine.source, scratch),
             self.contract,
             engine.precision,
-            self.options.compute_capabilities,
-            self.options.plugins,
+            self.options.gpu,
             self.options.threads,
+            self.output / TIMING_CACHE,
         )
 
     def _file(self, engine: Engine, scratch: Path) -> Path:

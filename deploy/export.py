@@ -22,7 +22,7 @@ from model.outputs import Decoded, DecodedNetwork
 logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
 
 NAME_SCOPES = "pkg.torch.onnx.name_scopes"
-EXPORT_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+EXPORT_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16}
 WIRE_TYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.UINT8: "UINT8"}
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from deploy.engines import ONNX, TARGETS
+from deploy.engines import ONNX, TARGETS, GpuOptions
 
 AUTO = "auto"
 UNTIMED = "fp16"
@@ -18,11 +18,10 @@ class BuildOptions:
 
     targets: Sequence[str]
     precision: str
-    compute_capabilities: Sequence[str] = ()
     threads: int = 2
     data: str | None = None
     samples: int = 200
-    plugins: bool = False
+    gpu: GpuOptions = field(default_factory=GpuOptions)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deploy.engines.base import PRECISIONS, BuildRequest, EngineOutput, Runner, Target
+from deploy.engines.base import PRECISIONS, BuildRequest, EngineOutput, GpuOptions, Runner, Target
 from deploy.engines.onnx_runtime import onnx_runner, onnx_version
 from deploy.engines.openvino_cpu import OpenVinoTarget, openvino_runner
 from deploy.engines.tensorrt_family import TensorRtTarget
@@ -36,6 +36,7 @@ __all__ = [
     "TARGETS",
     "BuildRequest",
     "EngineOutput",
+    "GpuOptions",
     "Runner",
     "Target",
     "engine_runner",

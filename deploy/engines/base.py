@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from deploy.contract import Contract
 from model import MultiTaskResFormer
 
 Precision = str
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16", "int8")
 
 
 class EngineOutput(NamedTuple):
@@ -34,23 +34,38 @@ Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
+class GpuOptions:
+    """How engines for a GPU are built.
+
+    compute_capabilities: such as "8.6"; empty is the target's default.
+    plugins: run the two kernels of this project instead of the plain graph.
+    any_gpu: one engine for every GPU from Ampere on, at some cost in speed (TensorRT's "Hardware Compatibility").
+    optimization_level: 0 to 5, how long the builder searches for speed; None is the library's default.
+    """
+
+    compute_capabilities: tuple[str, ...] = ()
+    plugins: bool = False
+    any_gpu: bool = False
+    optimization_level: int | None = None
+
+
+@dataclass(frozen=True)
 class BuildRequest:
     """One engine to build.
 
     model: in its trained form.
     onnx: the same, exported at `Target.onnx_precision(precision)`.
-    compute_capabilities: such as "8.6"; empty is the target's default.
     threads: of a CPU engine, which chooses its forms by timing them; 0 is all cores.
-    plugins: run the two kernels of this project instead of the plain graph.
+    timing_cache: file in which a builder that times kernels keeps what it measured, for the next build.
     """
 
     model: MultiTaskResFormer
     onnx: Path
     contract: Contract
     precision: Precision
-    compute_capabilities: Sequence[str] = ()
-    plugins: bool = False
+    gpu: GpuOptions = field(default_factory=GpuOptions)
     threads: int = 0
+    timing_cache: Path | None = None
 
 
 class Target(ABC):
@@ -82,8 +97,8 @@ class Target(ABC):
             return None
         return f"{self.name} takes no plugins: leave --plugins out, or build --target tensorrt or torch-tensorrt"
 
-    def refuses_capabilities(self, values: Sequence[str]) -> str | None:
-        """Why it cannot build for these compute capabilities, in one line; targets that have none ignore them."""
+    def refuses_gpu(self, options: GpuOptions) -> str | None:
+        """Why it cannot build with these options, in one line; a target for CPUs ignores them."""
         return None
 
     def onnx_precision(self, precision: Precision) -> Precision:

@@ -7,7 +7,6 @@ Both are strongly typed: the engine's precision is the ONNX file's (TensorRT dev
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,25 @@ from typing import Any
 import torch
 
 from deploy.contract import Contract
-from deploy.engines.base import BuildRequest, Precision, Progress, Runner, Target
+from deploy.engines.base import BuildRequest, GpuOptions, Precision, Progress, Runner, Target
+from deploy.engines.tensorrt_plan import check_plan
 from deploy.engines.tensorrt_progress import progress_monitor
+from deploy.engines.tensorrt_run import PlanRunner
 from deploy.errors import BuildError
 from deploy.export import export_onnx
+from deploy.files import write_atomically
 
 
 class TensorRtTarget(Target):
     """An engine file of one of the two libraries."""
 
     suffix = ".engine"
-    precisions = ("fp32", "fp16", "bf16", "int8")
+    precisions = ("fp32", "tf32", "fp16", "bf16", "int8")
 
     def __init__(self, name: str, module: str, *, builds_without_gpu: bool) -> None:
         self.name, self.module, self.builds_without_gpu = name, module, builds_without_gpu
         self.takes_plugins = not builds_without_gpu  # TensorRT-RTX has no plugin package
+        self.runs_here = torch.cuda.is_available()
 
     def unavailable(self) -> str | None:
         if not self.builds_without_gpu and not torch.cuda.is_available():
@@ -43,35 +46,42 @@ class TensorRtTarget(Target):
     def version(self) -> str:
         return f"{self.module} {importlib.import_module(self.module).__version__}"
 
-    def refuses_capabilities(self, values: Sequence[str]) -> str | None:
-        if not values:
+    def refuses_gpu(self, options: GpuOptions) -> str | None:
+        if options.any_gpu and self.builds_without_gpu:
+            return f"{self.name} engines run on every GPU that --compute-capability names; leave --any-gpu out"
+        if not options.compute_capabilities:
             return None
-        trt = importlib.import_module(self.module)
-        if not hasattr(trt, "ComputeCapability"):
+        if not self.builds_without_gpu:
             return f"{self.name} builds for the GPU at hand; leave --compute-capability out"
+        trt = importlib.import_module(self.module)
         known = {name[2:-1] + "." + name[-1] for name in trt.ComputeCapability.__members__ if name.startswith("SM")}
-        wrong = [value for value in values if value not in known]
+        wrong = [value for value in options.compute_capabilities if value not in known]
         if wrong:
             return f"--compute-capability must be one of {', '.join(sorted(known, key=float))}, got {', '.join(wrong)}"
         return None
 
     def onnx_precision(self, precision: Precision) -> Precision:
-        return precision
+        return "fp32" if precision == "tf32" else precision
 
     def build(self, request: BuildRequest, path: Path, progress: Progress) -> None:
-        if request.plugins:
+        if request.gpu.plugins:
             importlib.import_module("deploy.plugins_tensorrt")  # registers them, and needs TensorRT
             request = replace(request, onnx=path.with_suffix(".plugins.onnx"))
             export_onnx(request.model, request.contract, request.onnx, precision=request.precision, plugins=True)
+        if self.builds_without_gpu:
+            request = replace(request, timing_cache=None)  # nothing is timed: it compiles at its first use, on the GPU
         path.write_bytes(build_plan(importlib.import_module(self.module), request, progress))
 
     def runner(self, path: Path, precision: Precision, threads: int) -> Runner | None:
-        return None
+        if not self.runs_here:
+            return None
+        trt = importlib.import_module(self.module)
+        return PlanRunner(trt, collecting_logger(trt), path)
 
 
 def build_plan(trt: Any, request: BuildRequest, progress: Progress) -> memoryview:
-    """Parse, check, set profile and targets, build; raises BuildError with every message the library gave."""
-    logger = _collecting_logger(trt)
+    """Parse, check, configure, build; raises BuildError with every message the library gave."""
+    logger = collecting_logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
@@ -79,21 +89,41 @@ def build_plan(trt: Any, request: BuildRequest, progress: Progress) -> memoryvie
         reasons = "; ".join(_describe(parser.get_error(index)) for index in range(parser.num_errors))
         raise BuildError(f"{request.onnx.name} could not be parsed: {reasons}")
     _check_tensors(network, request.contract)
-    config = builder.create_builder_config()
+    config = _configuration(trt, builder, request)
     config.progress_monitor = progress_monitor(trt, progress)
-    config.add_optimization_profile(_batch_profile(builder, request.contract))
-    _set_compute_capabilities(trt, config, request.compute_capabilities)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildError(f"the builder gave no engine: {'; '.join(logger.errors) or 'it gave no reason'}")
+    if request.timing_cache:
+        write_atomically(request.timing_cache, bytes(config.get_timing_cache().serialize()))
+    check_plan(trt, trt.Runtime(logger), memoryview(plan), "the engine just built")
     return memoryview(plan)
+
+
+def _configuration(trt: Any, builder: Any, request: BuildRequest) -> Any:
+    """What is the same for every network: the profile, the GPUs to build for, and how hard to try."""
+    config = builder.create_builder_config()
+    config.add_optimization_profile(_batch_profile(builder, request.contract))
+    if request.precision != "tf32":
+        config.clear_flag(trt.BuilderFlag.TF32)  # set by default, although it rounds what fp32 multiplies to 10 bits
+    if request.gpu.any_gpu:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if request.gpu.optimization_level is not None:
+        config.builder_optimization_level = request.gpu.optimization_level
+    if request.timing_cache:
+        known = request.timing_cache.read_bytes() if request.timing_cache.exists() else b""
+        # One of another GPU or version is turned down, and the build times everything anew.
+        if not config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False):
+            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    _set_compute_capabilities(trt, config, request.gpu.compute_capabilities)
+    return config
 
 
 def _describe(error: Any) -> str:
     return f"{error.node_operator()} node {error.node_name()}: {error.desc()}"
 
 
-def _collecting_logger(trt: Any) -> Any:
+def collecting_logger(trt: Any) -> Any:
     """A logger that keeps errors for the message of the exception instead of printing them."""
 
     class CollectingLogger(trt.ILogger):  # type: ignore[misc]
@@ -125,7 +155,7 @@ def _batch_profile(builder: Any, contract: Contract) -> Any:
     return profile
 
 
-def _set_compute_capabilities(trt: Any, config: Any, wanted: Sequence[str]) -> None:
+def _set_compute_capabilities(trt: Any, config: Any, wanted: tuple[str, ...]) -> None:
     if not wanted:
         return  # the library's default: Ampere and later
     config.num_compute_capabilities = len(wanted)

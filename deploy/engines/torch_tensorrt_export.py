@@ -23,7 +23,7 @@ class TorchTensorRtTarget(Target):
 
     name = "torch-tensorrt"
     suffix = ".engine"
-    precisions = ("fp32", "fp16")
+    precisions = ("fp32", "tf32", "fp16")
     takes_plugins = True
 
     def unavailable(self) -> str | None:
@@ -38,9 +38,9 @@ class TorchTensorRtTarget(Target):
 
     def build(self, request: BuildRequest, path: Path, progress: Progress) -> None:
         torch_tensorrt = importlib.import_module("torch_tensorrt")
-        if request.plugins:
+        if request.gpu.plugins:
             _register_converters(torch_tensorrt)
-        network = ExportedNetwork(request.model, EXPORT_DTYPES[request.precision], plugins=request.plugins).cuda()
+        network = ExportedNetwork(request.model, EXPORT_DTYPES[request.precision], plugins=request.gpu.plugins).cuda()
         spec = request.contract.network_input
         example = torch.zeros(min(2, request.contract.max_batch), *spec.shape, device="cuda")
         dynamic = request.contract.max_batch > 1
@@ -48,7 +48,14 @@ class TorchTensorRtTarget(Target):
         program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},) if dynamic else None)
         shapes = {"min_shape": (1, *spec.shape), "opt_shape": (1, *spec.shape)}
         image = torch_tensorrt.Input(**shapes, max_shape=(request.contract.max_batch, *spec.shape))
-        engine = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(program, inputs=[image])
+        engine = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(
+            program,
+            inputs=[image],
+            disable_tf32=request.precision != "tf32",
+            hardware_compatible=request.gpu.any_gpu,
+            optimization_level=request.gpu.optimization_level,
+            timing_cache_path=str(request.timing_cache),
+        )
         path.write_bytes(engine)
 
     def runner(self, path: Path, precision: Precision, threads: int) -> Runner | None:

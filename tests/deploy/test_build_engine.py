@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from deploy import build_engine, demo
-from deploy.engines import TARGETS, BuildRequest, Runner
+from deploy.engines import TARGETS, BuildRequest, GpuOptions, Runner
 from deploy.engines.base import Progress
 from deploy.engines.openvino_core import core
 from deploy.engines.openvino_cpu import OpenVinoTarget, openvino_runner
@@ -189,6 +189,9 @@ def test_weights_that_are_not_finite_are_refused(
         (["--target", "torch-tensorrt"], "torch-tensorrt builds on the GPU it will run on, and this machine has none"),
         (["--target", "openvino", "--precision", "fp16"], "openvino builds fp32, bf16, int8, not fp16"),
         (["--target", "tensorrt-rtx", "--compute-capability", "9.0"], "must be one of 7.5, 8.0, .*, got 9.0"),
+        (["--target", "tensorrt-rtx", "--any-gpu"], "leave --any-gpu out"),
+        (["--target", "onnx", "--precision", "tf32"], "onnx files have no tf32"),
+        (["--target", "openvino", "--precision", "tf32"], "openvino builds fp32, bf16, int8, not tf32"),
         (["--checkpoint", "absent.safetensors"], "checkpoint absent.safetensors does not exist"),
         (["--checkpoint", "random:huge"], "preset must be one of paper-224"),
         (["--data", "synthetic:lung"], "synthetic:lung"),
@@ -224,7 +227,8 @@ def test_rtx_engines_take_compute_capabilities_and_report_progress(built: Built,
     assert isinstance(target, TensorRtTarget)
     sizes = {}
     for capabilities in (("8.6",), ("8.6", "12.0")):
-        request = BuildRequest(checkpoint.build(), built.output / "model.onnx", contract, "fp32", capabilities)
+        options = GpuOptions(capabilities, optimization_level=1)
+        request = BuildRequest(checkpoint.build(), built.output / "model.onnx", contract, "fp32", options)
         target.build(request, tmp_path / "engine", lambda phase, share: seen.append((phase, share)))
         sizes[capabilities] = (tmp_path / "engine").stat().st_size
     assert sizes[("8.6",)] != sizes[("8.6", "12.0")]

@@ -113,6 +113,7 @@ def test_the_export_names_the_plugins(tmp_path: Path) -> None:
         (["--target", "openvino"], "openvino takes no plugins"),
         ([], "--plugins needs --target tensorrt or --target torch-tensorrt"),
         (["--target", "tensorrt", "--max-batch", "8"], "--plugins builds static shapes: give --max-batch 1, got 8"),
+        (["--target", "tensorrt", "--precision", "int8"], "--plugins builds fp32, tf32, fp16, not int8"),
     ],
 )
 def test_who_can_not_take_plugins_says_so(
