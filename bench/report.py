@@ -45,12 +45,13 @@ def engines_table(results: Results) -> str | None:
     return "\n".join([_machine(results, subject), "", header, "| ---: | --- |" + " ---: |" * 7, *rows])
 
 
-def _engine_row(run: dict[str, Any], name: str, figures: dict[str, float]) -> str:
+def _engine_row(run: dict[str, Any], name: str, figures: dict[str, Any]) -> str:
     baseline = run["engines"]["plain export, ONNX Runtime fp32"]["p50_ms"]
     times = " | ".join(f"{figures[f'p{p}_ms']:.1f}" for p in (50, 90, 99))
     ratio = f"{figures['p50_ms'] / baseline:.2f}x"
     share = f"{figures['share_of_gemm_rate']:.0%}"
-    rate, memory = f"{figures['images_per_second']:.1f}", f"{figures['peak_mb']:.0f}"
+    rate = f"{figures['images_per_second']:.1f}"
+    memory = f"{figures['peak_mb']:.0f}" if figures["peak_mb"] else "not taken"
     return f"| {run['batch']} | {name} | {times} | {ratio} | {rate} | {memory} | {share} |"
 
 
@@ -73,16 +74,20 @@ def plot(results: Results, path: Path) -> None:
     bars, batches, sizes = figure.subplots(1, 3, width_ratios=[2, 1, 1])
     for run in (extra for extra in extras if extra.get("batch") == 1 and "engines" in extra):
         names = list(run["engines"])[::-1]
-        bars.barh(names, [run["engines"][name]["p50_ms"] for name in names])
+        colours = ["tab:blue" if name.startswith("ours") else "silver" for name in names]
+        bars.barh(names, [run["engines"][name]["p50_ms"] for name in names], color=colours)
         bars.set(xlabel="one image, ms (median)", title=run["checkpoint"])
     for run in (extra for extra in extras if "growth_with_batch" in extra):
         counts = {int(count): time for count, time in run["growth_with_batch"].items()}
         batches.plot(list(counts), list(counts.values()), "o-")
-        batches.set(xlabel="batch", ylabel="ms", title=run["engine"])
+        batches.set(xlabel="batch", ylabel="ms", ylim=0, title=run["engine"])
     grown = sorted((extra["size"], 1000 * extra["stats"]["median"]) for extra in extras if "exported_mb" in extra)
     if grown:
         sizes.loglog(*zip(*grown, strict=True), "o-")
-    sizes.set(xlabel="image side, px", ylabel="ms", title="tiny channels, OpenVINO fp32")
+        sides = [side for side, _ in grown]
+        sizes.set_xticks(sides, [str(side) for side in sides])
+        sizes.minorticks_off()
+    sizes.set(xlabel="image side, px", ylabel="ms", title="tiny, openvino fp32")
     figure.savefig(path, dpi=120)
 
 

@@ -51,11 +51,14 @@ def contract() -> Contract:
 
 
 def gemm_seconds() -> float:
-    """Of one square float32 product: what this machine can do, taken in the same rounds."""
+    """Of one square float32 product: what this machine can do, taken in the same rounds; the best of a few."""
     left, right = torch.rand(GEMM, GEMM), torch.rand(GEMM, GEMM)
-    start = time.perf_counter()
-    left @ right
-    return time.perf_counter() - start
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        left @ right
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def multiply_adds(checkpoint: str) -> int:
@@ -100,7 +103,7 @@ def test_engines(benchmark: BenchmarkFixture, contenders: Contenders, batch: int
         name: {
             **{f"p{p}_ms": 1000 * float(np.percentile(measured[1:], p)) for p in (50, 90, 99)},
             "images_per_second": batch / float(np.median(measured[1:])),
-            "peak_mb": peak_memory(contenders, name, batch) if name != COMPILED else float("nan"),  # its compiler's
+            "peak_mb": peak_memory(contenders, name, batch) if name != COMPILED else None,  # its compiler's
             "share_of_gemm_rate": work / float(np.median(measured[1:])) / rate,
             "mask_differs": compare(reference, runners[name](images)).mask,
         }
@@ -109,7 +112,7 @@ def test_engines(benchmark: BenchmarkFixture, contenders: Contenders, batch: int
 
 
 def test_growth_with_batch(benchmark: BenchmarkFixture, contenders: Contenders) -> None:
-    name = contenders.names()[-1]
+    name = "ours, openvino fp32"
     runner, times = contenders.load(name), {}
     for batch in (1, 2, 4, 8):
         images = noise(contract(), batch)

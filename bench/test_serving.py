@@ -36,7 +36,7 @@ KILLS, REQUESTS_BETWEEN_KILLS = 5, 400
 def in_process(subject: Subject) -> Callable[[], object]:
     """The served work without a server: the same code on the same file, with every core."""
     folder = subject.output / DIRECTORY / PIPELINE_MODEL
-    parameters = {name: one.string_value for name, one in tuned(read_config(folder), "latency").parameters.items()}
+    parameters = {name: one.string_value for name, one in tuned(read_config(folder), ANY_FREE_PORT).parameters.items()}
     contract, wanted = subject.contract, {"MASK", "CLASS_PROBS"}
     network = Network(
         folder / VERSION / parameters["network"],

@@ -10,7 +10,7 @@ MAX_PIXELS = 100_000_000
 FORMATS = ("JPEG", "PNG", "TIFF")
 
 
-Reason = Literal["empty", "not_an_image", "too_many_pixels", "damaged"]
+Reason = Literal["empty", "not_an_image", "too_many_pixels", "too_many_bytes", "damaged"]
 
 
 class ImageError(Exception):

@@ -63,7 +63,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name, meaning in (("latency", "one worker with every core (default)"), ("throughput", "one worker a core")):
         tuning.add_argument(f"--{name}", dest="tuning", action="store_const", const=name, help=meaning)
     parser.set_defaults(tuning="latency")
-    parser.add_argument("--max-request-mb", type=int, default=64, help="largest request over HTTP (default: 64)")
+    parser.add_argument("--max-request-mb", type=int, default=64, help="largest request (default: 64)")
     parser.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM; HTTP and gRPC are then encrypted")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM; the certificate's private key")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that clients must send")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ class NetworkModel:
         if int(np.__version__.split(".")[0]) >= 2:
             # The backend's compiled half was built for numpy 1: under 2 it sends 0 bytes and reads every input as ones.
             raise RuntimeError(f"the server's Python backend needs numpy below 2, found {np.__version__}")
-        parameters = {
+        parameters = self.parameters = {
             name: value["string_value"] for name, value in json.loads(args["model_config"])["parameters"].items()
         }
         self.contract = Contract.from_json(parameters["contract"])
@@ -76,11 +77,15 @@ class ImageModel(NetworkModel):
     def initialize(self, args: dict[str, str]) -> None:
         """Called once by the server: as for the network, and build the preprocessing pipeline."""
         super().initialize(args)
+        self.max_bytes = int(self.parameters.get("max_request_bytes", sys.maxsize))
         self.preprocess = Preprocessor(Preprocessing(self.contract.image_size, self.contract.mean, self.contract.std))
 
     def images(self, request: Any) -> tuple[Iterator[NDArray[np.float32]], int]:
         """The request's images, decoded one by one as the network takes them, and how many they are."""
         rows = read(request, self.contract.encoded_image.name)
+        if rows.nbytes > self.max_bytes:
+            message = f"the request holds {rows.nbytes:,} bytes of images, more than the limit of {self.max_bytes:,}"
+            raise ImageError(message, "too_many_bytes")
         return (self.preprocess(row.tobytes()) for row in rows), len(rows)
 
 

@@ -44,9 +44,7 @@ class Server:
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.options = (options or ServerOptions()).with_ports()
-        self.configs = {
-            name: tuned(config, self.options.tuning) for name, config in read_repository(repository).items()
-        }
+        self.configs = {name: tuned(config, self.options) for name, config in read_repository(repository).items()}
         self.contract = contract_of(self.configs[PIPELINE_MODEL])
         self._repository, self._log = repository, log
         self.ready = False

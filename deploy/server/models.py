@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
@@ -12,8 +11,7 @@ from tritonclient.grpc import model_config_pb2 as schema
 from deploy.contract import PIPELINE_MODEL, Contract
 from deploy.repository import CONFIGURATION, read_config
 from deploy.server.errors import ServerError
-
-Tuning = Literal["latency", "throughput"]
+from deploy.server.options import ServerOptions
 
 
 def read_repository(repository: Path) -> dict[str, schema.ModelConfig]:
@@ -47,12 +45,13 @@ def contract_of(config: schema.ModelConfig) -> Contract:
         raise ServerError(f"model {config.name}: {error}; build the repository again") from None
 
 
-def tuned(config: schema.ModelConfig, tuning: Tuning) -> schema.ModelConfig:
-    """A copy with workers and threads for this machine: one worker with every core, or a worker for each core."""
+def tuned(config: schema.ModelConfig, options: ServerOptions) -> schema.ModelConfig:
+    """A copy with workers and threads for this machine, and with the limit that workers hold requests to."""
     cores = len(os.sched_getaffinity(0))
-    workers = cores if tuning == "throughput" else 1
+    workers = cores if options.tuning == "throughput" else 1
     copy = schema.ModelConfig()
     copy.CopyFrom(config)
     copy.instance_group[0].count = workers
     copy.parameters["threads"].string_value = str(cores // workers)
+    copy.parameters["max_request_bytes"].string_value = str(options.max_request_bytes)
     return copy

@@ -6,9 +6,9 @@ import socket
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from deploy.server.models import Tuning
-
+Tuning = Literal["latency", "throughput"]
 MAX_REQUEST_BYTES = 64 * 2**20
 
 
@@ -26,7 +26,7 @@ class ServerOptions:
 
     address: of the interface to bind.  Ports: 0 picks a free one.
     tuning: "latency" is one worker with every core, "throughput" one worker a core.
-    max_request_bytes: of one request over HTTP; more is answered with 413.
+    max_request_bytes: of one request; more is answered with 413 over HTTP, with INVALID_ARGUMENT over gRPC.
     tls: encrypts HTTP and gRPC (the metrics stay plain).  token: asked of every request but those for health.
     """
 

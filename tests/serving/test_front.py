@@ -161,6 +161,16 @@ def test_what_the_front_refuses(
     assert post(guarded, certificate, body, headers, token="wrong")[0] == 401
 
 
+def test_the_limit_on_bytes_holds_over_grpc_too(guarded: Server, certificate: Tls) -> None:
+    with Client(guarded.grpc_url, access=Access(certificate.certificate, TOKEN)) as client:
+        for size, reason in (
+            (100_000, "not an image"),
+            (100_001, "more than the limit of 100,000"),
+        ):
+            with pytest.raises(InvalidImage, match=reason):
+                client.segment(bytes(size))
+
+
 def test_a_slow_client_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.server.gateway.BODY_SECONDS", 0.3)
     host, port = server.http_url.split(":")
