@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from data_pipeline.scan import scan_samples as scan_samples
     from data_pipeline.serving import Preprocessor as Preprocessor
     from data_pipeline.serving import serialize_serving as serialize_serving
+    from data_pipeline.sources import SOURCES as SOURCES
     from data_pipeline.sources import open_source as open_source
     from data_pipeline.training import Batch as Batch
     from data_pipeline.training import TrainingLoader as TrainingLoader
@@ -29,7 +30,7 @@ _NAMES = {
     "records": ("DataError", "Dataset", "Record", "Split"),
     "scan": ("BadSample", "drop_bad", "open_usable", "scan_samples"),
     "serving": ("Preprocessor", "serialize_serving"),
-    "sources": ("open_source",),
+    "sources": ("SOURCES", "open_source"),
     "training": ("Batch", "TrainingLoader"),
 }
 

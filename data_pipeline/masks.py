@@ -26,11 +26,11 @@ class Converted:
     problems: dict[str, list[str]] = field(default_factory=dict)
 
 
-def convert_masks(pairs: dict[str, tuple[Path, Path]], cache: Path) -> Converted:
+def convert_masks(pairs: dict[str, tuple[Path, Path]], cache: Path, classes: int = MAX_CLASSES) -> Converted:
     """Checks each (image, mask) pair by stem and writes the mask's indices; a second call only reads headers.
 
-    Masks hold indices below 64, or 0 and 255 for a single class, in 1, 8 or 16 bits, grey or palette. A file that
-    cannot be read is left as it is, for the scan to report.
+    Masks hold indices below `classes`, or 0 and 255 for a single class, in 1, 8 or 16 bits, grey or palette. A file
+    that cannot be read is left as it is, for the scan to report.
     """
     result = Converted()
     for stem, (image, mask) in track(sorted(pairs.items()), "checking masks", disable=len(pairs) < 200):
@@ -42,8 +42,8 @@ def convert_masks(pairs: dict[str, tuple[Path, Path]], cache: Path) -> Converted
             continue
         if image_size != mask_size:
             result.problems.setdefault("masks of another size than their image", []).append(stem)
-        if highest >= MAX_CLASSES:
-            result.problems.setdefault(f"masks with class indices over {MAX_CLASSES - 1}", []).append(stem)
+        if highest >= classes:
+            result.problems.setdefault(f"masks with class indices over {classes - 1}", []).append(stem)
         result.grey = result.grey and mode in GREY_MODES
         result.highest = max(result.highest, highest)
     return result

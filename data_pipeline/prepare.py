@@ -21,6 +21,7 @@ from data_pipeline.prepared import MASK_SCALE, Pixels, create_pixels, write_mani
 from data_pipeline.preprocess import decode
 from data_pipeline.records import DataError, Dataset, Record, Split
 from data_pipeline.scan import open_usable
+from data_pipeline.sources import SOURCES
 from data_pipeline.training_graph import path_bytes
 
 JOURNAL = "journal.jsonl"  # one line a finished sample, so that an interrupted run goes on where it stopped
@@ -106,7 +107,7 @@ def _pipeline(size: int) -> tuple[DataNode, DataNode]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m data_pipeline.prepare", description=__doc__)
-    parser.add_argument("--data", required=True, help="data source, as for model.train")
+    parser.add_argument("--data", required=True, help=SOURCES)
     parser.add_argument("--size", type=int, required=True, help="the network's input side in pixels")
     parser.add_argument("--output", type=Path, required=True, help="train on it with --data prepared:OUTPUT")
     parser.add_argument("--split", nargs="+", choices=tuple(get_args(Split)), default=["train", "validation"])

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from data_pipeline.preprocess import Preprocessing
 from data_pipeline.records import DataError, Dataset, Split
-from data_pipeline.sources import open_source
+from data_pipeline.sources import SOURCES, open_source
 from data_pipeline.training import TrainingLoader
 
 COLOURS = np.array([[0, 0, 0], [255, 60, 60], [60, 255, 60], [80, 120, 255], [255, 230, 60]], np.uint8)
@@ -49,7 +49,7 @@ def outline(image: NDArray[np.uint8], mask: NDArray[np.int64]) -> NDArray[np.uin
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m data_pipeline.preview", description=__doc__)
-    parser.add_argument("--data", required=True, help="data source, as for model.train")
+    parser.add_argument("--data", required=True, help=SOURCES)
     parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
     parser.add_argument("--split", choices=get_args(Split), default="train")
     parser.add_argument("--samples", type=int, default=24)

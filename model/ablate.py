@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from data_pipeline import DataError, Dataset, open_usable
+from data_pipeline import SOURCES, DataError, Dataset, open_usable
 from data_pipeline.records import Split, write_whole
 from model.ablation.arms import ARMS, Arm
 from model.ablation.plan import Size, plan_epochs
@@ -32,7 +32,7 @@ from model.training.trainer import Trainer
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with 2 and one line for a misuse."""
     parser = argparse.ArgumentParser(prog="python -m model.ablate", description=__doc__)
-    parser.add_argument("--data", required=True, help="as model.train takes it")
+    parser.add_argument("--data", required=True, help=SOURCES)
     parser.add_argument(
         "--budget", required=True, type=float, metavar="MINUTES", help="for all arms and seeds together"
     )

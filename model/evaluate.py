@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from data_pipeline import DataError, Dataset, Preprocessing, open_usable
+from data_pipeline import SOURCES, DataError, Dataset, Preprocessing, open_usable
 from model.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
 from model.evaluation import score_network
 
@@ -29,7 +29,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--checkpoint", required=True, help="a .safetensors file, or random:PRESET")
-    parser.add_argument("--data", required=True, help="synthetic:skin, synthetic:oct, folder:DIR or prepared:DIR")
+    parser.add_argument("--data", required=True, help=SOURCES)
     parser.add_argument("--samples", type=int, help="images of the test split (default: all the source has)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip-bad", action="store_true", help="score without the samples that cannot be used")

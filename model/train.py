@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data_pipeline import DataError, Dataset, open_usable
+from data_pipeline import SOURCES, DataError, Dataset, open_usable
 from model.checkpoint import CheckpointError, CheckpointInfo
 from model.config import PRESETS
 from model.training.options import TrainingError, TrainingOptions
@@ -34,7 +34,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", required=True, help="synthetic:skin, synthetic:oct, folder:DIR or prepared:DIR")
+    parser.add_argument("--data", required=True, help=SOURCES)
     parser.add_argument("--preset", required=True, choices=PRESETS)
     parser.add_argument("--output", required=True, type=Path, help="directory for best.safetensors, history.csv, ...")
     parser.add_argument("--epochs", type=int, default=150)

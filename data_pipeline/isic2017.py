@@ -1,0 +1,43 @@
+"""`isic2017:DIR`: the challenge's own folders and tables, as unpacked side by side, with its own three splits."""
+
+from pathlib import Path
+
+from data_pipeline.masks import convert_masks
+from data_pipeline.pairing import Rows, by_stem, read_labels, refuse, unpaired
+from data_pipeline.records import BACKGROUND, DataError, Dataset, Record, Split
+
+PARTS: dict[Split, str] = {"train": "Training", "validation": "Validation", "test": "Test_v2"}
+DIAGNOSES = ("melanoma", "seborrheic_keratosis")
+SEG_CLASSES = (BACKGROUND, "lesion")
+
+
+def open_isic2017(folder: Path, split: Split, samples: int | None, cache: Path) -> Dataset:
+    """The first `samples` records of an official split; DataError lists every problem.
+
+    Labels are melanoma, seborrheic keratosis and nevus: in 2017 every lesion that is neither of the first two.
+    """
+    part = f"ISIC-2017_{PARTS[split]}"
+    data, truth = folder / f"{part}_Data", folder / f"{part}_Part1_GroundTruth"
+    table = folder / f"{part}_Part3_GroundTruth.csv"
+    refuse(folder, {"official names missing": [path.name for path in (data, truth, table) if not path.exists()]})
+    rows = _diagnoses(table)
+    layout = "the archives of ISIC 2017 must be unpacked under their own names"
+    images = by_stem(data, layout, "ISIC_*.jpg")  # the superpixels and the metadata beside them are not used
+    masks = by_stem(truth, layout, "ISIC_*_segmentation.png", ending="_segmentation")
+    pairs = {stem: (images[stem], masks[stem]) for stem in images.keys() & masks.keys()}
+    converted = convert_masks(pairs, cache, classes=len(SEG_CLASSES))
+    refuse(folder, unpaired(rows, images, masks, table.name) | converted.problems)
+    stems = sorted(rows)[:samples]
+    if not stems:
+        raise DataError(f"{table} lists no image: the {split} split is empty")
+    records = tuple(Record(images[stem], converted.files[stem], rows[stem]) for stem in stems)
+    return Dataset(f"isic2017:{folder}", records, SEG_CLASSES, (*DIAGNOSES, "nevus"))
+
+
+def _diagnoses(table: Path) -> Rows:
+    """The labels of each image; one that is called both kinds of lesion is refused."""
+    names, rows = read_labels(table, "image_id")
+    if names != DIAGNOSES:
+        raise DataError(f"{table}: the columns must be image_id, {', '.join(DIAGNOSES)}; found {', '.join(names)}")
+    refuse(table, {"images with both diagnoses": [stem for stem, row in rows.items() if sum(row) > 1]})
+    return {stem: (*row, int(not any(row))) for stem, row in rows.items()}
