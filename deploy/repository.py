@@ -81,8 +81,12 @@ def read_config(folder: Path) -> schema.ModelConfig:
 
 
 def network_files(network: Path) -> list[Path]:
-    """The network's file and those that hold its weights beside it: IR's `.bin`, ONNX's `.onnx.data`."""
-    companions = (network.with_suffix(".bin"), network.with_name(network.name + ".data"))
+    """The network's file and what belongs to it: IR's `.bin`, ONNX's `.onnx.data`, a TensorRT engine's layers."""
+    companions = (
+        network.with_suffix(".bin"),
+        network.with_name(network.name + ".data"),
+        network.with_suffix(".layers.json"),
+    )
     return [network, *(file for file in companions if file.exists())]
 
 

@@ -70,7 +70,10 @@ class TensorRtTarget(Target):
             export_onnx(request.model, request.contract, request.onnx, precision=request.precision, plugins=True)
         if self.builds_without_gpu:
             request = replace(request, timing_cache=None)  # nothing is timed: it compiles at its first use, on the GPU
-        path.write_bytes(build_plan(importlib.import_module(self.module), request, progress))
+        trt = importlib.import_module(self.module)
+        path.write_bytes(build_plan(trt, request, progress))
+        if self.runs_here:
+            path.with_suffix(".layers.json").write_text(PlanRunner(trt, collecting_logger(trt), path).layers())
 
     def runner(self, path: Path, precision: Precision, threads: int) -> Runner | None:
         if not self.runs_here:
@@ -104,6 +107,7 @@ def _configuration(trt: Any, builder: Any, request: BuildRequest) -> Any:
     """What is the same for every network: the profile, the GPUs to build for, and how hard to try."""
     config = builder.create_builder_config()
     config.add_optimization_profile(_batch_profile(builder, request.contract))
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # names and tactics for the report of layers
     if request.precision != "tf32":
         config.clear_flag(trt.BuilderFlag.TF32)  # set by default, although it rounds what fp32 multiplies to 10 bits
     if request.gpu.any_gpu:
