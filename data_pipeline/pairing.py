@@ -45,7 +45,7 @@ def _is_binary(values: list[str], count: int) -> bool:
 
 
 def by_stem(folder: Path, layout: str, pattern: str = "*", ending: str = "") -> dict[str, Path]:
-    """The files of `folder` that match `pattern` by their stems without `ending`; `layout` is told where it is missing."""
+    """The files of `folder` that match `pattern` by stem without `ending`; layout: said where there is no folder."""
     if not folder.is_dir():
         raise DataError(f"{folder} is missing: {layout}")
     files = sorted(path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith("."))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.records import DataError, Dataset, Record, Split, write_whole
+from data_pipeline.records import DataError, Dataset, Record, Split, Volume, write_whole
 
 IMAGES, MASKS, MANIFEST = "images.npy", "masks.npy", "manifest.json"
 MASK_SCALE = 3  # odd: the nearest pixel of a mask shrunk back to S is then the one its file gives
@@ -70,7 +70,7 @@ def write_manifest(folder: Path, dataset: Dataset, size: int, sources: list[str]
         "size": size,
         **{key: value for key, value in asdict(dataset).items() if key not in ("records", "prepared")},
         "records": [
-            {"image": str(r.image), "mask": str(r.mask), "labels": r.labels, "source": source, "pixels": digest}
+            {**asdict(r), "image": str(r.image), "mask": str(r.mask), "source": source, "pixels": digest}
             for r, source, digest in zip(dataset.records, sources, digests, strict=True)
         ],
     }
@@ -90,6 +90,11 @@ def open_prepared(folder: Path, split: Split, samples: int | None) -> Dataset:
     damaged = [row["image"] for index, row in enumerate(rows) if pixels.digest(index) != row["pixels"]]
     if damaged:
         raise DataError(f"{place}: {len(damaged)} prepared samples are damaged, {damaged[0]} first: prepare again")
-    records = tuple(Record(Path(row["image"]), Path(row["mask"]), tuple(row["labels"])) for row in rows)
+    records = tuple(_record(row) for row in rows)
     names = {key: tuple(manifest[key]) for key in ("seg_classes", "labels")}
     return Dataset(manifest["name"], records, **names, grey=manifest["grey"], prepared=place)
+
+
+def _record(row: dict[str, Any]) -> Record:
+    volume = Volume(**row["volume"]) if row["volume"] else None
+    return Record(Path(row["image"]), Path(row["mask"]), tuple(row["labels"]), volume)

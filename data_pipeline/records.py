@@ -15,15 +15,25 @@ class DataError(Exception):
 
 
 @dataclass(frozen=True)
+class Volume:
+    """What a slice was cut from.  slice_mm3: the volume that one whole slice covers."""
+
+    name: str
+    slice_mm3: float
+
+
+@dataclass(frozen=True)
 class Record:
     """One sample on disk.
 
     image: any file DALI decodes.  mask: 8-bit grey PNG whose values are class indices.  labels: 0 or 1 per label.
+    volume: None for an image of its own.
     """
 
     image: Path
     mask: Path
     labels: tuple[int, ...]
+    volume: Volume | None = None
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from data_pipeline.folder import open_folder
 from data_pipeline.isic2017 import open_isic2017
 from data_pipeline.prepared import open_prepared
 from data_pipeline.records import CACHE, DataError, Dataset, Split
+from data_pipeline.retouch import open_retouch
 from data_pipeline.synthetic.generate import generate_folder
 
-SOURCES = "synthetic:skin, synthetic:oct, isic2017:DIR, folder:DIR or prepared:DIR"
+SOURCES = "synthetic:skin, synthetic:oct, isic2017:DIR, retouch:DIR, folder:DIR or prepared:DIR"
 
 
 def open_source(spec: str, split: Split, *, samples: int | None = None, seed: int = 0, cache: Path = CACHE) -> Dataset:
@@ -25,6 +26,8 @@ def open_source(spec: str, split: Split, *, samples: int | None = None, seed: in
         return open_folder(Path(argument), split, samples, seed, cache)
     if kind == "isic2017" and argument:
         return open_isic2017(Path(argument), split, samples, cache)
+    if kind == "retouch" and argument:
+        return open_retouch(Path(argument), split, samples, seed, cache)
     if kind == "prepared" and argument:
         return open_prepared(Path(argument), split, samples)
     raise DataError(f"unknown data source {spec!r}: expected {SOURCES}")

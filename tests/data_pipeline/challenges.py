@@ -1,7 +1,11 @@
 """Small data sets in the files, folders and tables of the challenges."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import SimpleITK
+from numpy.typing import NDArray
 from PIL import Image
 
 from tests.data_pipeline.samples import blob, picture
@@ -26,3 +30,38 @@ def write_isic2017(folder: Path, count: int = 5) -> Path:
         table = folder / f"ISIC-2017_{part}_Part3_GroundTruth.csv"
         table.write_text("\n".join(["image_id,melanoma,seborrheic_keratosis", *rows]) + "\n")
     return folder
+
+
+# (slices, H, W), type and whether compressed, as the vendors differ
+VENDORS: dict[str, tuple[tuple[int, int, int], type, bool]] = {
+    "Cirrus": ((4, 61, 33), np.uint8, False),
+    "Spectralis": ((3, 40, 37), np.uint16, True),
+    "Topcon": ((5, 45, 33), np.uint8, True),
+}
+
+
+def write_retouch(folder: Path, count: int = 10) -> Path:
+    """`count` volumes a vendor: fluid k is a box in slice k % slices of those volumes whose number k divides."""
+    for vendor, (shape, kind, compressed) in VENDORS.items():
+        for number in range(1, count + 1):
+            place = folder / f"RETOUCH-TrainingSet-{vendor}" / f"TRAIN{number:03d}"
+            place.mkdir(parents=True)
+            pixels = np.random.default_rng(number).integers(0, np.iinfo(kind).max, shape).astype(kind)
+            write_volume(place / "oct.mhd", pixels, compressed)
+            write_volume(place / "reference.mhd", fluids(shape, number), compressed)
+    return folder
+
+
+def fluids(shape: tuple[int, int, int], number: int) -> NDArray[np.uint8]:
+    classes = np.zeros(shape, np.uint8)
+    for value in (1, 2, 3):
+        if number % value == 0:
+            classes[value % shape[0], 10 * value : 10 * value + 5, 4 : 4 + number] = value
+    return classes
+
+
+def write_volume(path: Path, values: NDArray[Any], compressed: bool = False) -> None:
+    """(slices, H, W) as .mhd beside .raw or .zraw; spacing in mm."""
+    image = SimpleITK.GetImageFromArray(values)
+    image.SetSpacing((0.012, 0.004, 0.12))
+    SimpleITK.WriteImage(image, str(path), compressed)

@@ -1,0 +1,127 @@
+"""`retouch:DIR`: MetaImage volumes as SimpleITK writes them, read back slice by slice."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+from PIL import Image
+
+from data_pipeline import DataError, Dataset, open_source, scan_samples
+from data_pipeline.prepare import prepare
+from tests.data_pipeline.challenges import VENDORS, fluids, write_retouch, write_volume
+
+SPLITS = ("train", "validation", "test")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_retouch(tmp_path_factory.mktemp("retouch"))
+
+
+def opened(folder: Path, split: str = "train", cache: Path | None = None, samples: int | None = None) -> Dataset:
+    cache = cache or folder / "cache"
+    return open_source(f"retouch:{folder}", split, samples=samples, cache=cache)  # type: ignore[arg-type]
+
+
+def volumes(data: Dataset) -> Counter[str]:
+    return Counter(record.volume.name for record in data.records if record.volume)
+
+
+def test_every_slice_is_what_the_volume_holds(folder: Path) -> None:
+    seen = 0
+    for split in SPLITS:
+        data = opened(folder, split)
+        assert (
+            data.grey
+            and data.seg_classes == ("background", "IRF", "SRF", "PED")
+            and data.labels == ("IRF", "SRF", "PED")
+        )
+        assert not scan_samples(data, cache=folder / "cache")
+        for record in data.records:
+            assert record.volume
+            vendor, name = record.volume.name.split("/")
+            shape, kind, _ = VENDORS[vendor]
+            index = int(record.image.stem.removeprefix("image_"))
+            place = folder / f"RETOUCH-TrainingSet-{vendor}" / name
+            image, mask = np.asarray(Image.open(record.image)), np.asarray(Image.open(record.mask))
+            assert image.dtype == kind
+            assert np.array_equal(
+                image, SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(place / "oct.mhd")))[index]
+            )
+            truth = fluids(shape, int(name[-3:]))[index]
+            assert np.array_equal(mask, truth)
+            assert record.labels == tuple(int((truth == value).any()) for value in (1, 2, 3))
+            assert record.volume.slice_mm3 == pytest.approx(shape[1] * shape[2] * 0.012 * 0.004 * 0.12)
+            seen += 1
+    assert seen == 10 * sum(shape[0] for shape, *_ in VENDORS.values())
+
+
+def test_volumes_are_split_whole_and_for_each_vendor(folder: Path) -> None:
+    found = {split: volumes(opened(folder, split)) for split in SPLITS}
+    assert sum(len(names) for names in found.values()) == len(set().union(*found.values())) == 30
+    for split, count in zip(SPLITS, (8, 1, 1), strict=True):
+        assert Counter(name.split("/")[0] for name in found[split]) == dict.fromkeys(VENDORS, count)
+        assert all(slices == VENDORS[name.split("/")[0]][0][0] for name, slices in found[split].items())
+    cache = folder / "cache"
+    assert volumes(open_source(f"retouch:{folder}", "train", seed=1, cache=cache)) != found["train"]
+
+
+def test_a_vendor_alone_is_split_as_among_the_others(folder: Path) -> None:
+    alone = volumes(opened(folder / "RETOUCH-TrainingSet-Topcon", "test", folder / "cache"))
+    assert alone == {name: n for name, n in volumes(opened(folder, "test")).items() if name.startswith("Topcon")}
+
+
+def test_fewer_samples_are_spread_over_the_volumes(folder: Path) -> None:
+    data = opened(folder, samples=32)
+    assert len(data.records) == 32 and set(volumes(data)) == set(volumes(opened(folder)))
+
+
+def test_volumes_are_converted_once_and_again_when_they_change(tmp_path: Path) -> None:
+    write_retouch(tmp_path, 4)
+    first = opened(tmp_path).records[0]
+    written = first.image.stat().st_mtime_ns
+    assert opened(tmp_path).records[0] == first and first.image.stat().st_mtime_ns == written
+    assert first.volume
+    vendor, name = first.volume.name.split("/")
+    write_volume(
+        tmp_path / f"RETOUCH-TrainingSet-{vendor}" / name / "oct.mhd", np.full(VENDORS[vendor][0], 9, np.uint8)
+    )
+    assert (np.asarray(Image.open(opened(tmp_path).records[0].image)) == 9).all()
+
+
+def test_all_unusable_volumes_are_listed_at_once(tmp_path: Path) -> None:
+    cirrus = write_retouch(tmp_path, 6) / "RETOUCH-TrainingSet-Cirrus"
+    shape = VENDORS["Cirrus"][0]
+    write_volume(cirrus / "TRAIN001" / "reference.mhd", np.zeros((3, 61, 33), np.uint8))
+    write_volume(cirrus / "TRAIN002" / "reference.mhd", np.full(shape, 4, np.uint8))
+    write_volume(cirrus / "TRAIN003" / "oct.mhd", np.zeros(shape, np.float32))
+    (cirrus / "TRAIN004" / "reference.mhd").unlink()
+    raw = cirrus / "TRAIN005" / "oct.raw"
+    raw.write_bytes(raw.read_bytes()[:100])
+    with pytest.raises(DataError) as caught:
+        opened(tmp_path)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (
+        "1 volumes whose reference has another shape: Cirrus/TRAIN001",
+        "1 volumes whose reference holds other values than 0 to 3: Cirrus/TRAIN002",
+        "1 volumes that are not three-dimensional of 8 or 16 bits without sign: Cirrus/TRAIN003",
+        "2 volumes whose oct.mhd or reference.mhd is missing or damaged: Cirrus/TRAIN004, Cirrus/TRAIN005",
+    ):
+        assert part in message
+
+
+def test_a_folder_without_volumes_or_with_too_few_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no volumes: expected a folder with RETOUCH-TrainingSet-Cirrus"):
+        opened(tmp_path)
+    with pytest.raises(DataError, match="the test split is empty: 3 volumes are too few"):
+        opened(write_retouch(tmp_path, 1), "test")
+
+
+def test_prepared_slices_know_their_volume(folder: Path, tmp_path: Path) -> None:
+    data = opened(folder / "RETOUCH-TrainingSet-Topcon", "test", folder / "cache")
+    prepare(data, 32, tmp_path / "test", threads=1)
+    kept = open_source(f"prepared:{tmp_path}", "test")
+    assert [record.volume for record in kept.records] == [record.volume for record in data.records]
