@@ -61,7 +61,8 @@ def quantize(
         return model
 
     def validate(candidate: onnx.ModelProto, _: Iterable[object]) -> tuple[float, None]:
-        return -loss(signed(candidate)), None
+        # NNCF divides by the float32 model's figure, which must therefore not be 0.
+        return 1 - loss(signed(candidate)), None
 
     searched = nncf.quantize_with_accuracy_control(
         source,
