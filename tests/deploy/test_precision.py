@@ -99,7 +99,8 @@ def test_the_search_takes_back_what_costs_too_much(exported: Path, eight_bits: P
     reference = onnx_runner(exported, 1)(images(3))
 
     def loss(model: onnx.ModelProto) -> float:
-        return compare(reference, onnx_runner(model.SerializeToString(), 1)(images(3))).segmentation
+        # Rounded, so that the float32 model loses exactly nothing, as it does on the task.
+        return round(compare(reference, onnx_runner(model.SerializeToString(), 1)(images(3))).segmentation, 5)
 
     plain = onnx.load(eight_bits)
     allowed = 0.6 * loss(plain)
