@@ -7,15 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from monai.metrics import compute_dice
-from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from deploy.engines import EngineOutput
 from deploy.verify import Truth
+from model.metrics import one_hot
+from model.statistics import Array, interval, resample, weighted_auc, weighted_mean, with_means
 
-RESAMPLES = 1000
 TASK_TOLERANCE = {"dice": 0.005, "accuracy": 0.01}
-Array = NDArray[np.float64]
 
 
 class Change(NamedTuple):
@@ -31,13 +29,9 @@ def task_changes(reference: EngineOutput, candidate: EngineOutput, truth: Truth,
 
     The bootstrap is paired: both engines are scored on the same drawn images, so what is hard about an image cancels.
     """
-    draws = np.random.default_rng(seed).multinomial(
-        len(truth.masks), [1 / len(truth.masks)] * len(truth.masks), RESAMPLES
-    )
-    weights = np.concatenate([np.ones((1, draws.shape[1])), draws])  # the first row is the images as they are
+    weights = resample(range(len(truth.masks)), seed)
     before, after = (_scores(output, truth, weights) for output in (reference, candidate))
-    differences = {name: after[name] - before[name] for name in before}
-    return {name: _change(values) for name, values in differences.items() if np.isfinite(values[0])}
+    return {name: Change(*interval(after[name] - before[name])) for name in before}
 
 
 def lost_task(changes: dict[str, Change]) -> list[str]:
@@ -49,67 +43,23 @@ def lost_task(changes: dict[str, Change]) -> list[str]:
     ]
 
 
-def _change(differences: Array) -> Change:
-    """The first is that of the images as they are; draws that never show a class say nothing."""
-    drawn = differences[np.isfinite(differences)]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Change(float(differences[0]), float(low), float(high))
-
-
 def _scores(output: EngineOutput, truth: Truth, weights: Array) -> dict[str, Array]:
     """Each score under each row of image weights (R, N): (R,)."""
-    groups = {
-        "dice": dict(zip(truth.seg_classes[1:], _dice(output, truth).T, strict=True)),
-        "accuracy": dict(zip(truth.label_names, ((output.class_probs > 0.5) == truth.labels.numpy()).T, strict=True)),
-    }
-    scores = {
-        group: {name: _weighted_mean(values.astype(np.float64), weights) for name, values in columns.items()}
-        for group, columns in groups.items()
-    }
     probs, labels = output.class_probs.astype(np.float64), truth.labels.numpy() > 0.5
-    scores["auc"] = {
-        name: _auc(probs[:, i], labels[:, i], weights)
-        for i, name in enumerate(truth.label_names)
-        if 0 < labels[:, i].sum() < len(labels)
-    }
-    flat = {f"{group}/{name}": values for group, columns in scores.items() for name, values in columns.items()}
-    means = {group: _mean(list(columns.values())) for group, columns in scores.items() if columns}
-    return means | flat
+    right = ((probs > 0.5) == labels).astype(np.float64)
+    dice = zip(truth.seg_classes[1:], _dice(output, truth).T, strict=True)
+    return with_means(
+        {
+            "dice": {name: weighted_mean(values, weights) for name, values in dice},
+            "accuracy": {name: weighted_mean(right[:, i], weights) for i, name in enumerate(truth.label_names)},
+            "auc": {name: weighted_auc(probs[:, i], labels[:, i], weights) for i, name in enumerate(truth.label_names)},
+        }
+    )
 
 
 def _dice(output: EngineOutput, truth: Truth) -> Array:
     """(N, classes without background), NaN where the truth does not show the class."""
-    count = len(truth.seg_classes)
-    found, true = (
-        F.one_hot(mask.long(), count).permute(0, 3, 1, 2)[:, 1:]
-        for mask in (torch.from_numpy(output.mask), truth.masks)
-    )
+    masks = (torch.from_numpy(output.mask), truth.masks)
+    found, true = (one_hot(mask, len(truth.seg_classes)) for mask in masks)
     values: Array = compute_dice(found, true, ignore_empty=True).double().numpy()
     return values
-
-
-def _weighted_mean(values: Array, weights: Array) -> Array:
-    valid = ~np.isnan(values)
-    total = weights @ valid
-    mean: Array = np.divide(
-        weights @ np.where(valid, values, 0), total, out=np.full(len(weights), np.nan), where=total > 0
-    )
-    return mean
-
-
-def _mean(columns: list[Array]) -> Array:
-    """Over the columns that have a value, row by row."""
-    valid = ~np.isnan(columns)
-    total, count = np.where(valid, columns, 0).sum(axis=0), valid.sum(axis=0)
-    mean: Array = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
-    return mean
-
-
-def _auc(probs: Array, positive: NDArray[np.bool_], weights: Array) -> Array:
-    """Share of pairs, one image with the label and one without, that are ranked right; ties count half."""
-    difference = probs[positive][:, None] - probs[~positive]
-    right = (difference > 0) + 0.5 * (difference == 0)
-    pairs = weights[:, positive].sum(axis=1) * weights[:, ~positive].sum(axis=1)
-    ranked = np.einsum("rp,pn,rn->r", weights[:, positive], right, weights[:, ~positive], optimize=True)
-    area: Array = np.divide(ranked, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
-    return area

@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.progress import track
 
 from data_pipeline import SOURCES, DataError, Dataset, Preprocessing, open_usable
+from data_pipeline.records import write_whole
 from model.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
-from model.evaluation import score_network
+from model.evaluation.cases import score_cases
+from model.evaluation.report import draw_gallery, score_table, write_cases
+from model.evaluation.summary import summarise
 
 EXAMPLES = """examples:
   python -m model.evaluate --checkpoint model/weights/skin-tiny.safetensors --data synthetic:skin --output build/skin
@@ -33,7 +36,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, help="images of the test split (default: all the source has)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip-bad", action="store_true", help="score without the samples that cannot be used")
-    parser.add_argument("--output", required=True, type=Path, help="directory for metrics.json")
+    parser.add_argument("--output", required=True, type=Path, help="directory for metrics.json, cases.csv, gallery.png")
     options = parser.parse_args(arguments)
     if options.samples is not None and options.samples <= 0:
         parser.error(f"--samples must be positive, got {options.samples}")
@@ -51,31 +54,24 @@ def check_classes(info: CheckpointInfo, dataset: Dataset) -> None:
 
 
 def evaluate(options: argparse.Namespace, console: Console) -> None:
-    """Score, print the table and write `metrics.json`."""
+    """Score, print the table and write `metrics.json`, `cases.csv` and, where an image shows a class, `gallery.png`."""
     checkpoint = load_checkpoint(options.checkpoint)
     info = checkpoint.info
     opening = {"skip_bad": options.skip_bad, "seed": options.seed, "report": console.print}
     dataset = open_usable(options.data, "test", samples=options.samples, **opening)
     check_classes(info, dataset)
-    spec = Preprocessing(info.config.image_size, info.mean, info.std)
-    with console.status(f"scoring {len(dataset.records)} images"):
-        scores = score_network(checkpoint.build(), dataset, spec)
-    console.print(score_table(scores, f"{options.checkpoint} on {len(dataset.records)} images of {options.data}"))
-    options.output.mkdir(parents=True, exist_ok=True)
-    report = {"checkpoint": options.checkpoint, "data": options.data, "images": len(dataset.records), "scores": scores}
-    path = options.output / "metrics.json"
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(report, indent=2) + "\n")
-    temporary.replace(path)
-    console.print(f"wrote {path}")
-
-
-def score_table(scores: dict[str, float], title: str) -> Table:
-    """The scores as a table for the terminal."""
-    table = Table("score", "value", title=title)
-    for name, value in scores.items():
-        table.add_row(name, f"{value:.4f}")
-    return table
+    spec, network = Preprocessing(info.config.image_size, info.mean, info.std), checkpoint.build()
+    scored = score_cases(network, dataset, spec)
+    cases = list(track(scored, "scoring images", total=len(dataset.records), console=console, transient=True))
+    scores = summarise(cases, dataset, options.seed)
+    console.print(score_table(scores, f"{options.checkpoint} on {len(cases)} images of {options.data}"))
+    report = {"checkpoint": options.checkpoint, "data": options.data, "images": len(cases)}
+    estimates = {name: estimate._asdict() for name, estimate in scores.items()}
+    write_whole(options.output / "metrics.json", json.dumps({**report, "scores": estimates}, indent=2) + "\n")
+    write_cases(cases, dataset, options.output / "cases.csv")
+    if gallery := draw_gallery(cases, network, dataset, spec):
+        gallery.save(options.output / "gallery.png")
+    console.print(f"wrote {options.output}/metrics.json, cases.csv and gallery.png")
 
 
 def main(arguments: list[str] | None = None) -> int:

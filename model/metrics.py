@@ -31,7 +31,7 @@ class TaskScores:
 
     def update(self, mask: Tensor, class_probs: Tensor, true_mask: Tensor, true_labels: Tensor) -> None:
         """mask, true_mask: (B, H, W) class indices. class_probs in [0, 1] and true_labels 0 or 1: (B, C)."""
-        found, truth = self._one_hot(mask), self._one_hot(true_mask)
+        found, truth = (one_hot(masks, len(self.seg_classes)) for masks in (mask, true_mask))
         self._dice.append(compute_dice(found, truth, ignore_empty=True))
         self._pixels += torch.stack([2 * (found & truth).sum(dim=(0, 2, 3)), (found.int() + truth).sum(dim=(0, 2, 3))])
         self._probs.append(class_probs.float())
@@ -55,9 +55,10 @@ class TaskScores:
         }
         return _flatten(groups)
 
-    def _one_hot(self, mask: Tensor) -> Tensor:
-        """(B, H, W) indices to (B, classes without background, H, W) bool."""
-        return F.one_hot(mask.long(), len(self.seg_classes)).permute(0, 3, 1, 2)[:, 1:].bool()
+
+def one_hot(mask: Tensor, classes: int) -> Tensor:
+    """(B, H, W) indices to (B, classes without background, H, W) bool."""
+    return F.one_hot(mask.long(), classes).permute(0, 3, 1, 2)[:, 1:].bool()
 
 
 def _flatten(groups: dict[str, dict[str, float]]) -> dict[str, float]:

@@ -1,0 +1,109 @@
+"""From cases to scores with intervals: over the images, and over the volumes that they are slices of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipeline import Dataset
+from model.evaluation.cases import Case
+from model.statistics import Array, interval, resample, weighted_auc, weighted_mean, weighted_ratio, with_means
+
+MASK_SCORES = ("dice", "jaccard", "hausdorff95")
+Groups = dict[str, dict[str, Array]]
+
+
+class Estimate(NamedTuple):
+    """A score and its 95 % bootstrap interval over images (volumes, where the images are slices) drawn anew."""
+
+    value: float
+    low: float
+    high: float
+
+
+def summarise(cases: Sequence[Case], dataset: Dataset, seed: int = 0) -> dict[str, Estimate]:
+    """All scores, each group's mean as GROUP and its members as GROUP/NAME; undefined ones are left out.
+
+    dice, jaccard, hausdorff95 (pixels) / CLASS: means over the images that show the class (`MaskScores`).
+    pooled_dice/CLASS: over the pixels of all images, so that false alarms on images without the class count.
+    accuracy, sensitivity, specificity / LABEL at a probability of 0.5, and auc/LABEL.
+    volume_dice, volume_difference_mm3 / CLASS and volume_auc/LABEL, of slices only: see `_volume_scores`.
+    """
+    volumes = [case.record.volume for case in cases]
+    names = sorted({volume.name for volume in volumes if volume})
+    groups = [names.index(volume.name) if volume else number for number, volume in enumerate(volumes)]
+    weights = resample(groups, seed)
+    scores = _mask_scores(cases, dataset.seg_classes[1:], weights) | _label_scores(cases, dataset.labels, weights)
+    if names:
+        scores |= _volume_scores(cases, groups, dataset, resample(range(len(names)), seed))
+    return {name: Estimate(*interval(values)) for name, values in with_means(scores).items()}
+
+
+def _mask_scores(cases: Sequence[Case], classes: Sequence[str], weights: Array) -> Groups:
+    columns = {name: np.array([getattr(case.masks, name) for case in cases]) for name in MASK_SCORES}
+    scores = {
+        name: {label: weighted_mean(values[:, i], weights) for i, label in enumerate(classes)}
+        for name, values in columns.items()
+    }
+    overlap, area = (np.array([pair[i] for pair in map(_overlap_and_area, cases)]) for i in (0, 1))
+    scores["pooled_dice"] = {
+        label: weighted_ratio(2.0 * overlap[:, i], area[:, i], weights) for i, label in enumerate(classes)
+    }
+    return scores
+
+
+def _overlap_and_area(case: Case) -> tuple[Array, Array]:
+    """Pixels of each class in both masks, and in one and the other."""
+    masks = case.masks
+    return masks.overlap * masks.pixels, (masks.found + masks.true) * masks.pixels
+
+
+def _label_scores(cases: Sequence[Case], labels: Sequence[str], weights: Array) -> Groups:
+    truth = np.array([case.record.labels for case in cases]) > 0
+    probs = np.array([case.probabilities for case in cases])
+    called = probs > 0.5
+    right = (called == truth).astype(np.float64)
+    columns = {
+        "accuracy": right,
+        "sensitivity": np.where(truth, right, np.nan),
+        "specificity": np.where(truth, np.nan, right),
+    }
+    scores = {
+        name: {label: weighted_mean(values[:, i], weights) for i, label in enumerate(labels)}
+        for name, values in columns.items()
+    }
+    scores["auc"] = {label: weighted_auc(probs[:, i], truth[:, i], weights) for i, label in enumerate(labels)}
+    return scores
+
+
+def _volume_scores(cases: Sequence[Case], groups: Sequence[int], dataset: Dataset, weights: Array) -> Groups:
+    """RETOUCH's scores, of the slices that were evaluated.
+
+    volume_dice: 2 |found and true| / (|found| + |true|) over a volume's voxels, NaN where it has none of the class.
+    volume_difference_mm3: absolute difference of the two volumes.  volume_auc: of detecting a label in a volume, whose
+    probability is the highest of its slices.
+    """
+    volumes: list[list[Case]] = [[] for _ in range(max(groups) + 1)]
+    for case, group in zip(cases, groups, strict=True):
+        volumes[group].append(case)
+    overlap, found, true = np.array([sum(map(_mm3, volume)) for volume in volumes], np.float64).transpose(1, 0, 2)
+    probs = np.array([np.max([case.probabilities for case in volume], axis=0) for volume in volumes])
+    labels = np.array([np.max([case.record.labels for case in volume], axis=0) for volume in volumes])
+    dice = np.divide(2 * overlap, found + true, out=np.full(true.shape, np.nan), where=true > 0)
+    classes = list(enumerate(dataset.seg_classes[1:]))
+    return {
+        "volume_dice": {name: weighted_mean(dice[:, i], weights) for i, name in classes},
+        "volume_difference_mm3": {name: weighted_mean(abs(found - true)[:, i], weights) for i, name in classes},
+        "volume_auc": {
+            name: weighted_auc(probs[:, i], labels[:, i] > 0, weights) for i, name in enumerate(dataset.labels)
+        },
+    }
+
+
+def _mm3(case: Case) -> Array:
+    """(3, classes) mm³ of a slice: in both masks, found, true."""
+    assert case.record.volume
+    shares: Array = case.record.volume.slice_mm3 * np.array([case.masks.overlap, case.masks.found, case.masks.true])
+    return shares

@@ -1,0 +1,182 @@
+"""Scores of cases against counts by hand, MONAI's and torchmetrics' own, and the challenge organisers' package."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from torchmetrics.functional.classification import binary_auroc
+
+from data_pipeline import Dataset, Record, open_source
+from data_pipeline.records import Volume
+from model import evaluate
+from model.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
+from model.evaluation.cases import Case, score_masks
+from model.evaluation.report import pick
+from model.evaluation.summary import Estimate, summarise
+from model.network import build_model
+from model.statistics import resample, weighted_auc
+from tests.data_pipeline.challenges import write_isic2017, write_retouch
+from tests.networks import SMALLEST
+
+CLASSES, LABELS = ("background", "a", "b"), ("x", "y")
+
+
+def square(value: int, top: int, side: int, shape: tuple[int, int] = (30, 40)) -> NDArray[np.uint8]:
+    mask = np.zeros(shape, np.uint8)
+    mask[top : top + side, 5 : 5 + side] = value
+    return mask
+
+
+def random_cases(seed: int, volumes: int = 0) -> list[Case]:
+    random = np.random.default_rng(seed)
+    cases = []
+    for number in range(24):
+        found, truth = (random.integers(0, 3, (9 + number, 11)).astype(np.uint8) for _ in range(2))
+        truth[truth == 2] *= number % 4 > 0  # every fourth image does not show b
+        volume = Volume(f"v{number % volumes}", 0.5) if volumes else None
+        labels = tuple(int(value) for value in random.random(2) < 0.5)
+        record = Record(Path(f"{number}.png"), Path(), labels, volume)
+        cases.append(Case(record, score_masks(found, truth, 3), random.random(2).round(1)))
+    return cases
+
+
+def data_of(cases: list[Case]) -> Dataset:
+    return Dataset("random", tuple(case.record for case in cases), CLASSES, LABELS)
+
+
+def test_masks_against_counts_by_hand() -> None:
+    scores = score_masks(square(1, 4, 10), square(1, 7, 10), 3)
+    assert scores.dice[0] == pytest.approx(2 * 70 / 200)
+    assert scores.jaccard[0] == pytest.approx(70 / 130)
+    assert scores.hausdorff95[0] == pytest.approx(3)
+    assert (scores.overlap * scores.pixels).tolist() == pytest.approx([70, 0])
+
+
+def test_empty_masks_are_defined() -> None:
+    missed = score_masks(square(0, 0, 1), square(1, 7, 10), 3)
+    assert (missed.dice[0], missed.jaccard[0], missed.hausdorff95[0]) == (0, 0, 50)  # the diagonal of 30 x 40
+    false_alarm = score_masks(square(1, 7, 10), square(0, 0, 1), 3)
+    assert np.isnan([false_alarm.dice, false_alarm.jaccard, false_alarm.hausdorff95]).all()
+    assert false_alarm.found[0] * false_alarm.pixels == pytest.approx(100)
+
+
+def test_summary_against_torchmetrics_and_means() -> None:
+    cases = random_cases(1)
+    scores = summarise(cases, data_of(cases))
+    truth, probs = (
+        torch.tensor(np.array(rows))
+        for rows in ([case.record.labels for case in cases], [case.probabilities for case in cases])
+    )
+    for i, label in enumerate(LABELS):
+        called, true = probs[:, i] > 0.5, truth[:, i] > 0
+        assert scores[f"auc/{label}"].value == pytest.approx(float(binary_auroc(probs[:, i], truth[:, i])), abs=1e-6)
+        assert scores[f"sensitivity/{label}"].value == pytest.approx(float((called & true).sum() / true.sum()))
+        assert scores[f"specificity/{label}"].value == pytest.approx(float((~called & ~true).sum() / (~true).sum()))
+    shown = [case.masks.dice[1] for number, case in enumerate(cases) if number % 4]
+    assert scores["dice/b"].value == pytest.approx(np.mean(shown))
+    assert scores["dice"].value == pytest.approx((scores["dice/a"].value + scores["dice/b"].value) / 2)
+    assert all(score.low <= score.value <= score.high for score in scores.values())
+    assert not [name for name in scores if name.startswith("volume")]
+
+
+def test_volumes_are_scored_and_drawn_whole() -> None:
+    cases = random_cases(2, volumes=5)
+    scores = summarise(cases, data_of(cases))
+    differences, dices = [], []
+    for volume in range(5):
+        parts = [case.masks for case in cases[volume::5]]
+        overlap, found, true = (sum(getattr(part, name)[1] for part in parts) for name in ("overlap", "found", "true"))
+        differences.append(0.5 * abs(found - true))
+        dices.append(2 * overlap / (found + true))
+    assert scores["volume_dice/b"].value == pytest.approx(np.mean(dices))
+    assert scores["volume_difference_mm3/b"].value == pytest.approx(np.mean(differences))
+    groups = [number % 5 for number in range(24)]
+    weights = resample(groups)
+    assert (weights == weights[:, groups]).all() and weights[1:, :5].sum(axis=1) == pytest.approx(5)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=30))
+@settings(max_examples=50, deadline=None)
+def test_the_weighted_auc_is_torchmetrics_of_the_repeated_images(rows: list[tuple[int, bool]]) -> None:
+    probs, positive = np.array([p / 4 for p, _ in rows]), np.array([flag for _, flag in rows])
+    counts = np.random.default_rng(len(rows)).integers(0, 3, len(rows))
+    area = weighted_auc(probs, positive, counts[None].astype(np.float64))[0]
+    drawn = np.repeat(np.arange(len(rows)), counts)
+    if len(set(positive[drawn])) < 2:
+        assert np.isnan(area)
+    else:
+        expected = binary_auroc(torch.from_numpy(probs[drawn]), torch.from_numpy(positive[drawn]).int())
+        assert area == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_isic_scores_are_those_of_the_organisers(tmp_path: Path) -> None:
+    pytest.importorskip("isic_challenge_scoring", reason="not installed: one of its parts needs a C compiler")
+    from isic_challenge_scoring.classification import ClassificationMetric, ClassificationScore
+    from isic_challenge_scoring.segmentation import SegmentationScore
+
+    folder = tmp_path / "data"
+    folder.mkdir()
+    data = open_source(f"isic2017:{write_isic2017(folder, 12)}", "test", cache=tmp_path)
+    random, cases = np.random.default_rng(0), []
+    (tmp_path / "found").mkdir()
+    tables: dict[str, list[str]] = {name: [",".join(("image", *data.labels))] for name in ("truth", "found")}
+    for record in data.records:
+        truth, name = np.asarray(Image.open(record.mask)), record.image.stem
+        found = np.roll(truth, random.integers(-9, 9, 2), axis=(0, 1))
+        Image.fromarray(255 * found).save(tmp_path / "found" / f"{name}.png")
+        cases.append(Case(record, score_masks(found, truth, 2), random.random(3).round(2)))
+        tables["truth"].append(",".join([name, *map(str, map(float, record.labels))]))
+        tables["found"].append(",".join([name, *map(str, cases[-1].probabilities)]))
+    for name, lines in tables.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    ours = summarise(cases, data)
+    masks = SegmentationScore.from_dir(folder / "ISIC-2017_Test_v2_Part1_GroundTruth", tmp_path / "found").macro_average
+    for name in ("dice", "jaccard"):
+        assert ours[f"{name}/lesion"].value == pytest.approx(masks[name], abs=1e-6)
+    files = (tmp_path / "truth.csv", tmp_path / "found.csv")
+    theirs = ClassificationScore.from_file(*files, ClassificationMetric.AUC)
+    for label in data.labels:
+        for name in ("auc", "accuracy", "sensitivity", "specificity"):
+            assert ours[f"{name}/{label}"].value == pytest.approx(theirs.per_category.at[label, name], abs=1e-6)
+
+
+def test_the_gallery_shows_best_median_and_worst() -> None:
+    cases = random_cases(3)
+    dices = sorted((case.dice for case in cases), reverse=True)
+    shown = {kind: [case.dice for case in chosen] for kind, chosen in pick(cases).items()}
+    assert shown == {"best": dices[:3], "median": dices[10:13], "worst": dices[-3:]}
+
+
+@pytest.fixture
+def retouch(tmp_path: Path) -> Iterator[list[str]]:
+    """Arguments to evaluate an untrained network on the test volumes of three vendors."""
+    source = f"retouch:{write_retouch(tmp_path / 'data')}"
+    labels = ("IRF", "SRF", "PED")
+    network = build_model(SMALLEST)
+    info = CheckpointInfo(SMALLEST, ("background", *labels), labels, source)
+    save_checkpoint(tmp_path / "weights.safetensors", Checkpoint(info, network.state_dict()))
+    yield ["--checkpoint", str(tmp_path / "weights.safetensors"), "--data", source]
+
+
+def test_the_command_writes_scores_rows_and_a_gallery(
+    retouch: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert evaluate.main([*retouch, "--output", "out"]) == 0
+    report = json.loads(Path("out/metrics.json").read_text())
+    assert report["images"] == 12 and {"volume_dice", "hausdorff95", "volume_difference_mm3"} <= set(report["scores"])
+    assert Estimate(**report["scores"]["accuracy"]).high <= 1
+    rows = list(csv.DictReader(Path("out/cases.csv").read_text().splitlines()))
+    assert len(rows) == 12 and len({row["volume"] for row in rows}) == 3
+    means = np.mean([float(row["probability/IRF"]) > 0.5 for row in rows if row["truth/IRF"] == "1"])
+    assert report["scores"]["sensitivity/IRF"]["value"] == pytest.approx(means)
+    gallery = Image.open("out/gallery.png")
+    assert gallery.height == 3 * SMALLEST.image_size and gallery.width % (3 * SMALLEST.image_size) == 0
