@@ -70,8 +70,10 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
     write_whole(options.output / "metrics.json", json.dumps({**report, "scores": estimates}, indent=2) + "\n")
     write_cases(cases, dataset, options.output / "cases.csv")
     if gallery := draw_gallery(cases, network, dataset, spec):
-        gallery.save(options.output / "gallery.png")
-    console.print(f"wrote {options.output}/metrics.json, cases.csv and gallery.png")
+        temporary = options.output / "gallery.png.tmp"
+        gallery.save(temporary, "PNG")
+        temporary.replace(options.output / "gallery.png")
+    console.print(f"wrote {options.output}/metrics.json, cases.csv" + (" and gallery.png" if gallery else ""))
 
 
 def main(arguments: list[str] | None = None) -> int:

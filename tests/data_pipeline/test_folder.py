@@ -95,6 +95,13 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         assert part in message
 
 
+def test_files_that_share_their_stem_are_named(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
+    Image.fromarray(picture(47, 60, 7)).save(folder / "images" / "s7.jpg")
+    with pytest.raises(DataError, match="1 files that share their stem with another: s7"):
+        opened(folder)
+
+
 def test_unreadable_files_are_left_to_the_scan(tmp_path: Path) -> None:
     folder = write_folder(tmp_path)
     names = sorted(r.image.name for r in opened(folder).records)

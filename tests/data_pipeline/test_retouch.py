@@ -120,6 +120,25 @@ def test_a_folder_without_volumes_or_with_too_few_is_refused(tmp_path: Path) -> 
         opened(write_retouch(tmp_path, 1), "test")
 
 
+def test_a_disk_that_fills_while_converting_leaves_no_half_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, save, written = write_retouch(tmp_path, 4), Image.Image.save, []
+
+    def save_until_full(image: Image.Image, file: Path, **options: int) -> None:
+        written.append(file)
+        if len(written) > 5:
+            raise OSError(28, "No space left on device")
+        save(image, file, **options)
+
+    with monkeypatch.context() as full:
+        full.setattr(Image.Image, "save", save_until_full)
+        with pytest.raises(OSError, match="No space left"):
+            opened(folder)
+    assert not list((folder / "cache" / "volumes").iterdir())
+    assert sum(volumes(opened(folder)).values()) > 0
+
+
 def test_prepared_slices_know_their_volume(folder: Path, tmp_path: Path) -> None:
     data = opened(folder / "RETOUCH-TrainingSet-Topcon", "test", folder / "cache")
     prepare(data, 32, tmp_path / "test", threads=1)
