@@ -25,9 +25,13 @@ class Network:
         """precision: what OpenVINO may compute in ("f32", "bf16", "f16"); threads: 0 takes every core."""
         model = openvino.Core().read_model(path)
         model.reshape([1, *contract.network_input.shape])
-        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
-        if threads:
-            options["INFERENCE_NUM_THREADS"] = str(threads)
+        # Pinned, the threads of every worker would share the same first cores.
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": threads,
+            "ENABLE_CPU_PINNING": False,
+        }
         self._contract = contract
         self._request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
 
