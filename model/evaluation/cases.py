@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from data_pipeline import Dataset, Preprocessing, Record, TrainingLoader
+from data_pipeline import Dataset, Preprocessing, Record
+from model.evaluation import outputs
 from model.metrics import one_hot
-from model.outputs import DecodedNetwork
 from model.statistics import Array
 
-BATCH = 8
 PERCENTILE = 95
 
 
@@ -75,12 +74,9 @@ class Answer(NamedTuple):
 
 def answers(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> Iterator[Answer]:
     """One a record, in order; the network is left in evaluation mode."""
-    decoded, device = DecodedNetwork(model).eval(), next(model.parameters()).device
-    for batch in TrainingLoader(dataset, spec, batch_size=BATCH, augment=False, shuffle=False, seed=0):
-        with torch.inference_mode():
-            mask, probabilities, _ = decoded(batch.image.to(device))
+    for batch, mask, probabilities in outputs(model, dataset, spec):
         records = [dataset.records[index] for index in batch.index.tolist()]
-        yield from map(Answer, records, batch.image, batch.mask, mask.cpu(), probabilities.cpu())
+        yield from map(Answer, records, batch.image, batch.mask, mask, probabilities)
 
 
 def score_cases(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> Iterator[Case]:

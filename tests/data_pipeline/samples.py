@@ -1,12 +1,14 @@
 """Small real files on disk: smooth pictures with a mask each, of awkward sizes."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_pipeline import Dataset, Record
+from data_pipeline import DataError, Dataset, Record
 
 SIZES = ((61, 97), (80, 64), (128, 50), (33, 35), (150, 210))
 
@@ -37,3 +39,13 @@ def make_dataset(folder: Path, count: int, suffix: str = ".png", sizes: tuple[tu
         Image.fromarray(blob(height, width, index)).save(mask)
         records.append(Record(image, mask, (index % 2, 1 - index % 2)))
     return Dataset("test", tuple(records), ("background", "blob"), ("odd", "even"))
+
+
+def assert_refused(opening: Callable[[], object], *problems: str) -> None:
+    """All problems come at once, in one line."""
+    with pytest.raises(DataError) as caught:
+        opening()
+    message = str(caught.value)
+    assert "\n" not in message
+    for problem in problems:
+        assert problem in message

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data_pipeline import DataError, Dataset, Preprocessing, TrainingLoader, open_source, scan_samples
-from tests.data_pipeline.samples import blob, picture
+from tests.data_pipeline.samples import assert_refused, blob, picture
 
 SPLITS = ("train", "validation", "test")
 
@@ -81,18 +81,14 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     with (folder / "labels.csv").open("a") as file:
         file.write("ghost.png,0,0\n")
     Image.fromarray(picture(9, 9)).save(folder / "images" / "stray.png")
-    with pytest.raises(DataError) as caught:
-        opened(folder)
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in (
+    assert_refused(
+        lambda: opened(folder),
         "2 images without a mask: s1, stray",
         "1 images without a row in labels.csv: stray",
         "1 rows of labels.csv without an image: ghost",
         "1 masks of another size than their image: s3",
         "1 masks with class indices over 63: s4",
-    ):
-        assert part in message
+    )
 
 
 def test_files_that_share_their_stem_are_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from data_pipeline import DataError, Dataset, open_source, scan_samples
 from tests.data_pipeline.challenges import write_isic2017
-from tests.data_pipeline.samples import blob
+from tests.data_pipeline.samples import assert_refused, blob
 
 TRAIN = "ISIC-2017_Training"
 
@@ -38,18 +38,14 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     Image.fromarray(blob(9, 9)).save(masks / "ISIC_0000001_segmentation.png")
     Image.fromarray(blob(75, 97) * 7).save(masks / "ISIC_0000002_segmentation.png")
     (images / "ISIC_0000003.jpg").rename(images / "ISIC_0000009.jpg")
-    with pytest.raises(DataError) as caught:
-        opened(tmp_path)
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in (
+    assert_refused(
+        lambda: opened(tmp_path),
         "2 images without a mask: ISIC_0000000, ISIC_0000009",
         f"1 images without a row in {TRAIN}_Part3_GroundTruth.csv: ISIC_0000009",
         f"1 rows of {TRAIN}_Part3_GroundTruth.csv without an image: ISIC_0000003",
         "1 masks of another size than their image: ISIC_0000001",
         "1 masks with class indices over 1: ISIC_0000002",
-    ):
-        assert part in message
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from PIL import Image
 from data_pipeline import DataError, Dataset, open_source, scan_samples
 from data_pipeline.prepare import prepare
 from tests.data_pipeline.challenges import VENDORS, fluids, write_retouch, write_volume
+from tests.data_pipeline.samples import assert_refused
 
 SPLITS = ("train", "validation", "test")
 
@@ -100,17 +101,13 @@ def test_all_unusable_volumes_are_listed_at_once(tmp_path: Path) -> None:
     (cirrus / "TRAIN004" / "reference.mhd").unlink()
     raw = cirrus / "TRAIN005" / "oct.raw"
     raw.write_bytes(raw.read_bytes()[:100])
-    with pytest.raises(DataError) as caught:
-        opened(tmp_path)
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in (
+    assert_refused(
+        lambda: opened(tmp_path),
         "1 volumes whose reference has another shape: Cirrus/TRAIN001",
         "1 volumes whose reference holds other values than 0 to 3: Cirrus/TRAIN002",
         "1 volumes that are not three-dimensional of 8 or 16 bits without sign: Cirrus/TRAIN003",
         "2 volumes whose oct.mhd or reference.mhd is missing or damaged: Cirrus/TRAIN004, Cirrus/TRAIN005",
-    ):
-        assert part in message
+    )
 
 
 def test_a_folder_without_volumes_or_with_too_few_is_refused(tmp_path: Path) -> None:
