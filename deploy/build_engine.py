@@ -93,7 +93,7 @@ def choose_targets(named: list[str] | None, precision: str, gpu: GpuOptions) -> 
         named = [name for name, reason in reasons.items() if reason is None]
     refused = [reason for name in named if (reason := reasons[name])]
     able = [TARGETS[name] for name in named if name != ONNX and not reasons[name]]
-    refused += [reason for target in able if (reason := target.refuses_gpu(gpu))]
+    refused += [reason for target in able if (reason := target.refuses_gpu(gpu, precision))]
     if refused or not named:
         raise BuildError(
             "; ".join(refused) or f"this machine builds no engine in {precision}; choose another --precision"

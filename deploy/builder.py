@@ -21,6 +21,7 @@ from deploy.layer_errors import worst_layers
 from deploy.onnx_precision import derive
 from deploy.plan import AUTO, BuildOptions, Engine, engines, left_out
 from deploy.progress import step
+from deploy.quantize import QUANTIZED
 from deploy.report import EngineRecord, Report, machine, read_report
 from deploy.repository import network_files
 from deploy.verify import Samples, load_samples
@@ -29,7 +30,7 @@ from model.checkpoint import Checkpoint
 CPU_TARGETS = (ONNX, "openvino")
 TIMING_CACHE = "tensorrt.timing_cache"
 INSPECTED = 4  # images that a refused engine's layers are compared on
-CALIBRATION = 64  # training images that int8 takes its ranges from
+CALIBRATION = 64  # training images that int8 and fp8 take their ranges from
 
 
 class Builder:
@@ -143,7 +144,8 @@ class Builder:
                 export_onnx(self.model, self.contract, path)
             else:
                 float32 = onnx.load(self._file(engine.source, scratch))
-                lowered = derive(float32, engine.precision, self.judge.samples, self._calibration, self.options.threads)
+                threads, loss = self.options.threads, self.judge.loss
+                lowered = derive(float32, engine.precision, loss, self._calibration, threads, progress)
                 onnx.save(lowered, path)
                 check_onnx(path, self.contract)
         record = EngineRecord(
@@ -166,13 +168,13 @@ class Builder:
 
     def _worst_layers(self, engine: Engine, scratch: Path) -> list[str]:
         """Of a lowered ONNX file that ONNX Runtime can run; empty for other engines."""
-        if engine.target != ONNX or engine.precision not in ("fp16", "int8"):
+        if engine.target != ONNX or engine.precision not in ("fp16", *QUANTIZED):
             return []
-        exact = self._file(Engine(ONNX, "fp32"), scratch)
-        return worst_layers(exact, scratch / engine.file, self.judge.samples.images[:INSPECTED])
+        exact = onnx.load(self._file(Engine(ONNX, "fp32"), scratch))
+        return worst_layers(exact, onnx.load(scratch / engine.file), self.judge.samples.images[:INSPECTED])
 
     def _calibration(self) -> Samples:
-        """Training images for int8: validation images judge it."""
+        """Training images for int8 and fp8: validation images judge it."""
         return load_samples(self.contract, self.options.data, CALIBRATION, "train")
 
     def _request(self, engine: Engine, scratch: Path) -> BuildRequest:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from deploy.engines import Runner
 from deploy.errors import BuildError
-from deploy.gate import lost_task, task_changes
+from deploy.gate import TASK_TOLERANCE, lost_task, task_changes
 from deploy.report import EngineRecord, Report
 from deploy.timing import alternating_ms
 from deploy.verify import Samples, compare, failures, pytorch_runner, run_all, task_scores
@@ -24,6 +24,17 @@ class Judge:
         self.runners: dict[str, Runner] = {PYTORCH: pytorch_runner(model)}
         self.reference = run_all(self.runners[PYTORCH], samples, max_batch)
         self.reference_scores = task_scores(self.reference, samples)
+
+    def loss(self, runner: Runner) -> float:
+        """The largest loss on the task, in units of its tolerance: above 1 it is refused. 0 where there is no truth.
+
+        On all samples, as the gate's own verdict: on 64 images, two labels of 192 already are more than 0.01.
+        """
+        truth = self.samples.truth
+        if truth is None:
+            return 0.0
+        changes = task_changes(self.reference, run_all(runner, self.samples, self.max_batch), truth)
+        return max(-changes[name].value / limit for name, limit in TASK_TOLERANCE.items())
 
     def verified(self, record: EngineRecord, runner: Runner, worst_layers: Callable[[], list[str]]) -> EngineRecord:
         """The record with what was found; raises BuildError, with the layers that hurt, for an engine that fails."""

@@ -39,6 +39,7 @@ PARITY_TOLERANCE = {
     "bf16": Parity(mask=0.02, classification=0.05, segmentation=0.01),
     # Eight bits are judged on the task; this only notices NaN.
     "int8": Parity(mask=1.0, classification=1.0, segmentation=1.0),
+    "fp8": Parity(mask=1.0, classification=1.0, segmentation=1.0),
 }
 
 

@@ -27,7 +27,9 @@ def engine_runner(target: str, precision: str, path: Path, threads: int) -> Runn
     if target != ONNX:
         return TARGETS[target].runner(path, precision, threads)
     # ONNX Runtime has no bfloat16 convolution on a CPU; OpenVINO reads the rounded weights and computes in float32.
-    return openvino_runner(path, "f32", threads) if precision == "bf16" else onnx_runner(path, threads)
+    if precision == "bf16":
+        return openvino_runner(path, "f32", threads)
+    return onnx_runner(path, threads, literal=precision == "fp8")
 
 
 __all__ = [

@@ -15,7 +15,7 @@ from deploy.contract import Contract
 from model import MultiTaskResFormer
 
 Precision = str
-PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16", "int8")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 
 
 class EngineOutput(NamedTuple):
@@ -97,8 +97,8 @@ class Target(ABC):
             return None
         return f"{self.name} takes no plugins: leave --plugins out, or build --target tensorrt or torch-tensorrt"
 
-    def refuses_gpu(self, options: GpuOptions) -> str | None:
-        """Why it cannot build with these options, in one line; a target for CPUs ignores them."""
+    def refuses_gpu(self, options: GpuOptions, precision: Precision) -> str | None:
+        """Why it cannot build that precision with these options, in one line; a target for CPUs ignores them."""
         return None
 
     def onnx_precision(self, precision: Precision) -> Precision:

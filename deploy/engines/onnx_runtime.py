@@ -11,13 +11,23 @@ from numpy.typing import NDArray
 from deploy.engines.base import EngineOutput, Runner
 
 
-def onnx_runner(model: Path | bytes, threads: int) -> Runner:
-    """A callable that runs the file, or its bytes, on the CPU."""
+def open_session(model: Path | bytes, threads: int = 0, *, literal: bool = False) -> onnxruntime.InferenceSession:
+    """A session on the CPU; threads 0 takes every core.
+
+    literal: compute what the file says, node by node. FP8 needs it: the fusions take its Q/DQ for INT8's.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.force_spinning_stop", "1")  # engines take turns on the same cores
     options.log_severity_level = 3  # it warns of every float16 constant that it does not fold
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    if literal:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def onnx_runner(model: Path | bytes, threads: int, *, literal: bool = False) -> Runner:
+    """A callable that runs the file, or its bytes, on the CPU; `literal` as in `open_session`."""
+    session = open_session(model, threads, literal=literal)
     (model_input,) = session.get_inputs()
 
     def run(images: NDArray[np.float32]) -> EngineOutput:

@@ -22,12 +22,14 @@ from deploy.errors import BuildError
 from deploy.export import export_onnx
 from deploy.files import write_atomically
 
+FP8_SINCE = 8.9  # compute capability of Ada; the builder compiles nothing for those before
+
 
 class TensorRtTarget(Target):
     """An engine file of one of the two libraries."""
 
     suffix = ".engine"
-    precisions = ("fp32", "tf32", "fp16", "bf16", "int8")
+    precisions = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 
     def __init__(self, name: str, module: str, *, builds_without_gpu: bool) -> None:
         self.name, self.module, self.builds_without_gpu = name, module, builds_without_gpu
@@ -46,7 +48,14 @@ class TensorRtTarget(Target):
     def version(self) -> str:
         return f"{self.module} {importlib.import_module(self.module).__version__}"
 
-    def refuses_gpu(self, options: GpuOptions) -> str | None:
+    def refuses(self, precision: Precision) -> str | None:
+        if precision == "fp8" and self.runs_here:
+            here = float("{}.{}".format(*torch.cuda.get_device_capability()))
+            if here < FP8_SINCE:
+                return f"{self.name} fp8 needs a GPU of compute capability {FP8_SINCE} or later; this one has {here}"
+        return super().refuses(precision)
+
+    def refuses_gpu(self, options: GpuOptions, precision: Precision) -> str | None:
         if options.any_gpu and self.builds_without_gpu:
             return f"{self.name} engines run on every GPU that --compute-capability names; leave --any-gpu out"
         if not options.compute_capabilities:
@@ -58,6 +67,9 @@ class TensorRtTarget(Target):
         wrong = [value for value in options.compute_capabilities if value not in known]
         if wrong:
             return f"--compute-capability must be one of {', '.join(sorted(known, key=float))}, got {', '.join(wrong)}"
+        older = [value for value in options.compute_capabilities if float(value) < FP8_SINCE]
+        if precision == "fp8" and older:
+            return f"fp8 needs --compute-capability {FP8_SINCE} or later, got {', '.join(older)}"
         return None
 
     def onnx_precision(self, precision: Precision) -> Precision:
