@@ -15,7 +15,7 @@ from deploy.contract import Contract
 from deploy.engines import ONNX, TARGETS, BuildRequest, Runner, engine_runner, onnx_version
 from deploy.errors import BuildError
 from deploy.export import check_onnx, export_onnx
-from deploy.fingerprint import checkpoint_fingerprint, code_fingerprint, export_tools, file_fingerprint, fingerprint
+from deploy.fingerprint import checkpoint_fingerprint, code_fingerprint, export_tools, fingerprint
 from deploy.judge import Judge
 from deploy.layer_errors import worst_layers
 from deploy.onnx_precision import derive
@@ -23,7 +23,7 @@ from deploy.plan import AUTO, BuildOptions, Engine, engines, left_out
 from deploy.progress import step
 from deploy.quantize import QUANTIZED
 from deploy.report import EngineRecord, Report, machine, read_report
-from deploy.repository import network_files
+from deploy.repository import network_files, network_fingerprint
 from deploy.verify import Samples, load_samples
 from model.checkpoint import Checkpoint
 
@@ -117,7 +117,7 @@ class Builder:
 
     def _is_whole(self, record: EngineRecord) -> bool:
         path = self.output / record.file
-        return record.refused is not None or (path.is_file() and file_fingerprint(path) == record.sha256)
+        return record.refused is not None or (path.is_file() and network_fingerprint(path) == record.sha256)
 
     def _make_or_refuse(self, engine: Engine, scratch: Path) -> EngineRecord:
         """The engine's record; under "auto" one that says why there is no engine."""
@@ -156,7 +156,7 @@ class Builder:
             build_seconds=time.perf_counter() - start,
             tool=_tool(engine),
             key=self._key(engine),
-            sha256=file_fingerprint(path),
+            sha256=network_fingerprint(path),
         )
         if (runner := self._runner(record, path)) is None:
             return record

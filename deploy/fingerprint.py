@@ -30,15 +30,6 @@ def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def file_fingerprint(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 @cache
 def code_fingerprint() -> str:
     """Of this project's own source, so that a changed rewrite or check rebuilds what it would change."""

@@ -21,7 +21,7 @@ class EngineRecord:
     """One built and verified engine.
 
     file: its name in the output directory.  bytes: its size, companions included.  key: fingerprint of all it was made
-    of.  sha256: of the file.  parity, scores, latency_ms: None where this machine can build but not run it.
+    of.  sha256: of file and companions.  parity, scores, latency_ms: None where this machine can build but not run it.
     changes: by score, what it lost or won on the task, with its 95 % interval.  refused: why it was deleted, else None.
     """
 

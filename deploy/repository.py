@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -44,6 +45,7 @@ def write_repository(output: Path, contract: Contract, network: Path, *, precisi
             config.backend = "python"
             config.parameters["network"].string_value = network.name
             config.parameters["precision"].string_value = precision
+            config.parameters["sha256"].string_value = network_fingerprint(network)
             config.instance_group.add(kind=schema.ModelInstanceGroup.KIND_CPU, count=1)
             write_config(repository / name, config)
         networks = [repository / name / VERSION for name in _MODELS]
@@ -88,6 +90,16 @@ def network_files(network: Path) -> list[Path]:
         network.with_suffix(".layers.json"),
     )
     return [network, *(file for file in companions if file.exists())]
+
+
+def network_fingerprint(network: Path) -> str:
+    """SHA-256 of the network's file and of what belongs to it; raises OSError where it cannot be read."""
+    digest = hashlib.sha256()
+    for path in network_files(network):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

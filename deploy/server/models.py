@@ -9,7 +9,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
 from deploy.contract import PIPELINE_MODEL, Contract
-from deploy.repository import CONFIGURATION, read_config
+from deploy.repository import CONFIGURATION, VERSION, network_fingerprint, read_config
 from deploy.server.errors import ServerError
 from deploy.server.options import ServerOptions
 
@@ -31,10 +31,24 @@ def read_repository(repository: Path) -> dict[str, schema.ModelConfig]:
         if not any(file.parent.glob("*/model.py")):
             # The server would wait for ever for a worker that has nothing to run.
             raise ServerError(f"{file.parent} holds no model.py: build the repository again with deploy.build_engine")
+        check_network(file.parent, config)
         configs[config.name] = config
     if PIPELINE_MODEL not in configs:
         raise ServerError(f"{repository} holds no model {PIPELINE_MODEL}: build it again with deploy.build_engine")
     return configs
+
+
+def check_network(folder: Path, config: schema.ModelConfig) -> None:
+    """Raises ServerError unless a model's network is, to the byte, the one that the build verified."""
+    network = folder / VERSION / config.parameters["network"].string_value
+    try:
+        verified = network_fingerprint(network) == config.parameters["sha256"].string_value
+    except OSError as error:
+        raise ServerError(f"{network} cannot be read: {error.strerror}") from None
+    if not verified:
+        raise ServerError(
+            f"{network} is not the network that was verified: delete {folder.parent} and run deploy.build_engine again"
+        )
 
 
 def contract_of(config: schema.ModelConfig) -> Contract:

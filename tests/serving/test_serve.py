@@ -16,7 +16,8 @@ import pytest
 from google.protobuf import text_format
 
 from deploy.client import Client, ServerUnavailable
-from deploy.repository import CONFIGURATION, read_config
+from deploy.contract import Contract
+from deploy.repository import CONFIGURATION, read_config, write_repository
 from deploy.serve import main
 from deploy.server import Server, ServerError, ServerOptions
 
@@ -80,10 +81,12 @@ def test_taken_port_is_the_servers_own_reason(repository: Path, side: str, capsy
         (lambda root: (root / "resformer" / CONFIGURATION).write_text("name: 3"), "cannot be read"),
         (lambda root: shutil.rmtree(root / "resformer"), "holds no model resformer"),
         (lambda root: edit(root, "backend", "tensorrt"), "tensorrt backend"),
-        (lambda root: (root / "resformer" / "1" / "model.onnx").write_bytes(b"no network"), "resformer"),
+        (lambda root: (root / "resformer" / "1" / "model.onnx").write_bytes(b"no network"), "not the network that was"),
+        (lambda root: (root / "resformer" / "1" / "model.onnx").unlink(), "model.onnx cannot be read: No such file"),
+        (lambda root: (root / "resformer" / "1" / "model.bin").write_bytes(b"added"), "not the network that was"),
         (lambda root: (root / "resformer" / "1" / "model.py").unlink(), "no model.py"),
     ],
-    ids=["missing", "no configuration", "no pipeline", "for a GPU", "broken network", "no code"],
+    ids=["missing", "no configuration", "no pipeline", "for a GPU", "edited", "no network", "other weights", "no code"],
 )
 def test_broken_repository(repository: Path, tmp_path: Path, damage: Callable[[Path], None], says: str) -> None:
     copy = tmp_path / "model_repository"
@@ -93,6 +96,14 @@ def test_broken_repository(repository: Path, tmp_path: Path, damage: Callable[[P
         pass
     assert "\n" not in str(error.value)
     assert "Traceback" not in str(error.value)
+
+
+def test_network_that_does_not_load(contract: Contract, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no network")
+    repository = write_repository(tmp_path, contract, tmp_path / "model.onnx")
+    with pytest.raises(ServerError, match="resformer") as error, Server(repository, FREE_PORTS):
+        pass
+    assert "\n" not in str(error.value)
 
 
 def edit(root: Path, field: str, value: str) -> None:
