@@ -51,6 +51,12 @@ class Dataset:
     grey: bool = False
     prepared: Path | None = None
 
+    def check_classes(self, seg_classes: tuple[str, ...], labels: tuple[str, ...]) -> None:
+        """Raises DataError unless its classes are those of a checkpoint."""
+        for what, has, needs in (("mask classes", self.seg_classes, seg_classes), ("labels", self.labels, labels)):
+            if has != needs:
+                raise DataError(f"the data's {what} must be the checkpoint's {', '.join(needs)}; got {', '.join(has)}")
+
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a file that others see whole or not at all."""

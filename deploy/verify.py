@@ -72,11 +72,15 @@ class Samples:
 
 
 def load_samples(contract: Contract, source: str | None, count: int, split: Split = "validation") -> Samples:
-    """`count` images of `source`; seeded noise where there is none (random weights), for numbers only."""
+    """`count` images of `source`; seeded noise where there is none (random weights), for numbers only.
+
+    Raises DataError where the source has other classes than the contract.
+    """
     if source is None:
         shape = (NOISE_IMAGES[split], *contract.network_input.shape)
         return Samples("noise", np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
     dataset = open_source(source, split, samples=count)
+    dataset.check_classes(contract.seg_classes, contract.labels)
     spec = Preprocessing(contract.image_size, contract.mean, contract.std)
     batches = list(TrainingLoader(dataset, spec, batch_size=BATCH, augment=False, shuffle=False, seed=0))
     return Samples(

@@ -10,9 +10,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from data_pipeline import SOURCES, DataError, Dataset, Preprocessing, open_usable
+from data_pipeline import SOURCES, DataError, Preprocessing, open_usable
 from data_pipeline.records import write_whole
-from model.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
+from model.checkpoint import CheckpointError, load_checkpoint
 from model.evaluation.cases import score_cases
 from model.evaluation.report import draw_gallery, score_table, write_cases
 from model.evaluation.summary import summarise
@@ -43,23 +43,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def check_classes(info: CheckpointInfo, dataset: Dataset) -> None:
-    """Raises DataError unless the data set's classes are those of the checkpoint."""
-    for what, has, needs in (
-        ("mask classes", dataset.seg_classes, info.seg_classes),
-        ("labels", dataset.labels, info.labels),
-    ):
-        if has != needs:
-            raise DataError(f"the data's {what} must be the checkpoint's {', '.join(needs)}; got {', '.join(has)}")
-
-
 def evaluate(options: argparse.Namespace, console: Console) -> None:
     """Score, print the table and write `metrics.json`, `cases.csv` and, where an image shows a class, `gallery.png`."""
     checkpoint = load_checkpoint(options.checkpoint)
     info = checkpoint.info
     opening = {"skip_bad": options.skip_bad, "seed": options.seed, "report": console.print}
     dataset = open_usable(options.data, "test", samples=options.samples, **opening)
-    check_classes(info, dataset)
+    dataset.check_classes(info.seg_classes, info.labels)
     spec, network = Preprocessing(info.config.image_size, info.mean, info.std), checkpoint.build()
     scored = score_cases(network, dataset, spec)
     cases = list(track(scored, "scoring images", total=len(dataset.records), console=console, transient=True))

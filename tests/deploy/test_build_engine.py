@@ -66,10 +66,11 @@ def test_nothing_is_built_again_until_something_changes(built: Built, capsys: py
     assert built.again("--max-batch", "4") == 0
     assert "nothing has changed" in capsys.readouterr().out
     assert snapshot(built) == before
-    (built.output / "openvino.fp32.xml").write_text("tampered")
+    with (built.output / "openvino.fp32.bin").open("r+b") as weights:
+        weights.write(b"tampered")
     assert built.again("--max-batch", "4") == 0
     after = snapshot(built)
-    assert after["openvino.fp32.xml"] != before["openvino.fp32.xml"]
+    assert after["openvino.fp32.bin"] != before["openvino.fp32.bin"]
     assert after["tensorrt-rtx.fp32.engine"] == before["tensorrt-rtx.fp32.engine"]
     assert after["model.onnx"] == before["model.onnx"]
 
@@ -195,6 +196,15 @@ def test_weights_that_are_not_finite_are_refused(
         (["--checkpoint", "absent.safetensors"], "checkpoint absent.safetensors does not exist"),
         (["--checkpoint", "random:huge"], "preset must be one of paper-224"),
         (["--data", "synthetic:lung"], "synthetic:lung"),
+        (
+            ["--data", "synthetic:oct"],
+            "the data's mask classes must be the checkpoint's background, lesion; got background, IRF",
+        ),
+        (["--target", "openvino", "--precision", "fp8"], "openvino builds fp32, bf16, int8, not fp8"),
+        (
+            ["--target", "tensorrt-rtx", "--precision", "fp8", "--compute-capability", "8.6"],
+            "fp8 needs --compute-capability 8.9 or later, got 8.6",
+        ),
         (["--output", "/proc/nowhere"], "/proc/nowhere"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
