@@ -1,22 +1,25 @@
-"""Which layers a lower precision hurts: relative errors of layer outputs between two ONNX files of one network."""
+"""Which layers a lower precision hurts, of two ONNX files of one network."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
 from deploy.engines.onnx_runtime import open_session
 from deploy.export import NAME_SCOPES
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 WORST = 5
+TWIN = "_twin"
 
 
 class LayerError(NamedTuple):
-    """node: its name in the file.  module: its name in the network.  error: |candidate - reference| / |reference|."""
+    """node: its name in the file.  module: its name in the network.  error: |candidate - float32| / |float32|."""
 
     node: str
     module: str
@@ -26,18 +29,20 @@ class LayerError(NamedTuple):
 def layer_errors(
     reference: onnx.ModelProto, candidate: onnx.ModelProto, images: NDArray[np.float32]
 ) -> list[LayerError]:
-    """The layers that both files have, those whose own step adds most error first.
+    """What each layer of `candidate` adds of its own over `images` (N, 3, S, S), the largest error first.
 
-    A layer's error is that of its output over `images` (N, 3, S, S), compared with the layer before it in the file:
-    errors are carried on, so what counts is where they grow.
+    Every layer is computed twice from what the candidate's layers before it gave: as the candidate does, and in float32
+    with the reference's weights.
     """
-    nodes = {node.output[0]: node for node in reference.graph.node if node.op_type in LAYERS}
-    shared = [name for node in candidate.graph.node for name in node.output if name in nodes]
-    exact, rounded = (_outputs(model, shared, images) for model in (reference, candidate))
-    errors = [_relative(rounded[name], exact[name]) for name in shared]
-    growth = np.diff(errors, prepend=0.0)
-    ordered = [(nodes[shared[i]], errors[i]) for i in np.argsort(-growth)]
-    return [LayerError(node.name, _module(node), error) for node, error in ordered]
+    made = {name for node in candidate.graph.node for name in node.output}
+    layers = [node for node in reference.graph.node if node.op_type in LAYERS and node.output[0] in made]
+    doubled = _with_twins(candidate, layers, {tensor.name: tensor for tensor in reference.graph.initializer})
+    session = open_session(doubled.SerializeToString(), literal=True)
+    names = [name for node in layers for name in (node.output[0], node.output[0] + TWIN)]
+    outputs = dict(zip(names, session.run(names, {session.get_inputs()[0].name: images}), strict=True))
+    errors = [_relative(outputs[node.output[0]], outputs[node.output[0] + TWIN]) for node in layers]
+    found = [LayerError(node.name, _module(node), error) for node, error in zip(layers, errors, strict=True)]
+    return sorted(found, key=lambda layer: -layer.error)
 
 
 def worst_layers(reference: onnx.ModelProto, candidate: onnx.ModelProto, images: NDArray[np.float32]) -> list[str]:
@@ -45,17 +50,32 @@ def worst_layers(reference: onnx.ModelProto, candidate: onnx.ModelProto, images:
     return [f"{layer.module} ({layer.error:.1%})" for layer in layer_errors(reference, candidate, images)[:WORST]]
 
 
-def _outputs(model: onnx.ModelProto, names: list[str], images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """Of the named tensors, computed as the file says: fused, some would be gone."""
-    shown = onnx.ModelProto()
-    shown.CopyFrom(model)
-    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = open_session(shown.SerializeToString(), literal=True)
-    return dict(zip(names, session.run(names, {session.get_inputs()[0].name: images}), strict=True))
+def _with_twins(
+    candidate: onnx.ModelProto, layers: Sequence[onnx.NodeProto], weights: Mapping[str, onnx.TensorProto]
+) -> onnx.ModelProto:
+    """A copy that also computes `layers`, nodes of the reference, from its own activations; both results are shown."""
+    model = onnx.ModelProto()
+    model.CopyFrom(candidate)
+    for node in layers:
+        for name in node.input:
+            if name in weights:
+                model.graph.initializer.add().CopyFrom(weights[name])
+                model.graph.initializer[-1].name = f"{name}{TWIN}_{node.name}"
+            else:
+                cast = helper.make_node("Cast", [name], [f"{name}{TWIN}_{node.name}"], to=onnx.TensorProto.FLOAT)
+                model.graph.node.append(cast)
+        twin = model.graph.node.add()
+        twin.CopyFrom(node)
+        twin.name += TWIN
+        twin.input[:] = [f"{name}{TWIN}_{node.name}" for name in node.input]
+        twin.output[0] += TWIN
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in (node.output[0], twin.output[0]))
+    return model
 
 
 def _relative(value: NDArray[np.float32], exact: NDArray[np.float32]) -> float:
-    return float(np.linalg.norm(value.astype(np.float64) - exact) / max(float(np.linalg.norm(exact)), 1e-12))
+    error = float(np.linalg.norm(value.astype(np.float64) - exact) / max(float(np.linalg.norm(exact)), 1e-12))
+    return error if np.isfinite(error) else float("inf")
 
 
 def _module(node: onnx.NodeProto) -> str:

@@ -27,7 +27,7 @@ from deploy.layer_errors import layer_errors
 QUANTIZED = ("int8", "fp8")
 FEWEST_IMAGES = 16
 INSPECTED = 4  # images that the layers' errors are taken on
-STEPS = (4, 8, 16, 32)  # layers that stay in float32, tried in turn
+STEPS = (4, 16, 64)  # layers that stay in float32, tried in turn
 FP8_OPSET = 21  # of Q/DQ with float8 in NNCF
 FP8_FEWEST_CHANNELS, FP8_LARGEST_KERNEL = 16, 32  # of a convolution; the kernel in taps
 INT8 = AdvancedQuantizationParameters(
@@ -63,7 +63,7 @@ def quantize(
         return model
     hurting = [layer.node for layer in layer_errors(source, model, images[:INSPECTED])]
     for count in STEPS:
-        progress(f"{count} layers stay in fp32", count / (2 * STEPS[-1]))
+        progress(f"{count} layers stay in fp32", 0.5)
         model = _quantized(source, precision, images, hurting[:count])
         if loss(model) <= 1:
             break

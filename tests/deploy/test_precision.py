@@ -13,7 +13,7 @@ from deploy import build_engine
 from deploy.engines import TARGETS, BuildRequest, GpuOptions, engine_runner, onnx_runner
 from deploy.errors import BuildError
 from deploy.export import check_onnx
-from deploy.layer_errors import worst_layers
+from deploy.layer_errors import layer_errors, worst_layers
 from deploy.lower import lower
 from deploy.quantize import Loss, quantize
 from deploy.report import read_report
@@ -140,6 +140,16 @@ def test_the_layers_that_hurt_are_named(exported: Path) -> None:
     worst = worst_layers(onnx.load(exported), model, images(2))
     assert worst[0].startswith("encoder.stages.2")
     assert "%" in worst[0]
+
+
+def test_a_layer_answers_for_its_own_error_only(exported: Path, eight_bits: Path) -> None:
+    """Carried on, errors would grow from layer to layer; rounding alone is 2^-11 in fp16, some percent in 8 bits."""
+    reference = onnx.load(exported)
+    half = layer_errors(reference, lower(reference, "fp16"), images(2))
+    eight = layer_errors(reference, onnx.load(eight_bits), images(2))
+    assert len(half) == len(eight) > 100
+    assert half[0].error < 2e-3
+    assert 2e-3 < np.median([layer.error for layer in eight]) < 0.05
 
 
 @pytest.mark.slow
