@@ -19,8 +19,8 @@ REASONS = {
 def check_plan(trt: Any, runtime: Any, plan: bytes | memoryview, name: str) -> None:
     """Raises BuildError with every reason that the library finds against `plan` (`IRuntime.get_engine_validity`).
 
-    Without a GPU the library compares no more than the format and the version. Libraries older than the call are asked
-    nothing: loading the engine gives their reason.
+    Without a GPU the library looks at no more than the format. Libraries older than the call are asked nothing: loading
+    the engine gives their reason.
     """
     if not hasattr(runtime, "get_engine_validity"):
         return

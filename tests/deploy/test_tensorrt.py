@@ -1,6 +1,7 @@
 """TensorRT's builder and engine files, through TensorRT-RTX, which builds without a GPU."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,34 @@ def test_a_file_that_is_no_engine_is_refused(length: int, plan: bytes) -> None:
     damaged = b"no engine at all"[:length].ljust(length) + plan[length:] if length else b""
     with pytest.raises(BuildError, match=r"^some\.engine cannot be used: it is no engine of this library"):
         check_plan(trt, trt.Runtime(collecting_logger(trt)), damaged, "some.engine")
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (["VERSION_MISMATCH"], "it was built by another version of TensorRT"),
+        (["UNSUPPORTED_CC"], "it was not built for this GPU's compute capability"),
+        (["VERSION_MISMATCH", "OLD_CUDA_DRIVER"], "another version of TensorRT; this GPU's driver is too old for it"),
+    ],
+    ids=" ".join,
+)
+def test_an_engine_of_another_version_or_gpu_is_refused(found: list[str], says: str) -> None:
+    """The library says this on a GPU only, so its words are put into its mouth."""
+    flags = sum(int(trt.EngineInvalidityDiagnostics.__members__[name]) for name in found)
+    runtime = SimpleNamespace(get_engine_validity=lambda plan: (trt.EngineValidity.INVALID, flags))
+    with pytest.raises(BuildError, match=f"^some\\.engine cannot be used: .*{says}; build it again$"):
+        check_plan(trt, runtime, b"", "some.engine")
+
+
+@pytest.mark.parametrize(("capability", "refused"), [((8, 6), True), ((8, 9), False), ((12, 0), False)])
+def test_fp8_is_refused_on_a_gpu_without_it(
+    capability: tuple[int, int], refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RTX, "runs_here", True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: capability)
+    reason = "tensorrt-rtx fp8 needs a GPU of compute capability 8.9 or later; this one has 8.6"
+    assert RTX.refuses("fp8") == (reason if refused else None)
+    assert RTX.refuses("int8") is None
 
 
 @pytest.mark.gpu
