@@ -54,7 +54,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--precision",
         choices=[*PRECISIONS, AUTO],
         default="fp32",
-        help="auto: try all that this machine runs, serve the fastest that keeps the task's scores",
+        help="fp8: of TensorRT, from compute capability 8.9 on; "
+        "auto: try all that this machine runs, serve the fastest that keeps the task's scores",
     )
     parser.add_argument("--max-batch", type=int, default=8, help="engines take batches of 1 to this (default 8)")
     parser.add_argument(
