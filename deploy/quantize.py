@@ -62,8 +62,8 @@ def quantize(
     if loss(model) <= 1:
         return model
     hurting = [layer.node for layer in layer_errors(source, model, images[:INSPECTED])]
-    for count in STEPS:
-        progress(f"{count} layers stay in fp32", 0.5)
+    for index, count in enumerate(STEPS, 1):
+        progress(f"{count} layers stay in fp32", index / (len(STEPS) + 1))
         model = _quantized(source, precision, images, hurting[:count])
         if loss(model) <= 1:
             break
