@@ -8,27 +8,30 @@ import torch
 from torch import Tensor
 
 MASKED = -100.0  # Swin's own value, as in `kernels`
-GROUP_SCORES = 1 << 22  # of one head: 16 MB in float32
 
 
 @dataclass(frozen=True)
 class WindowGroup:
     """Windows that share a mask.
 
-    windows: token indices of each, row by row of the map, (count, w^2).  mask: (w^2, w^2), -100 between tokens that
-    only the shift brought together, or None.
+    windows: token indices of each, row by row of the map, (count, w^2).
+    regions: (w^2,) the part of the map that each place of a window lies in; None where it is one for all.
     """
 
     windows: Tensor
-    mask: Tensor | None
+    regions: Tensor | None
+
+
+def region_mask(regions: Tensor, dtype: torch.dtype) -> Tensor:
+    """(w^2,) to (w^2, w^2): -100 between tokens that only the shift brought together, else 0."""
+    return (regions[:, None] != regions).to(dtype) * MASKED
 
 
 def window_groups(side: int, window: int, shift: int) -> list[WindowGroup]:
     """Every window of a `side` x `side` map shifted by `shift`, in at most four kinds: inner, right, bottom, corner.
 
     Proof of the kinds: the cyclic shift brings tokens together from beyond the map's edge only in the last column and
-    the last row of windows, and there at the same places of each window. A group has at most GROUP_SCORES scores a
-    head, so that 512 px do not need all windows' scores in memory at once.
+    the last row of windows, and there at the same places of each window.
     """
     position = torch.arange(side)
     token = (((position + shift) % side)[:, None] * side) + (position + shift) % side  # of the shifted map
@@ -39,10 +42,8 @@ def window_groups(side: int, window: int, shift: int) -> list[WindowGroup]:
     for rows in (slice(0, -1), slice(-1, None)) if shift else (slice(None),):
         for columns in (slice(0, -1), slice(-1, None)) if shift else (slice(None),):
             places = regions[rows, columns].flatten(0, 1)[0]
-            apart = places[:, None] != places
-            mask = MASKED * apart.float() if apart.any() else None
-            windows = tokens[rows, columns].flatten(0, 1)
-            groups += [WindowGroup(part, mask) for part in torch.split(windows, max(1, GROUP_SCORES // window**4))]
+            wraps = bool((places != places[0]).any())
+            groups.append(WindowGroup(tokens[rows, columns].flatten(0, 1), places if wraps else None))
     return groups
 
 

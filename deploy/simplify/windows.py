@@ -8,9 +8,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from deploy.simplify.window_order import WindowGroup, token_order, window_groups
+from deploy.simplify.window_order import WindowGroup, region_mask, token_order, window_groups
 from kernels import relative_bias
 from model.swin import SwinBlock, SwinStage, WindowAttention
+
+SCORES_AT_ONCE = 1 << 22  # of one head: 16 MB in float32
 
 
 class WindowedStage(nn.Module):
@@ -57,7 +59,11 @@ class WindowedBlock(nn.Module):
 
 
 class StaticAttention(nn.Module):
-    """Attention within windows; the shift's mask is added only in windows that the shift wraps."""
+    """Attention within windows; the shift's mask is added only in windows that the shift wraps.
+
+    The graph holds the regions that a mask tells apart, not the mask: at 512 px 8 KB stand for 4 MB. At most
+    SCORES_AT_ONCE scores a head are made together, so that 512 px do not need all windows' scores in memory.
+    """
 
     def __init__(self, attention: WindowAttention, side: int) -> None:
         super().__init__()
@@ -65,7 +71,7 @@ class StaticAttention(nn.Module):
         shift = attention.shift_size if side > attention.window_size else 0
         self.groups: list[WindowGroup] = window_groups(side, self.window_size, shift)
         for index, group in enumerate(self.groups):
-            self.register_buffer(f"mask_{index}", group.mask)
+            self.register_buffer(f"regions_{index}", group.regions)
         self.qkv, self.proj = scaled_query(attention.qkv, attention.scale), attention.proj
         self.bias_table = attention.bias_table
 
@@ -76,9 +82,12 @@ class StaticAttention(nn.Module):
         qkv = self.qkv(tokens).view(batch, -1, self.window_size**2, 3 * channels)  # [B, windows, w^2, 3C]
         start, outputs = 0, []
         for index, group in enumerate(self.groups):
-            part = qkv[:, start : start + len(group.windows)]
-            mask = self.get_buffer(f"mask_{index}") if group.mask is not None else None
-            outputs.append(self._attend(part, bias if mask is None else bias + mask))
+            together = qkv[:, start : start + len(group.windows)]
+            masked = bias
+            if group.regions is not None:
+                masked = bias + region_mask(self.get_buffer(f"regions_{index}"), bias.dtype)
+            for part in together.split(max(1, SCORES_AT_ONCE // self.window_size**4), dim=1):
+                outputs.append(self._attend(part, masked))
             start += len(group.windows)
         out: Tensor = self.proj(torch.cat(outputs, dim=1).flatten(1, 2))
         return out

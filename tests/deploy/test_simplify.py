@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from deploy.simplify import simplify
 from deploy.simplify.dilated import StaticDFE, live_branches
 from deploy.simplify.tail import ClassifyFirst
-from deploy.simplify.window_order import GROUP_SCORES, token_order, window_groups
-from deploy.simplify.windows import StaticAttention, WindowedStage, scaled_query
+from deploy.simplify.window_order import token_order, window_groups
+from deploy.simplify.windows import SCORES_AT_ONCE, StaticAttention, WindowedStage, scaled_query
 from model import ModelConfig
 from model.decoder import Decoder
 from model.dfe import DFE
@@ -96,14 +96,25 @@ def test_a_stage_of_one_window_moves_no_token() -> None:
 
 
 @pytest.mark.parametrize("shift", [0, 1, 3])
-def test_windows_come_in_kinds_and_in_bounded_groups(shift: int) -> None:
+def test_windows_come_in_kinds(shift: int) -> None:
     groups = window_groups(56, 7, shift)
     assert torch.equal(token_order(groups).sort().values, torch.arange(56 * 56))
-    assert [group.mask is None for group in groups] == ([True] if shift == 0 else [True, False, False, False])
+    assert [group.regions is None for group in groups] == ([True] if shift == 0 else [True, False, False, False])
     assert [len(group.windows) for group in groups] == ([64] if shift == 0 else [49, 7, 7, 1])
-    large = window_groups(256, 32, 16 if shift else 0)
-    assert max(len(group.windows) for group in large) * 32**4 <= GROUP_SCORES
-    assert sum(len(group.windows) for group in large) == 64
+
+
+def test_scores_of_many_windows_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    attend = StaticAttention._attend
+
+    def counted(self: StaticAttention, qkv: Tensor, bias: Tensor) -> Tensor:
+        made.append(qkv.shape[1])
+        return attend(self, qkv, bias)
+
+    monkeypatch.setattr(StaticAttention, "_attend", counted)
+    StaticAttention(WindowAttention(8, 1, 32, shifted=True), 128)(noise(1, 128 * 128, 8).float())
+    assert sum(made) == 16
+    assert max(made) * 32**4 <= SCORES_AT_ONCE
 
 
 def test_attention_with_the_scale_in_its_weights() -> None:
