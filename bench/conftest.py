@@ -22,6 +22,7 @@ THREADS = 2
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--checkpoint", default=str(build_engine.DEFAULT_CHECKPOINT), help="file or random:PRESET")
     parser.addoption("--threads", type=int, default=THREADS, help="of every engine (default 2)")
+    parser.addoption("--precision", default="auto", help="of our engines in test_engines.py (default auto: all)")
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, object]) -> None:

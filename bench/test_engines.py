@@ -35,10 +35,10 @@ GEMM = 1024
 
 @pytest.fixture(scope="module")
 def contenders(request: pytest.FixtureRequest) -> Contenders:
-    """Our engines of every precision that passes the gate here, and the plain export of the same weights."""
-    name, threads = request.config.getoption("--checkpoint"), request.config.getoption("--threads")
+    """Our engines of the precisions that pass the gate here, and the plain export of the same weights."""
+    name, threads, precision = (request.config.getoption(f"--{it}") for it in ("checkpoint", "threads", "precision"))
     arguments = ["--checkpoint", name, "--output", str(ENGINES), "--threads", str(threads)]
-    assert build_engine.main([*arguments, "--target", "openvino", "--precision", "auto"]) == 0
+    assert build_engine.main([*arguments, "--target", "openvino", "--precision", precision]) == 0
     checkpoint = load_checkpoint(name)
     plain_export(checkpoint.build(), build_engine.contract_of(checkpoint.info, 8), ENGINES / PLAIN)
     return Contenders(name, ENGINES, threads)
