@@ -86,8 +86,8 @@ class StaticAttention(nn.Module):
             masked = bias
             if group.regions is not None:
                 masked = bias + region_mask(self.get_buffer(f"regions_{index}"), bias.dtype)
-            for part in together.split(max(1, SCORES_AT_ONCE // self.window_size**4), dim=1):
-                outputs.append(self._attend(part, masked))
+            parts = together.split(max(1, SCORES_AT_ONCE // self.window_size**4), dim=1)
+            outputs += [self._attend(part, masked) for part in parts]
             start += len(group.windows)
         out: Tensor = self.proj(torch.cat(outputs, dim=1).flatten(1, 2))
         return out
