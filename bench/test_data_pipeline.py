@@ -61,7 +61,7 @@ def medians(rounds: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, fl
     }
 
 
-@pytest.mark.parametrize("source", SIZES)
+@pytest.mark.parametrize("source", ["1024x768", pytest.param("3000x2000", marks=pytest.mark.slow)])
 def test_loaders(benchmark: Any, source: str) -> None:
     """JPEG files, the same files prepared, and the peers on the files."""
     files = photograph_folder(source)
@@ -77,6 +77,7 @@ def test_loaders(benchmark: Any, source: str) -> None:
     benchmark.extra_info |= medians(rounds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "workers"), [(4, 1), (16, 1), (16, 2), (64, 2)])
 def test_scaling(benchmark: Any, batch_size: int, workers: int) -> None:
     """Our pipeline over batch sizes and threads, 1024x768 JPEGs."""

@@ -1,6 +1,6 @@
 """The server under load: what serving costs beside the same work in process, how much it takes, and what faults cost.
 
-`pytest bench/test_serving.py --benchmark-only` runs it all; `-k 'not soak'` leaves out the longest.
+`pytest bench/test_serving.py --benchmark-only` takes two minutes; `-m slow` runs the long forms, `-m 'slow or not slow'` all.
 """
 
 import os
@@ -44,7 +44,7 @@ def in_process(subject: Subject) -> Callable[[], object]:
         precision=parameters["precision"],
         threads=int(parameters["threads"]),
     )
-    preprocess = Preprocessor(Preprocessing(contract.image_size, contract.mean, contract.std))
+    preprocess = Preprocessor(Preprocessing(contract.image_size, contract.mean, contract.std, contract.levels))
     return lambda: network([preprocess(subject.image)], 1, wanted)
 
 
@@ -79,6 +79,7 @@ def test_cost_of_serving(
     benchmark.extra_info.update({name: load.summary() for name, load in loads.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("callers", [1, 2, 4, 8])
 def test_closed_loop(benchmark: BenchmarkFixture, subject: Subject, client: Client, callers: int) -> None:
     record(
@@ -88,6 +89,7 @@ def test_closed_loop(benchmark: BenchmarkFixture, subject: Subject, client: Clie
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.8, 1.1])
 def test_poisson_arrivals(benchmark: BenchmarkFixture, subject: Subject, client: Client, share: float) -> None:
     def ask() -> object:
@@ -111,6 +113,7 @@ def test_throughput_with_a_worker_a_core(
     benchmark.extra_info.update(in_process_rate=round(alone, 2), share=round(load.rate / alone, 3))
 
 
+@pytest.mark.slow
 def test_soak(benchmark: BenchmarkFixture, subject: Subject, server: Server, client: Client) -> None:
     known = client.segment(subject.image).mask.tobytes()
 
@@ -128,6 +131,7 @@ def test_soak(benchmark: BenchmarkFixture, subject: Subject, server: Server, cli
     assert after < 1.05 * before
 
 
+@pytest.mark.slow
 def test_worker_killed_again_and_again(benchmark: BenchmarkFixture, subject: Subject) -> None:
     repository = subject.output / DIRECTORY
     with Server(repository, ANY_FREE_PORT) as server, Client(server.grpc_url, retry_for=60) as client:
