@@ -1,6 +1,6 @@
 """The server under load: what serving costs beside the same work in process, how much it takes, and what faults cost.
 
-`pytest bench/test_serving.py --benchmark-only` takes two minutes; `-m slow` runs the long forms, `-m 'slow or not slow'` all.
+`pytest bench/test_serving.py --benchmark-only` runs the short forms, with `-m slow` the long ones.
 """
 
 import os
