@@ -19,7 +19,9 @@ ROUNDS = 40
 @pytest.fixture(scope="session")
 def preprocessor(subject: Subject) -> Preprocessor:
     contract = subject.contract
-    return Preprocessor(Preprocessing(contract.image_size, contract.mean, contract.std), threads=subject.threads)
+    return Preprocessor(
+        Preprocessing(contract.image_size, contract.mean, contract.std, contract.levels), threads=subject.threads
+    )
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from rich.progress import track
 
 from data_pipeline.prepared import MASK_SCALE, Pixels, create_pixels, write_manifest
-from data_pipeline.preprocess import decode
+from data_pipeline.preprocess import Preprocessing, decode
 from data_pipeline.records import DataError, Dataset, Record, Split
 from data_pipeline.scan import open_usable
 from data_pipeline.sources import SOURCES
@@ -99,7 +99,8 @@ def _png_depth(path: Path) -> int:
 def _pipeline(size: int) -> tuple[DataNode, DataNode]:
     """The shared graph's image, rounded to bytes, and the mask by nearest neighbour."""
     image_path, mask_path = (fn.external_source(name=name, dtype=types.UINT8, ndim=1) for name in ("image", "mask"))
-    image = fn.cast(decode(fn.io.file.read(image_path), size, "cpu"), dtype=types.UINT8)
+    spec = Preprocessing(size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    image = fn.cast(decode(fn.io.file.read(image_path), spec, "cpu"), dtype=types.UINT8)
     mask = fn.decoders.image(fn.io.file.read(mask_path), output_type=types.GRAY)
     side = MASK_SCALE * size
     return image, fn.resize(mask, size=(side, side), interp_type=types.INTERP_NN)

@@ -13,6 +13,7 @@ from nvidia.dali.data_node import DataNode
 
 Device = Literal["cpu", "gpu"]
 FULL_SCALE = 255.0  # white, in the graph's images
+SIXTEEN_BITS = 2**16 - 1
 
 
 @dataclass(frozen=True)
@@ -20,25 +21,28 @@ class Preprocessing:
     """Part of a checkpoint's metadata: what the network expects of its input.
 
     image_size: side of the square input in pixels.  mean, std: per RGB channel, of values scaled to [0, 1].
+    levels: the level that is scaled to 1 in files of 16 bits; scanners write 12 bits, up to 4095, into such files.
+        JPEG files and PNG files of up to 8 bits are left alone, every TIFF file is taken for one of 16 bits.
     """
 
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    levels: int = SIXTEEN_BITS
 
 
-def decode(encoded: DataNode, size: int, device: Device) -> DataNode:
-    """Bytes of one image file -> RGB (size, size, 3) FLOAT in [0, 255], resized antialiased.
+def decode(encoded: DataNode, spec: Preprocessing, device: Device) -> DataNode:
+    """Bytes of one image file -> RGB (S, S, 3) FLOAT in [0, 255], resized antialiased.
 
     Grey is repeated, alpha dropped, the EXIF orientation applied, 16 bits kept. Files of 8 bits take the first
     branch because DALI decodes to bytes 2 to 3 times faster than to FLOAT, and their scale is kept to save a pass.
     """
     decoder = "mixed" if device == "gpu" else "cpu"
     if _eight_bits(encoded):
-        image = shrink(fn.decoders.image(encoded, device=decoder, output_type=types.RGB), size)
+        image = shrink(fn.decoders.image(encoded, device=decoder, output_type=types.RGB), spec.image_size)
     else:
         deep = fn.decoders.image(encoded, device=decoder, output_type=types.RGB, dtype=types.FLOAT)
-        image = shrink(deep, size) * FULL_SCALE
+        image = shrink(deep, spec.image_size) * (FULL_SCALE * SIXTEEN_BITS / spec.levels)
     return image
 
 
@@ -68,4 +72,4 @@ def preprocess(encoded: DataNode, spec: Preprocessing, device: Device) -> DataNo
 
     device: "gpu" decodes with the mixed backend and stays on the GPU; nothing else differs.
     """
-    return normalise(decode(encoded, spec.image_size, device), spec)
+    return normalise(decode(encoded, spec, device), spec)

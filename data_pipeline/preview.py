@@ -15,13 +15,13 @@ from data_pipeline.sources import SOURCES, open_source
 from data_pipeline.training import TrainingLoader
 
 COLOURS = np.array([[0, 0, 0], [255, 60, 60], [60, 255, 60], [80, 120, 255], [255, 230, 60]], np.uint8)
-IDENTITY = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
 def contact_sheet(dataset: Dataset, *, size: int, columns: int, augment: bool, seed: int) -> Image.Image:
     """One tile a record: the image as the network sees it, its mask outlined, its positive labels written on it."""
     loader = TrainingLoader(
-        dataset, Preprocessing(size, **IDENTITY), batch_size=columns, augment=augment, shuffle=False, seed=seed
+        dataset, Preprocessing(size, ZERO, ONE), batch_size=columns, augment=augment, shuffle=False, seed=seed
     )
     rows = -(-len(dataset.records) // columns)
     sheet = Image.new("RGB", (columns * size, rows * size))

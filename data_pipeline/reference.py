@@ -7,15 +7,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
-from data_pipeline.preprocess import Preprocessing
+from data_pipeline.preprocess import SIXTEEN_BITS, Preprocessing
 
 BITS_PER_SAMPLE = 258
-SIXTEEN_BITS = ("I;16", "I;16B", "I")
+DEEP_MODES = ("I;16", "I;16B", "I")
 
 
 def reference_preprocess(data: bytes, spec: Preprocessing) -> NDArray[np.float64]:
     """Bytes of one image file -> (3, S, S), as `preprocess` does; PIL itself reads colour files at 8 bits only."""
     image = reference_resize(reference_decode(data), spec.image_size)
+    if data[0] != 0xFF and not (data[0] == 0x89 and data[24] <= 8):
+        image = image * (SIXTEEN_BITS / spec.levels)
     normalised = (image - np.array(spec.mean)) / np.array(spec.std)
     return np.asarray(normalised.transpose(2, 0, 1))
 
@@ -24,7 +26,7 @@ def reference_decode(data: bytes) -> NDArray[np.float64]:
     """RGB (H, W, 3) in [0, 1] of the file's first image, turned as its EXIF data say, without its alpha."""
     with Image.open(io.BytesIO(data)) as opened:
         image = ImageOps.exif_transpose(opened)
-        if image.mode in SIXTEEN_BITS:
+        if image.mode in DEEP_MODES:
             return np.repeat(np.asarray(image, np.float64)[..., None] / _white(opened), 3, axis=2)
         return np.asarray(image.convert("RGB"), np.float64) / 255
 

@@ -34,11 +34,11 @@ def training_pipeline(
     inputs = fn.external_source(columns, num_outputs=count, dtype=TYPES[:count], layout=LAYOUTS[:count])
     mask = _mask_pixels(inputs[1], inputs[3])
     if ranges is None:
-        image = _plain_image(inputs[0], inputs[2], size, device)
+        image = _plain_image(inputs[0], inputs[2], spec, device)
         mask = fn.resize(place(mask, device), size=(size, size), interp_type=types.INTERP_NN)
     else:
         matrix, colour = inputs[4:6]
-        image = _augmented_image(inputs[0], inputs[2], matrix, colour, size, device)
+        image = _augmented_image(inputs[0], inputs[2], matrix, colour, spec, device)
         image = grain(image, colour, inputs[6:], ranges, device)
         mask = warp(place(mask, device), stretch(matrix, mask, size), size, types.INTERP_NN, device)
     return normalise(image, spec), mask
@@ -60,28 +60,28 @@ def _mask_pixels(path: DataNode, pixels: DataNode) -> DataNode:
     return mask
 
 
-def _plain_image(path: DataNode, pixels: DataNode, size: int, device: Device) -> DataNode:
-    """(size, size, 3) FLOAT in [0, 255]."""
+def _plain_image(path: DataNode, pixels: DataNode, spec: Preprocessing, device: Device) -> DataNode:
+    """(S, S, 3) FLOAT in [0, 255]."""
     if pixels.shape()[0] > 1:
-        image = shrink(place(pixels, device), size)
+        image = shrink(place(pixels, device), spec.image_size)
     else:
-        image = decode(fn.io.file.read(path), size, device)
+        image = decode(fn.io.file.read(path), spec, device)
     return image
 
 
 def _augmented_image(
-    path: DataNode, pixels: DataNode, matrix: DataNode, colour: DataNode, size: int, device: Device
+    path: DataNode, pixels: DataNode, matrix: DataNode, colour: DataNode, spec: Preprocessing, device: Device
 ) -> DataNode:
-    """(size, size, 3) FLOAT in about [0, 255], warped by `matrix` and twisted in colour.
+    """(S, S, 3) FLOAT in about [0, 255], warped by `matrix` and twisted in colour.
 
     Decoded pixels are at most about twice as large as the result and are warped straight down; a file is first
     shrunk with antialiasing, because warping a large image down would alias.
     """
-    linear = types.INTERP_LINEAR
+    linear, size = types.INTERP_LINEAR, spec.image_size
     if pixels.shape()[0] > 1:
         image = twist(warp(place(pixels, device), stretch(matrix, pixels, size), size, linear, device), colour)
     else:
-        warped = warp(decode(fn.io.file.read(path), size, device), matrix, size, linear, device)
+        warped = warp(decode(fn.io.file.read(path), spec, device), matrix, size, linear, device)
         image = twist(warped / FULL_SCALE, colour) * FULL_SCALE
     return image
 

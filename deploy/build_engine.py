@@ -118,7 +118,7 @@ def check_plugins(named: list[str] | None, precision: str, max_batch: int) -> No
 
 def contract_of(info: CheckpointInfo, max_batch: int) -> Contract:
     """What a checkpoint will take and give once it is served."""
-    return Contract(info.config.image_size, info.seg_classes, info.labels, info.mean, info.std, max_batch)
+    return Contract(info.config.image_size, info.seg_classes, info.labels, info.mean, info.std, info.levels, max_batch)
 
 
 def build(options: argparse.Namespace, console: Console) -> Report:

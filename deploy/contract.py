@@ -34,6 +34,7 @@ class Contract:
     seg_classes: names of the mask's values, "background" first. Two are one sigmoid channel, more are a softmax.
     labels: names of the image-level labels; each has its own sigmoid probability (several may be present).
     mean, std: normalisation of RGB values scaled to [0, 1], as in training.
+    levels: the level that is scaled to 1 in files of 16 bits, as in training.
     max_batch: largest batch the engines take.
     """
 
@@ -42,6 +43,7 @@ class Contract:
     labels: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    levels: int = 65535
     max_batch: int = 8
 
     @property

@@ -38,7 +38,7 @@ def write_gpu_repository(output: Path, contract: Contract, plan: Path | None) ->
         preprocessing = repository / PREPROCESSING_MODEL
         serialize_serving(
             preprocessing / VERSION / DALI_GRAPH,
-            Preprocessing(contract.image_size, contract.mean, contract.std),
+            Preprocessing(contract.image_size, contract.mean, contract.std, contract.levels),
             input_name=contract.encoded_image.name,
             max_batch=contract.max_batch,
             device="gpu",

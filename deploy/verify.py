@@ -81,7 +81,7 @@ def load_samples(contract: Contract, source: str | None, count: int, split: Spli
         return Samples("noise", np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
     dataset = open_source(source, split, samples=count)
     dataset.check_classes(contract.seg_classes, contract.labels)
-    spec = Preprocessing(contract.image_size, contract.mean, contract.std)
+    spec = Preprocessing(contract.image_size, contract.mean, contract.std, contract.levels)
     batches = list(TrainingLoader(dataset, spec, batch_size=BATCH, augment=False, shuffle=False, seed=0))
     return Samples(
         f"{len(dataset.records)} {split} images of {source}",

@@ -20,10 +20,10 @@ from data_pipeline import SOURCES, DataError, Dataset, open_usable
 from data_pipeline.records import Split, write_whole
 from model.ablation.arms import ARMS, Arm
 from model.ablation.plan import Size, plan_epochs
-from model.ablation.report import Scores, write_report
+from model.ablation.report import Run, Runs, write_report
 from model.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
 from model.config import PRESETS
-from model.evaluation import score_network
+from model.evaluation import collect_scores
 from model.train import checkpoint_info
 from model.training.options import TrainingError, TrainingOptions
 from model.training.trainer import Trainer
@@ -67,14 +67,14 @@ def ablate(options: argparse.Namespace, console: Console) -> None:
         seed=0,
         classification_weight=options.classification_weight,
     )
-    scores: Scores = {}
+    runs: Runs = {}
     for seed in range(options.seeds):  # a budget that runs out has then given every arm as many seeds
         for arm in ARMS:
             console.print(f"seed {seed}, {arm.title}")
-            run = options.output / f"{arm.name}-seed{seed}"
-            result = _run(arm, info, splits, replace(arm.options(both), seed=seed), run, console)
-            scores.setdefault(arm.name, []).append(result)
-            table = write_report(scores, setting, options.output)
+            folder = options.output / f"{arm.name}-seed{seed}"
+            result = _run(arm, info, splits, replace(arm.options(both), seed=seed), folder, console)
+            runs.setdefault(arm.name, []).append(result)
+            table = write_report(runs, setting, options.output)
     console.print(table)
 
 
@@ -100,7 +100,7 @@ def _run(
     options: TrainingOptions,
     output: Path,
     console: Console,
-) -> dict[str, float]:
+) -> Run:
     """Test scores of the arm's best epoch on the validation split, from disk where they are already there."""
     path = output / "test.json"
     if not path.is_file():
@@ -112,9 +112,9 @@ def _run(
         trainer.run(console)
         network = trainer.learner.averaged
         network.load_state_dict(load_checkpoint(output / "best.safetensors").state)
-        write_whole(path, json.dumps(score_network(network, splits["test"], trainer.loader.spec), indent=2) + "\n")
-    scores: dict[str, float] = json.loads(path.read_text())
-    return scores
+        found = collect_scores(network, splits["test"], trainer.loader.spec)
+        write_whole(path, json.dumps({"scores": found.compute(), "bounds": found.bounds()}, indent=2) + "\n")
+    return Run(**json.loads(path.read_text()))
 
 
 def main(arguments: list[str] | None = None) -> int:

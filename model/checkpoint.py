@@ -34,6 +34,7 @@ class CheckpointInfo:
     labels: names of the image-level outputs.
     data: source it was trained on, as `--data` takes it.
     mean, std: normalisation of RGB values scaled to [0, 1].
+    levels: the level that is scaled to 1 in files of 16 bits.
     training: command, seed, epoch and validation scores, for the reader.
     """
 
@@ -43,6 +44,7 @@ class CheckpointInfo:
     data: str
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    levels: int = 65535
     training: dict[str, Any] = field(default_factory=dict)
 
 

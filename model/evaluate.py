@@ -50,7 +50,7 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
     opening = {"skip_bad": options.skip_bad, "seed": options.seed, "report": console.print}
     dataset = open_usable(options.data, "test", samples=options.samples, **opening)
     dataset.check_classes(info.seg_classes, info.labels)
-    spec, network = Preprocessing(info.config.image_size, info.mean, info.std), checkpoint.build()
+    spec, network = Preprocessing(info.config.image_size, info.mean, info.std, info.levels), checkpoint.build()
     scored = score_cases(network, dataset, spec)
     cases = list(track(scored, "scoring images", total=len(dataset.records), console=console, transient=True))
     scores = summarise(cases, dataset, options.seed)

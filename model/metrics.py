@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_auroc
 
+from model.statistics import interval, resample, weighted_auc, weighted_mean, with_means
+
 
 class TaskScores:
     """Collects batches, then gives one flat dictionary of scores in [0, 1].
@@ -54,6 +56,17 @@ class TaskScores:
             },
         }
         return _flatten(groups)
+
+    def bounds(self, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """95 % bootstrap intervals of `dice` and `auc`, and of each class and label, over images drawn anew."""
+        dice = torch.cat(self._dice).double().numpy()
+        probs, truth = torch.cat(self._probs).double().numpy(), torch.cat(self._truth).numpy() > 0
+        weights = resample(range(len(dice)), seed)
+        groups = {
+            "dice": {name: weighted_mean(dice[:, i], weights) for i, name in enumerate(self.seg_classes[1:])},
+            "auc": {name: weighted_auc(probs[:, i], truth[:, i], weights) for i, name in enumerate(self.labels)},
+        }
+        return {name: interval(values)[1:] for name, values in with_means(groups).items()}
 
 
 def one_hot(mask: Tensor, classes: int) -> Tensor:

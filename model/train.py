@@ -43,6 +43,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--classification-weight", type=float, default=0.25, help="of the label loss beside the mask's")
     parser.add_argument("--pretrained", metavar="FILE_OR_URL", help="first weights: ImageNet ResNet34, or a checkpoint")
     parser.add_argument("--samples", type=int, help="training images (default: all the source has)")
+    parser.add_argument(
+        "--levels", type=int, default=65535, help="highest level in files of 16 bits: 4095 where they hold 12 bits"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on where the run in --output was saved last")
     parser.add_argument("--skip-bad", action="store_true", help="train without the samples that cannot be used")
@@ -51,6 +54,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and value <= 0:
             parser.error(f"--{name.replace('_', '-')} must be positive, got {value}")
+    if not 255 < options.levels < 65536:
+        parser.error(f"--levels must be 256 to 65535, got {options.levels}")
     return options
 
 
@@ -71,7 +76,7 @@ def train(options: argparse.Namespace, console: Console) -> None:
         data = open_usable(options.data, "train", samples=options.samples, **opening)
         validation = open_usable(options.data, "validation", **opening)
     options.output.mkdir(parents=True, exist_ok=True)
-    info = checkpoint_info(options.preset, options.data, data, options.seed)
+    info = replace(checkpoint_info(options.preset, options.data, data, options.seed), levels=options.levels)
     settings = TrainingOptions(
         options.epochs,
         options.batch_size,

@@ -78,7 +78,8 @@ class ImageModel(NetworkModel):
         """Called once by the server: as for the network, and build the preprocessing pipeline."""
         super().initialize(args)
         self.max_bytes = int(self.parameters.get("max_request_bytes", sys.maxsize))
-        self.preprocess = Preprocessor(Preprocessing(self.contract.image_size, self.contract.mean, self.contract.std))
+        contract = self.contract
+        self.preprocess = Preprocessor(Preprocessing(contract.image_size, contract.mean, contract.std, contract.levels))
 
     def images(self, request: Any) -> tuple[Iterator[NDArray[np.float32]], int]:
         """The request's images, decoded one by one as the network takes them, and how many they are."""

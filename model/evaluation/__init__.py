@@ -24,8 +24,13 @@ def outputs(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> Iterator
 
 
 def score_network(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> dict[str, float]:
+    """The scores of `collect_scores`."""
+    return collect_scores(model, dataset, spec).compute()
+
+
+def collect_scores(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> TaskScores:
     """`TaskScores` of `model` over `dataset`; the network is left in evaluation mode."""
     scores = TaskScores(dataset.seg_classes, dataset.labels)
     for batch, mask, class_probs in outputs(model, dataset, spec):
         scores.update(mask, class_probs, batch.mask.cpu(), batch.labels)
-    return scores.compute()
+    return scores

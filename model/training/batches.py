@@ -22,7 +22,7 @@ def open_batches(
         raise TrainingError(f"--batch-size must be a multiple of the {count} processes, got {options.batch_size}")
     return TrainingLoader(
         replace(train, records=train.records[: len(train.records) // count * count]),
-        Preprocessing(info.config.image_size, info.mean, info.std),
+        Preprocessing(info.config.image_size, info.mean, info.std, info.levels),
         batch_size=options.batch_size // count,
         augment=True,
         shuffle=True,

@@ -10,7 +10,7 @@ import torch
 from model import ablate, build_model
 from model.ablation.arms import ARMS
 from model.ablation.networks import PlainEncoder
-from model.ablation.report import values
+from model.ablation.report import METRICS, Run, scored
 from model.training.trainer import Trainer
 from tests.model.test_processes import small_folder
 from tests.networks import SMALLEST
@@ -46,9 +46,13 @@ def test_an_interrupted_run_goes_on_and_ends_with_every_arm_in_the_table(
     report = json.loads(Path("out/ablation.json").read_text())
     table = Path("out/ablation.md").read_text()
     for arm in ARMS:
-        assert [metric for metric in ("dice", "auc") if values(arm, metric, report["scores"])] == (
-            ["dice"] * arm.segment + ["auc"] * arm.classify
-        )
+        runs = {arm.name: [Run(**run) for run in report["runs"][arm.name]]}
+        metrics = [metric for metric in METRICS if scored(arm, metric, runs)]
+        assert metrics == ["dice"] * arm.segment + ["auc"] * arm.classify
+        for metric in metrics:
+            low, high = runs[arm.name][0].bounds[metric]
+            assert low <= runs[arm.name][0].scores[metric] <= high
+            assert f"[{low:.3f}, {high:.3f}]" in table
         assert f"| {arm.title} |" in table
     assert Path("out/ablation.png").stat().st_size > 5000
     assert ablate.main([*command, "--budget", "10"]) == 1

@@ -21,7 +21,9 @@ def network_scores(kind: str, data: Dataset) -> dict[str, float]:
     checkpoint = load_checkpoint(WEIGHTS / f"{kind}-tiny.safetensors")
     info = checkpoint.info
     assert (info.seg_classes, info.labels) == (data.seg_classes, data.labels)
-    return score_network(checkpoint.build(), data, Preprocessing(info.config.image_size, info.mean, info.std))
+    return score_network(
+        checkpoint.build(), data, Preprocessing(info.config.image_size, info.mean, info.std, info.levels)
+    )
 
 
 def threshold_dice(data: Dataset) -> float:

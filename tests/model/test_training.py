@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_pipeline import Batch, Dataset, open_source
+from deploy.build_engine import contract_of
 from model import Prediction, evaluate, train
 from model.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
 from model.training.losses import MultiTaskLoss, balanced_weights
@@ -151,8 +152,9 @@ def test_the_commands_train_and_evaluate(
     monkeypatch.setitem(train.PRESETS, "tiny", SMALLEST)
     monkeypatch.setattr("data_pipeline.synthetic.generate.DEFAULT_SAMPLES", {"train": 4, "validation": 4, "test": 4})
     arguments = ["--data", "synthetic:oct", "--preset", "tiny", "--output", "out", "--epochs", "1"]
-    assert train.main(arguments) == 0
+    assert train.main([*arguments, "--levels", "4095"]) == 0
     best = load_checkpoint("out/best.safetensors")
+    assert best.info.levels == contract_of(best.info, max_batch=1).levels == 4095
     assert best.info.seg_classes == ("background", "IRF", "SRF", "PED")
     scoring = ["--checkpoint", "out/best.safetensors", "--output", "out", "--samples", "4"]
     assert evaluate.main([*scoring, "--data", "synthetic:oct"]) == 0

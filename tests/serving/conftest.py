@@ -95,7 +95,7 @@ def server(repository: Path) -> Iterator[Server]:
 def in_process(contract: Contract, network: Path) -> Infer:
     """The reference: the same file in another engine (ONNX Runtime), without a server around it."""
     session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
-    preprocess = Preprocessor(Preprocessing(contract.image_size, contract.mean, contract.std))
+    preprocess = Preprocessor(Preprocessing(contract.image_size, contract.mean, contract.std, contract.levels))
     names = [spec.name for spec in contract.outputs]
 
     def infer(data: bytes) -> dict[str, NDArray[np.generic]]:
