@@ -55,6 +55,24 @@ def _engine_row(run: dict[str, Any], name: str, figures: dict[str, Any]) -> str:
     return f"| {run['batch']} | {name} | {times} | {ratio} | {rate} | {memory} | {share} |"
 
 
+def rewrites_table(results: Results) -> str | None:
+    """A Markdown table of the exact rewrites, one more in each row; None where they were not measured."""
+    runs = [bench["extra_info"] for bench in results["benchmarks"] if "rewrites" in bench["extra_info"]]
+    if not runs:
+        return None
+    (run,) = runs
+    first = next(iter(run["rewrites"].values()))
+    rows = [
+        f"| {name} | "
+        + " | ".join(f"{time:.1f} ({time / first[runtime]:.2f}x)" for runtime, time in times.items())
+        + " |"
+        for name, times in run["rewrites"].items()
+    ]
+    subject = f"`{run['checkpoint']}`, fp32, one image, {run['threads']} threads, medians of alternating rounds"
+    header = f"| graph | {', ms | '.join(first)}, ms |"
+    return "\n".join([_machine(results, subject), "", header, "| --- |" + " ---: |" * len(first), *rows])
+
+
 def _machine(results: Results, subject: str) -> str:
     info = results["machine_info"]["resformer"]
     return (
@@ -107,7 +125,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--plot", type=Path, metavar="PNG", help="of test_engines.py")
     options = parser.parse_args(arguments)
     results = json.loads(options.results.read_text())
-    tables = {"benchmark": path_table(results), "engines": engines_table(results)}
+    tables = {
+        "benchmark": path_table(results),
+        "engines": engines_table(results),
+        "rewrites": rewrites_table(results),
+    }
     if options.plot:
         plot(results, options.plot)
     if options.update is None:

@@ -1,19 +1,13 @@
 """Exact rewriting before export: the same function with less to compute and less to move.
 
 An engine has one image size, so what depends on it is settled here: which taps can reach the map, which windows the
-shift wraps, in which order the tokens lie. Every rewrite gives the trained network's output up to rounding.
-
-| rewrite | where | what it saves |
-| --- | --- | --- |
-| fold batch norms; fold the 1x1 after a dilated convolution | `model.inference` | 3 C^2 of the DFE's 30 C^2 a pixel |
-| drop taps that only meet padding, merge the centres of what is left | `dilated` | the d = 18 branch at 14 x 14 px |
-| keep the tokens of a stage in window order, mask only the windows that wrap | `windows` | rolls, partitions, masks |
-| fold the query's scale into its projection | `windows` | one product a query element |
-| classify before upsampling | `tail` | the bilinear upsampling of all but K channels |
+shift wraps, in which order the tokens lie. Every rewrite gives the trained network's output up to rounding;
+`bench/test_rewrites.py` measures what each saves in each runtime.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import cast
 
@@ -28,17 +22,39 @@ from model.inference import fold_norm, replace_modules
 from model.layers import ConvNorm
 
 
-def simplify(model: MultiTaskResFormer) -> MultiTaskResFormer:
+def fuse_dilated(network: MultiTaskResFormer) -> None:
+    """Fold the 1x1 behind each dilated convolution, drop taps that only meet padding, merge the centres of the rest."""
+    for index, stride in enumerate(STRIDES):
+        network.dfe[index] = StaticDFE(cast(DFE, network.dfe[index]), network.config.image_size // stride)
+
+
+def order_windows(network: MultiTaskResFormer) -> None:
+    """Keep a stage's tokens in window order, mask only windows that the shift wraps, fold the query's scale."""
+    for index, stride in enumerate(STRIDES):
+        stage = cast(ResFormerStage, network.encoder.stages[index])
+        stage.register_module("swin", WindowedStage(stage.swin, network.config.image_size // stride))
+
+
+def classify_first(network: MultiTaskResFormer) -> None:
+    """Enlarge K class maps instead of all channels."""
+    network.register_module("decoder", ClassifyFirst(network.decoder))
+
+
+def fold_norms(network: MultiTaskResFormer) -> None:
+    """Fold every batch norm into the convolution before it."""
+    replace_modules(network, ConvNorm, fold_norm)
+
+
+Rewrite = Callable[[MultiTaskResFormer], None]
+REWRITES: tuple[Rewrite, ...] = (fuse_dilated, order_windows, classify_first, fold_norms)
+
+
+def simplify(model: MultiTaskResFormer, rewrites: Sequence[Rewrite] = REWRITES) -> MultiTaskResFormer:
     """A copy in evaluation mode for images of the configured size only; the original is left as it is."""
     network = deepcopy(model).eval().requires_grad_(False)
-    for index, stride in enumerate(STRIDES):
-        side = network.config.image_size // stride
-        network.dfe[index] = StaticDFE(cast(DFE, network.dfe[index]), side)
-        stage = cast(ResFormerStage, network.encoder.stages[index])
-        stage.register_module("swin", WindowedStage(stage.swin, side))
-    network.register_module("decoder", ClassifyFirst(network.decoder))
-    replace_modules(network, ConvNorm, fold_norm)
+    for rewrite in rewrites:
+        rewrite(network)
     return network
 
 
-__all__ = ["simplify"]
+__all__ = ["REWRITES", "simplify"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deploy.simplify import simplify
+from deploy.simplify import REWRITES, simplify
 from deploy.simplify.dilated import StaticDFE, live_branches
 from deploy.simplify.tail import ClassifyFirst
 from deploy.simplify.window_order import token_order, window_groups
@@ -47,8 +47,9 @@ def test_the_whole_network_is_the_same_function(config: ModelConfig) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     image = noise(3, 3, config.image_size, config.image_size)
     with torch.no_grad():
-        for expected, found in zip(model(image), simplify(model)(image), strict=True):
-            torch.testing.assert_close(found, expected, **ROUNDING)
+        for rewrites in (REWRITES, *((alone,) for alone in REWRITES)):
+            for expected, found in zip(model(image), simplify(model, rewrites)(image), strict=True):
+                torch.testing.assert_close(found, expected, **ROUNDING)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), f"{name} of the original was changed"
 

@@ -1,0 +1,58 @@
+"""What each exact rewrite saves in each runtime: one more is applied each time, all in alternating rounds of one run.
+
+python -m pytest bench/test_rewrites.py -m slow --benchmark-only --checkpoint random:paper-224
+"""
+
+import time
+from pathlib import Path
+from statistics import median
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench.conftest import OUTPUT
+from bench.contenders import noise
+from bench.plain_export import plain_export
+from deploy.build_engine import contract_of
+from deploy.engines import Runner, onnx_runner
+from deploy.engines.openvino_cpu import openvino_runner
+from deploy.simplify import REWRITES, simplify
+from deploy.verify import compare
+from model.checkpoint import load_checkpoint
+
+ROUNDS = 9
+RUNTIMES = ("ONNX Runtime", "OpenVINO")
+
+
+@pytest.mark.slow
+def test_rewrites(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> None:
+    name, threads = (request.config.getoption(f"--{it}") for it in ("checkpoint", "threads"))
+    checkpoint = load_checkpoint(name)
+    contract = contract_of(checkpoint.info, 8)
+    folder = OUTPUT / "rewrites"
+    folder.mkdir(parents=True, exist_ok=True)
+    runners: dict[tuple[str, str], Runner] = {}
+    for count in range(len(REWRITES) + 1):
+        step = f"+ {REWRITES[count - 1].__name__}" if count else "plain export"
+        file = plain_export(simplify(checkpoint.build(), REWRITES[:count]), contract, folder / f"{count}.onnx")
+        runners[step, RUNTIMES[0]] = onnx_runner(file, threads)
+        runners[step, RUNTIMES[1]] = openvino_runner(file, "f32", threads)
+    images = noise(contract, 1)
+    torch.set_num_threads(threads)
+    reference = next(iter(runners.values()))(images)
+    assert all(compare(reference, runner(images)).mask < 0.001 for runner in runners.values())
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in runners}
+
+    def one_round() -> None:
+        for key, runner in runners.items():
+            start = time.perf_counter()
+            runner(images)
+            times[key].append(1000 * (time.perf_counter() - start))
+
+    benchmark.pedantic(one_round, rounds=ROUNDS, warmup_rounds=1)
+    steps = list(dict.fromkeys(step for step, _ in runners))
+    benchmark.extra_info.update(checkpoint=Path(name).name, threads=threads)
+    benchmark.extra_info["rewrites"] = {
+        step: {runtime: median(times[step, runtime][1:]) for runtime in RUNTIMES} for step in steps
+    }
