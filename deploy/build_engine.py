@@ -10,24 +10,16 @@ from pathlib import Path
 from rich.console import Console
 
 from data_pipeline import DataError
-from deploy.builder import Builder
 from deploy.contract import Contract
-from deploy.engines import ONNX, PRECISIONS, TARGETS, GpuOptions, engine_runner
-from deploy.engines.openvino_cpu import EXECUTION_TYPE
+from deploy.engines import ONNX, PRECISIONS, TARGETS, GpuOptions
 from deploy.errors import BuildError
 from deploy.export import EXPORT_DTYPES
-from deploy.gallery import gallery
+from deploy.job import Job
 from deploy.plan import AUTO, BuildOptions
-from deploy.report import EngineRecord, Report, read_report, write_report
-from deploy.report_page import write_page
+from deploy.report import Report
 from deploy.report_table import engine_table, notes
-from deploy.repository import DIRECTORY, write_repository
-from deploy.repository_gpu import DIRECTORY as GPU_DIRECTORY
-from deploy.repository_gpu import write_gpu_repository
-from deploy.verify import load_samples, pytorch_runner
 from model.checkpoint import RANDOM_PREFIX, CheckpointError, CheckpointInfo, load_checkpoint
 
-PLAN_TARGETS = ("tensorrt", "torch-tensorrt")
 DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "model" / "weights" / "skin-tiny.safetensors"
 EXAMPLES = """examples:
   python -m deploy.build_engine
@@ -131,41 +123,18 @@ def build(options: argparse.Namespace, console: Console) -> Report:
     contract = contract_of(checkpoint.info, options.max_batch)
     options.output.mkdir(parents=True, exist_ok=True)
     source = options.data or (None if options.checkpoint.startswith(RANDOM_PREFIX) else checkpoint.info.data)
-    settings = BuildOptions(targets, options.precision, options.threads, source, options.samples, gpu)
-    builder = Builder(Path(options.checkpoint).name, checkpoint, contract, settings, options.output, console)
-    current = builder.current()
-    missing = builder.missing(current)
-    report = read_report(options.output)
-    directories = [DIRECTORY, GPU_DIRECTORY] if options.repository == "gpu" else [DIRECTORY]
-    if report and not missing and all((options.output / name).is_dir() for name in directories):
-        console.print(f"nothing has changed: {len(builder.wanted)} engines in {options.output} are current")
+    settings = BuildOptions(
+        targets, options.precision, options.threads, source, options.samples, gpu, options.repository == "gpu"
+    )
+    job = Job(Path(options.checkpoint).name, checkpoint, contract, settings, options.output)
+    current = job.current()
+    missing = job.missing(current)
+    if report := job.finished(missing):
+        console.print(f"nothing has changed: {len(job.wanted)} engines in {options.output} are current")
         return report
-    samples = load_samples(contract, source, options.samples)
-    report = builder.build(missing, current, samples)
-    write_repositories(options.output, contract, report, gpu=options.repository == "gpu")
-    served = served_engine(report)
-    runner = engine_runner(served.target, served.precision, options.output / served.file, options.threads)
-    assert runner is not None, "a served engine runs on the CPU"
-    views = {"PyTorch fp32": pytorch_runner(checkpoint.build()), f"{served.target} {served.precision}": runner}
-    write_page(options.output, report, contract, gallery(samples, views))
-    write_report(options.output, report)
-    return report
+    from deploy.publish import build_and_publish  # MONAI and NNCF take seconds to import; a repeat needs neither
 
-
-def write_repositories(output: Path, contract: Contract, report: Report, *, gpu: bool) -> None:
-    """The CPU server's repository; the GPU server's beside it where asked for or where a plan was built for it."""
-    served = served_engine(report)
-    execution = EXECUTION_TYPE.get(served.precision, "f32")
-    write_repository(output, contract, output / served.file, precision=execution)
-    plans = [output / engine.file for engine in report.engines if engine.target in PLAN_TARGETS]
-    if plans or gpu:
-        write_gpu_repository(output, contract, plans[0] if plans else None)
-
-
-def served_engine(report: Report) -> EngineRecord:
-    """What the CPU server runs: OpenVINO's fastest engine, or the ONNX file where there is none (it reads that too)."""
-    runnable = [engine for engine in report.engines if engine.parity]
-    return min(runnable, key=lambda engine: (engine.target != "openvino", engine.latency_ms))
+    return build_and_publish(job, missing, current, console)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -180,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(engine_table(report))
     for note in notes(report):
         console.print(note, soft_wrap=True, highlight=False, markup=False)
-    console.print(f"the server runs {served_engine(report).name}: the fastest here that keeps the scores")
+    console.print(f"the server runs {report.served.name}: the fastest here that keeps the scores")
     console.print(f"report: {options.output / 'report.html'}, repository: {options.output / 'model_repository'}")
     return 0
 

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from monai.metrics import compute_dice
 
 from deploy.engines import EngineOutput
+from deploy.report import Change
 from deploy.verify import Truth
 from model.metrics import one_hot
 from model.statistics import Array, interval, resample, weighted_auc, weighted_mean, with_means
 
 TASK_TOLERANCE = {"dice": 0.005, "accuracy": 0.01}
-
-
-class Change(NamedTuple):
-    """An engine's score minus the reference's, and the 95 % interval of that over images drawn anew."""
-
-    value: float
-    low: float
-    high: float
 
 
 def task_changes(reference: EngineOutput, candidate: EngineOutput, truth: Truth, seed: int = 0) -> dict[str, Change]:

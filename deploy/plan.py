@@ -14,7 +14,10 @@ UNTIMED = "fp16"
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What may be chosen of a build; see `python -m deploy.build_engine --help`."""
+    """What may be chosen of a build; see `python -m deploy.build_engine --help`.
+
+    gpu_repository: write the GPU server's model repository even without a plan to put into it.
+    """
 
     targets: Sequence[str]
     precision: str
@@ -22,6 +25,7 @@ class BuildOptions:
     data: str | None = None
     samples: int = 200
     gpu: GpuOptions = field(default_factory=GpuOptions)
+    gpu_repository: bool = False
 
 
 @dataclass(frozen=True)

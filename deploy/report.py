@@ -7,13 +7,32 @@ import os
 import platform
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from deploy.files import write_atomically
-from deploy.gate import Change
-from deploy.verify import Parity
 
 REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Largest and mean differences to the fp32 PyTorch network.
+
+    mask: share of pixels whose class differs.  classification: largest difference of a probability.  segmentation: mean
+    absolute difference of the per-pixel probabilities.
+    """
+
+    mask: float
+    classification: float
+    segmentation: float
+
+
+class Change(NamedTuple):
+    """An engine's score minus the reference's, and the 95 % interval of that over images drawn anew."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -63,6 +82,12 @@ class Report:
     machine: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def served(self) -> EngineRecord:
+        """What the CPU server runs: OpenVINO's fastest engine, else the ONNX file, which it reads too."""
+        runnable = [engine for engine in self.engines if engine.parity]
+        return min(runnable, key=lambda engine: (engine.target != "openvino", engine.latency_ms))
 
 
 def machine() -> dict[str, str]:

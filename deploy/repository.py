@@ -15,7 +15,7 @@ from tritonclient.grpc import model_config_pb2 as schema
 
 from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract, TensorSpec
 
-DIRECTORY = "model_repository"
+DIRECTORY, GPU_DIRECTORY = "model_repository", "model_repository_gpu"
 CONFIGURATION = "config.pbtxt"
 VERSION = "1"
 

@@ -12,10 +12,9 @@ from tritonclient.grpc import model_config_pb2 as schema
 
 from data_pipeline import Preprocessing, serialize_serving
 from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract
-from deploy.repository import VERSION, data_type, model_config, replacing, write_config
+from deploy.repository import GPU_DIRECTORY, VERSION, data_type, model_config, replacing, write_config
 from deploy.sample import sample_image
 
-DIRECTORY = "model_repository_gpu"
 PREPROCESSING_MODEL = "resformer_preprocessing"
 PLAN, DALI_GRAPH = "model.plan", "model.dali"
 # Long enough for a burst to fill a batch, short beside an inference.
@@ -31,7 +30,7 @@ def write_gpu_repository(output: Path, contract: Contract, plan: Path | None) ->
     plan: a TensorRT engine that takes batches of 1 to max_batch, built for the server's GPU and TensorRT version; None
     leaves its place (`resformer_network/1/model.plan`) empty, for a machine that can build it.
     """
-    with replacing(output / DIRECTORY) as repository:
+    with replacing(output / GPU_DIRECTORY) as repository:
         for config in (preprocessing_config(contract), network_config(contract), ensemble_config(contract)):
             (repository / config.name / VERSION).mkdir(parents=True)
             write_config(repository / config.name, config)
@@ -47,7 +46,7 @@ def write_gpu_repository(output: Path, contract: Contract, plan: Path | None) ->
         (preprocessing / "warmup" / WARMUP_IMAGE).write_bytes(sample_image())
         if plan:
             shutil.copyfile(plan, repository / NETWORK_MODEL / VERSION / PLAN)
-    return output / DIRECTORY
+    return output / GPU_DIRECTORY
 
 
 def preprocessing_config(contract: Contract) -> schema.ModelConfig:

@@ -11,25 +11,13 @@ from numpy.typing import NDArray
 from data_pipeline import Dataset, Preprocessing, Split, TrainingLoader, open_source
 from deploy.contract import Contract
 from deploy.engines import EngineOutput, Runner
+from deploy.report import Parity
 from model import MultiTaskResFormer
 from model.metrics import TaskScores
 from model.outputs import DecodedNetwork
 
 BATCH = 4
 NOISE_IMAGES: dict[Split, int] = {"validation": 4, "train": 16}
-
-
-@dataclass(frozen=True)
-class Parity:
-    """Largest and mean differences to the fp32 PyTorch network.
-
-    mask: share of pixels whose class differs.  classification: largest difference of a probability.  segmentation: mean
-    absolute difference of the per-pixel probabilities.
-    """
-
-    mask: float
-    classification: float
-    segmentation: float
 
 
 # fp32 engines only sum in another order. The lower precisions round at 2^-11 and 2^-8, carried through some 60 layers.

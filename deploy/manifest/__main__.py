@@ -18,8 +18,8 @@ from deploy.files import write_atomically
 from deploy.manifest.compose import PROMETHEUS_FILE, project, prometheus_configuration
 from deploy.manifest.deployment import TAG, Deployment
 from deploy.manifest.kserve import inference_service
-from deploy.repository import VERSION, read_config
-from deploy.repository_gpu import DIRECTORY, PLAN
+from deploy.repository import GPU_DIRECTORY, VERSION, read_config
+from deploy.repository_gpu import PLAN
 
 # What Kubernetes and Compose both take for a name.
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -70,7 +70,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line; exits with 2 where it is wrong."""
     parser = argparse.ArgumentParser(prog="python -m deploy.manifest", description=__doc__)
     parser.add_argument("--format", required=True, choices=("kserve", "compose"))
-    parser.add_argument("--repository", type=Path, default=Path("build") / DIRECTORY)
+    parser.add_argument("--repository", type=Path, default=Path("build") / GPU_DIRECTORY)
     parser.add_argument("--output", type=Path, default=Path("build/manifest"), metavar="DIR")
     parser.add_argument("--name", default="resformer", help="of the service (default: resformer)")
     parser.add_argument("--tag", default=TAG, help=f"of NVIDIA's server image (default: {TAG})")
@@ -78,7 +78,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-replicas", type=int, default=4)
     parser.add_argument(
         "--storage",
-        default=f"pvc://resformer/{DIRECTORY}",
+        default=f"pvc://resformer/{GPU_DIRECTORY}",
         help="URI of the repository for KServe (pvc://, s3://, ...)",
     )
     options = parser.parse_args(arguments)

@@ -21,6 +21,7 @@ from deploy.engines.tensorrt_family import TensorRtTarget
 from deploy.errors import BuildError
 from deploy.report import read_report
 from deploy.repository import DIRECTORY
+from deploy.verify import PARITY_TOLERANCE, Parity
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.deploy.conftest import Built, working_directory
 
@@ -130,6 +131,18 @@ def test_an_engine_that_lost_accuracy_is_refused_and_the_good_one_stays(
     assert snapshot(built) == before
 
 
+def test_a_precision_that_loses_too_much_is_refused_with_the_layers_that_hurt(
+    built: Built, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = snapshot(built)
+    monkeypatch.setitem(PARITY_TOLERANCE, "fp16", Parity(mask=0, classification=0, segmentation=0))
+    assert built.again("--max-batch", "4", "--target", "onnx", "--precision", "fp16") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"error: onnx fp16 is refused and deleted: .* differs by .*, more than 0e\+00; layers", line)
+    assert len(re.findall(r"(?:encoder|decoder|dfe|head)\.\S+ \(0\.\d%\)", line)) == 5
+    assert snapshot(built) == before
+
+
 class HalfGoodTarget(FaultyTarget):
     """Good in fp32, broken in bf16."""
 
@@ -163,7 +176,7 @@ def test_auto_goes_on_without_what_fails_and_serves_the_fastest_that_passes(
     refused = {engine.name: engine.refused for engine in report.engines if engine.refused}
     assert list(refused) == ["openvino bf16"]
     assert not list(output.glob("openvino.bf16.*"))
-    assert build_engine.served_engine(report).name == "openvino fp32"
+    assert report.served.name == "openvino fp32"
     assert "openvino bf16" in (output / "report.html").read_text().replace("</td><td>", " ")
     assert moved.again(*auto) == 0
     assert "nothing has changed" in capsys.readouterr().out
