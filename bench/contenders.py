@@ -14,11 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from deploy.contract import Contract
-from deploy.engines import EngineOutput, Runner, engine_runner, onnx_runner
+from deploy.engines import EngineOutput, Runner, engine_runner, onnx_runner, pytorch_runner
 from deploy.engines.openvino_core import core
 from deploy.engines.openvino_cpu import openvino_runner
 from deploy.report import read_report
-from deploy.verify import pytorch_runner
 from model.checkpoint import load_checkpoint
 from model.outputs import DecodedNetwork
 

@@ -38,7 +38,11 @@ def engines_table(results: Results) -> str | None:
     if not runs:
         return None
     rows = [_engine_row(run, name, figures) for run in runs for name, figures in run["engines"].items()]
-    subject = f"`{runs[0]['checkpoint']}`, {runs[0]['threads']} threads, engines in alternating rounds"
+    gemm = ", ".join(f"{precision} {rate:.0f}" for precision, rate in runs[0]["gemm_gmacs"].items())
+    subject = (
+        f"`{runs[0]['checkpoint']}`, {runs[0]['threads']} threads, engines in alternating rounds, "
+        f"one large matrix product in GMAC/s: {gemm}"
+    )
     header = (
         "| batch | engine | p50, ms | p90 | p99 | of ONNX Runtime, plain | images/s | peak, MB | of the GEMM rate |"
     )

@@ -61,7 +61,8 @@ def medians(rounds: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, fl
     }
 
 
-@pytest.mark.parametrize("source", ["1024x768", pytest.param("3000x2000", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["1024x768", "3000x2000"])
 def test_loaders(benchmark: Any, source: str) -> None:
     """JPEG files, the same files prepared, and the peers on the files."""
     files = photograph_folder(source)

@@ -1,6 +1,8 @@
 """Engines side by side in alternating rounds of one run, and how their cost grows with batch and image size.
 
-python -m pytest bench/test_engines.py --benchmark-only --checkpoint random:paper-224
+python -m pytest bench/test_engines.py --benchmark-only --checkpoint random:paper-224 -m 'slow or not slow'
+
+Without `-m` batches of 4 and the growth with size are left out.
 """
 
 import json
@@ -18,47 +20,36 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.conftest import OUTPUT, THREADS
 from bench.contenders import COMPILED, PLAIN, Contenders, noise
+from bench.gemm import MULTIPLY_ADDS, best_seconds, products
 from bench.plain_export import plain_export
 from deploy import build_engine
 from deploy.contract import Contract
-from deploy.engines import TARGETS, BuildRequest, Runner
+from deploy.engines import TARGETS, BuildRequest, Runner, pytorch_runner
 from deploy.export import export_onnx
 from deploy.report import read_report
-from deploy.verify import compare, pytorch_runner
+from deploy.verify import compare
 from model import PRESETS, build_model
 from model.checkpoint import load_checkpoint
 
-ENGINES = OUTPUT / "engines"
 ROUNDS = {1: 9, 4: 3}
-GEMM = 1024
+BATCHES = [1, pytest.param(4, marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
 def contenders(request: pytest.FixtureRequest) -> Contenders:
-    """Our engines of the precisions that pass the gate here, and the plain export of the same weights."""
+    """Our engines that pass the gate here, beside those of the other benchmarks, and the same weights' plain export."""
     name, threads, precision = (request.config.getoption(f"--{it}") for it in ("checkpoint", "threads", "precision"))
-    arguments = ["--checkpoint", name, "--output", str(ENGINES), "--threads", str(threads)]
+    arguments = ["--checkpoint", name, "--output", str(OUTPUT), "--threads", str(threads)]
     assert build_engine.main([*arguments, "--target", "openvino", "--precision", precision]) == 0
     checkpoint = load_checkpoint(name)
-    plain_export(checkpoint.build(), build_engine.contract_of(checkpoint.info, 8), ENGINES / PLAIN)
-    return Contenders(name, ENGINES, threads)
+    plain_export(checkpoint.build(), build_engine.contract_of(checkpoint.info, 8), OUTPUT / PLAIN)
+    return Contenders(name, OUTPUT, threads)
 
 
 def contract() -> Contract:
-    report = read_report(ENGINES)
+    report = read_report(OUTPUT)
     assert report is not None
     return Contract(**report.contract)
-
-
-def gemm_seconds() -> float:
-    """Of one square float32 product: what this machine can do, taken in the same rounds; the best of a few."""
-    left, right = torch.rand(GEMM, GEMM), torch.rand(GEMM, GEMM)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        left @ right
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def multiply_adds(checkpoint: str) -> int:
@@ -77,34 +68,35 @@ def peak_memory(contenders: Contenders, name: str, batch: int) -> float:
     return float(json.loads(answer.stdout.splitlines()[-1])["peak_mb"])
 
 
-@pytest.mark.parametrize("batch", ROUNDS)
+@pytest.mark.parametrize("batch", BATCHES)
 def test_engines(benchmark: BenchmarkFixture, contenders: Contenders, batch: int) -> None:
     images, torch_threads = noise(contract(), batch), contenders.threads
     torch.set_num_threads(torch_threads)
     runners: dict[str, Runner] = {name: contenders.load(name) for name in contenders.names()}
     reference = runners[contenders.names()[0]](images)
     times: dict[str, list[float]] = {name: [] for name in runners}
-    gemm: list[float] = []
+    best = products(contenders.threads)
+    gemm: dict[str, list[float]] = {precision: [] for precision in best}
 
     def one_round() -> None:
-        gemm.append(gemm_seconds())
+        for precision, product in best.items():
+            gemm[precision].append(best_seconds(product))
         for name, runner in runners.items():
             start = time.perf_counter()
             runner(images)
             times[name].append(time.perf_counter() - start)
 
     benchmark.pedantic(one_round, rounds=ROUNDS[batch], warmup_rounds=1)
-    rate = GEMM**3 / float(np.median(gemm[1:]))
+    rates = {precision: MULTIPLY_ADDS / float(np.median(measured[1:])) for precision, measured in gemm.items()}
     work = batch * multiply_adds(contenders.checkpoint)
-    benchmark.extra_info.update(
-        checkpoint=Path(contenders.checkpoint).name, batch=batch, threads=contenders.threads, gemm_gmacs=rate / 1e9
-    )
+    benchmark.extra_info.update(checkpoint=Path(contenders.checkpoint).name, batch=batch, threads=contenders.threads)
+    benchmark.extra_info["gemm_gmacs"] = {precision: rate / 1e9 for precision, rate in rates.items()}
     benchmark.extra_info["engines"] = {
         name: {
             **{f"p{p}_ms": 1000 * float(np.percentile(measured[1:], p)) for p in (50, 90, 99)},
             "images_per_second": batch / float(np.median(measured[1:])),
             "peak_mb": peak_memory(contenders, name, batch) if name != COMPILED else None,  # its compiler's
-            "share_of_gemm_rate": work / float(np.median(measured[1:])) / rate,
+            "share_of_gemm_rate": work / float(np.median(measured[1:])) / rates[name.rsplit(maxsplit=1)[-1]],
             "mask_differs": compare(reference, runners[name](images)).mask,
         }
         for name, measured in times.items()
@@ -125,6 +117,7 @@ def test_growth_with_batch(benchmark: BenchmarkFixture, contenders: Contenders) 
     benchmark.pedantic(runner, args=(noise(contract(), 1),), rounds=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [128, 256, 512])
 def test_growth_with_size(benchmark: BenchmarkFixture, size: int) -> None:
     """OpenVINO fp32 of the tiny preset's channels; the window grows with the image, as the paper has it."""
@@ -133,8 +126,8 @@ def test_growth_with_size(benchmark: BenchmarkFixture, size: int) -> None:
     model = build_model(config).eval()
     classes = tuple(f"class {index}" for index in range(config.seg_channels))
     spec = Contract(size, classes, ("a", "b", "c"), (0.5,) * 3, (0.25,) * 3, max_batch=1)
-    ENGINES.mkdir(parents=True, exist_ok=True)
-    exported, engine = ENGINES / f"size-{size}.onnx", ENGINES / f"size-{size}.xml"
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    exported, engine = OUTPUT / f"size-{size}.onnx", OUTPUT / f"size-{size}.xml"
     export_onnx(model, spec, exported)
     target = TARGETS["openvino"]
     target.build(BuildRequest(model, exported, spec, "fp32", threads=THREADS), engine, lambda phase, share: None)

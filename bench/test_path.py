@@ -9,9 +9,9 @@ from bench.conftest import Subject
 from data_pipeline import Preprocessing, Preprocessor
 from deploy.client import Client
 from deploy.client.transport import Protocol
-from deploy.engines import Runner, engine_runner
+from deploy.engines import Runner, engine_runner, pytorch_runner
+from deploy.report import read_report
 from deploy.server import Server
-from deploy.verify import pytorch_runner
 
 ROUNDS = 40
 
@@ -62,6 +62,8 @@ def test_network(benchmark: BenchmarkFixture, subject: Subject, image: NDArray[n
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_served(benchmark: BenchmarkFixture, subject: Subject, server: Server, protocol: Protocol) -> None:
     url = server.grpc_url if protocol == "grpc" else server.http_url
-    note(benchmark, subject, f"served over {'gRPC' if protocol == 'grpc' else 'HTTP'}, image file in, mask out")
+    report, name = read_report(subject.output), {"grpc": "gRPC", "http": "HTTP"}[protocol]
+    assert report is not None
+    note(benchmark, subject, f"served over {name} ({report.served.name}), image file in, mask out")
     with Client(url, protocol) as client:
         benchmark.pedantic(client.segment, args=(subject.image,), rounds=ROUNDS, warmup_rounds=3)

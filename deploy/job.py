@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 
 from deploy.contract import Contract
@@ -60,11 +62,9 @@ class Job:
         if previous is None or previous.model_key != self.model_key:
             return ()
         keys = {engine.file: self.key(engine) for engine in self.wanted}
-        return tuple(
-            record
-            for record in previous.engines
-            if keys.get(record.file, record.key) == record.key and self._is_whole(record)
-        )
+        alike = [record for record in previous.engines if keys.get(record.file, record.key) == record.key]
+        with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+            return tuple(compress(alike, pool.map(self._is_whole, alike)))
 
     def missing(self, current: Sequence[EngineRecord]) -> list[Engine]:
         """The wanted engines that are not current, in the order in which they depend on each other."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from deploy.engines import Runner
+from deploy.engines import Runner, pytorch_runner
 from deploy.errors import BuildError
 from deploy.gate import TASK_TOLERANCE, lost_task, task_changes
 from deploy.report import EngineRecord, Report
 from deploy.timing import alternating_ms
-from deploy.verify import Samples, compare, failures, pytorch_runner, run_all, task_scores
+from deploy.verify import Samples, compare, failures, run_all, task_scores
 from model import MultiTaskResFormer
 
 PYTORCH = "PyTorch"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from deploy.builder import Builder
-from deploy.engines import engine_runner
+from deploy.engines import engine_runner, pytorch_runner
 from deploy.engines.openvino_cpu import EXECUTION_TYPE
 from deploy.gallery import gallery
 from deploy.job import Job
@@ -16,7 +16,7 @@ from deploy.report import EngineRecord, Report, write_report
 from deploy.report_page import write_page
 from deploy.repository import write_repository
 from deploy.repository_gpu import write_gpu_repository
-from deploy.verify import load_samples, pytorch_runner
+from deploy.verify import load_samples
 
 PLAN_TARGETS = ("tensorrt", "torch-tensorrt")
 

@@ -12,9 +12,7 @@ from data_pipeline import Dataset, Preprocessing, Split, TrainingLoader, open_so
 from deploy.contract import Contract
 from deploy.engines import EngineOutput, Runner
 from deploy.report import Parity
-from model import MultiTaskResFormer
 from model.metrics import TaskScores
-from model.outputs import DecodedNetwork
 
 BATCH = 4
 NOISE_IMAGES: dict[Split, int] = {"validation": 4, "train": 16}
@@ -82,17 +80,6 @@ def load_samples(contract: Contract, source: str | None, count: int, split: Spli
         ),
         dataset,
     )
-
-
-def pytorch_runner(model: MultiTaskResFormer) -> Runner:
-    """The trained network in fp32, neither folded nor exported: what every engine is held to."""
-    network = DecodedNetwork(model).eval()
-
-    def run(images: NDArray[np.float32]) -> EngineOutput:
-        with torch.inference_mode():
-            return EngineOutput(*(output.numpy() for output in network(torch.from_numpy(images))))
-
-    return run
 
 
 def run_all(runner: Runner, samples: Samples, max_batch: int) -> EngineOutput:

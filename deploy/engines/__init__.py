@@ -5,6 +5,7 @@ from pathlib import Path
 from deploy.engines.base import PRECISIONS, BuildRequest, EngineOutput, GpuOptions, Runner, Target
 from deploy.engines.onnx_runtime import onnx_runner, onnx_version
 from deploy.engines.openvino_cpu import OpenVinoTarget, openvino_runner
+from deploy.engines.pytorch import pytorch_runner
 from deploy.engines.tensorrt_family import TensorRtTarget
 from deploy.engines.torch_tensorrt_export import TorchTensorRtTarget
 
@@ -44,4 +45,5 @@ __all__ = [
     "engine_runner",
     "onnx_runner",
     "onnx_version",
+    "pytorch_runner",
 ]

@@ -9,8 +9,8 @@ from rich.console import Console
 from data_pipeline import Preprocessing, Preprocessor, open_source
 from deploy import build_engine, demo
 from deploy.client.overlay import open_upright
+from deploy.engines import pytorch_runner
 from deploy.repository import DIRECTORY
-from deploy.verify import pytorch_runner
 from model.checkpoint import load_checkpoint
 from tests.deploy.conftest import Built
 

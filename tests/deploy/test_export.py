@@ -7,10 +7,10 @@ import onnx
 import pytest
 
 from deploy.contract import Contract
-from deploy.engines import onnx_runner
+from deploy.engines import onnx_runner, pytorch_runner
 from deploy.errors import BuildError
 from deploy.export import check_onnx, export_onnx
-from deploy.verify import compare, failures, pytorch_runner
+from deploy.verify import compare, failures
 from tests.deploy.smallest import CONTRACT, images
 from tests.networks import SMALLEST, lived_in
 

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from deploy import build_engine
-from deploy.engines import TARGETS, BuildRequest, GpuOptions, engine_runner, onnx_runner
+from deploy.engines import TARGETS, BuildRequest, GpuOptions, engine_runner, onnx_runner, pytorch_runner
 from deploy.errors import BuildError
 from deploy.export import check_onnx
 from deploy.layer_errors import layer_errors, worst_layers
 from deploy.lower import lower
 from deploy.quantize import Loss, quantize
 from deploy.report import read_report
-from deploy.verify import compare, failures, pytorch_runner
+from deploy.verify import compare, failures
 from tests.deploy.smallest import CONTRACT, images
 from tests.networks import SMALLEST, lived_in
 

@@ -1,0 +1,22 @@
+"""The network as it was trained, run by PyTorch: what every engine is held to."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deploy.engines.base import EngineOutput, Runner
+from model import MultiTaskResFormer
+from model.outputs import DecodedNetwork
+
+
+def pytorch_runner(model: MultiTaskResFormer) -> Runner:
+    """A callable that runs it in fp32, neither folded nor exported, on PyTorch's own number of threads."""
+    network = DecodedNetwork(model).eval()
+
+    def run(images: NDArray[np.float32]) -> EngineOutput:
+        with torch.inference_mode():
+            return EngineOutput(*(output.numpy() for output in network(torch.from_numpy(images))))
+
+    return run
