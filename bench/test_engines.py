@@ -2,7 +2,7 @@
 
 python -m pytest bench/test_engines.py --benchmark-only --checkpoint random:paper-224 -m 'slow or not slow'
 
-Without `-m` batches of 4 and the growth with size are left out.
+Without `-m` the growth with size is left out.
 """
 
 import json
@@ -32,7 +32,6 @@ from model import PRESETS, build_model
 from model.checkpoint import load_checkpoint
 
 ROUNDS = {1: 9, 4: 3}
-BATCHES = [1, pytest.param(4, marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +67,7 @@ def peak_memory(contenders: Contenders, name: str, batch: int) -> float:
     return float(json.loads(answer.stdout.splitlines()[-1])["peak_mb"])
 
 
-@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("batch", ROUNDS)
 def test_engines(benchmark: BenchmarkFixture, contenders: Contenders, batch: int) -> None:
     images, torch_threads = noise(contract(), batch), contenders.threads
     torch.set_num_threads(torch_threads)
