@@ -47,7 +47,7 @@ def _describe(setting: dict[str, Any]) -> str:
     return (
         f"`{setting['data']}`, preset `{setting['preset']}`, {setting['seeds']} seeds, {setting['train']} training "
         f"images, {setting['epochs']} epochs an arm (a budget of {setting['budget']:g} minutes for all); scored on "
-        f"{setting['test']} test images. Mean over the seeds; the brackets hold every seed's 95 % interval over the images."
+        f"{setting['test']} test images. Mean over the seeds; in brackets every seed's 95 % interval over the images."
     )
 
 

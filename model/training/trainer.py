@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -62,14 +63,19 @@ class Trainer:
         self.history: list[Row] = []
         self.best: dict[str, float] = {}
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one it goes on with."""
+        return {**asdict(self.options), "data": self.info.data, "levels": self.info.levels}
+
     def resume(self) -> None:
         """Go on where `output` was saved last; raises CheckpointError for another run's state."""
         path = self.output / "last.safetensors"
         if not path.is_file():
             raise CheckpointError(f"--resume needs {path}, which does not exist; leave --resume out to start anew")
         place = load_state(path, self.learner)
-        if place["options"] != asdict(self.options):
-            raise CheckpointError(f"{path} was trained with {place['options']}; give the same options to resume it")
+        if place["settings"] != self.settings:
+            raise CheckpointError(f"{path} was trained with {place['settings']}; give the same options to resume it")
         self.loader.load_state_dict(place["loader"])
         self.losses, self.history, self.best = place["losses"], place["history"], place["best"]
 
@@ -128,7 +134,7 @@ class Trainer:
 
     def _save(self) -> None:
         if self.processes.rank == 0:
-            place = {"options": asdict(self.options), "loader": self.loader.state_dict(), "losses": self.losses}
+            place = {"settings": self.settings, "loader": self.loader.state_dict(), "losses": self.losses}
             place |= {"history": self.history, "best": self.best}
             save_state(self.output / "last.safetensors", self.learner, place)
 

@@ -116,6 +116,10 @@ def test_resuming_something_else_is_refused(data: Dataset, tmp_path: Path) -> No
     trainer(data, tmp_path, short).run(QUIET)
     with pytest.raises(CheckpointError, match="give the same options"):
         trainer(data, tmp_path).resume()
+    deeper = trainer(data, tmp_path, short)
+    deeper.info = replace(deeper.info, levels=4095)
+    with pytest.raises(CheckpointError, match="'levels': 65535}; give the same options"):
+        deeper.resume()
     other = trainer(data, tmp_path, short)
     other.learner.network.decoder.classify = torch.nn.Conv2d(8, 2, 1)
     with pytest.raises(CheckpointError, match="another preset or data"):
