@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.table import Table
@@ -24,10 +23,11 @@ def write_result(output: Path, contract: Contract, outcomes: Sequence[Outcome]) 
     """Write `result.json`: the colour of each class, a record of each image, the reason of each failure."""
     result = {
         "colours": {name: _hex(index) for index, name in enumerate(contract.seg_classes) if index},
-        "images": [asdict(outcome) for outcome in outcomes if isinstance(outcome, Answer)],
-        "failures": [asdict(outcome) for outcome in outcomes if isinstance(outcome, Failure)],
+        "images": [outcome for outcome in outcomes if isinstance(outcome, Answer)],
+        "failures": [outcome for outcome in outcomes if isinstance(outcome, Failure)],
     }
-    write_atomically(output / RESULT_FILE, (json.dumps(result, indent=2) + "\n").encode())
+    # Not copied by `asdict`: they may be tens of thousands.
+    write_atomically(output / RESULT_FILE, (json.dumps(result, indent=2, default=vars) + "\n").encode())
 
 
 def read_answers(output: Path) -> dict[str, Answer]:
