@@ -13,6 +13,7 @@ import signal, sys
 from pathlib import Path
 from deploy.engines.openvino_cpu import openvino_runner
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it be ignored
 first, second = (openvino_runner(Path(sys.argv[1]), "f32", 1) for _ in range(2))
 del first
 del second
