@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import Subject
-from data_pipeline import Preprocessing, Preprocessor
+from data_pipeline import Preprocessor
 from deploy.client import Client
 from deploy.client.transport import Protocol
 from deploy.engines import Runner, engine_runner, pytorch_runner
@@ -19,9 +19,7 @@ ROUNDS = 40
 @pytest.fixture(scope="session")
 def preprocessor(subject: Subject) -> Preprocessor:
     contract = subject.contract
-    return Preprocessor(
-        Preprocessing(contract.image_size, contract.mean, contract.std, contract.levels), threads=subject.threads
-    )
+    return Preprocessor(contract.preprocessing, threads=subject.threads)
 
 
 @pytest.fixture(scope="session")

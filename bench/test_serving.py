@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.conftest import Subject
 from bench.load import Load, alternately, closed_loop, open_loop
 from bench.shared_memory import SharedMemory, bare_http, request_for
-from data_pipeline import Preprocessing, Preprocessor
+from data_pipeline import Preprocessor
 from deploy.backend.network import Network
 from deploy.client import Client
 from deploy.contract import PIPELINE_MODEL
@@ -44,7 +44,7 @@ def in_process(subject: Subject) -> Callable[[], object]:
         precision=parameters["precision"],
         threads=int(parameters["threads"]),
     )
-    preprocess = Preprocessor(Preprocessing(contract.image_size, contract.mean, contract.std, contract.levels))
+    preprocess = Preprocessor(contract.preprocessing)
     return lambda: network([preprocess(subject.image)], 1, wanted)
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from data_pipeline.headers import ImageError as ImageError
-    from data_pipeline.preprocess import Preprocessing as Preprocessing
     from data_pipeline.records import DataError as DataError
     from data_pipeline.records import Dataset as Dataset
     from data_pipeline.records import Record as Record
@@ -21,12 +20,13 @@ if TYPE_CHECKING:
     from data_pipeline.serving import serialize_serving as serialize_serving
     from data_pipeline.sources import SOURCES as SOURCES
     from data_pipeline.sources import open_source as open_source
+    from data_pipeline.spec import Preprocessing as Preprocessing
     from data_pipeline.training import Batch as Batch
     from data_pipeline.training import TrainingLoader as TrainingLoader
 
 _NAMES = {
     "headers": ("ImageError",),
-    "preprocess": ("Preprocessing",),
+    "spec": ("Preprocessing",),
     "records": ("DataError", "Dataset", "Record", "Split"),
     "scan": ("BadSample", "drop_bad", "open_usable", "scan_samples"),
     "serving": ("Preprocessor", "serialize_serving"),

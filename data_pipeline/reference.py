@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
-from data_pipeline.preprocess import SIXTEEN_BITS, Preprocessing
+from data_pipeline.spec import SIXTEEN_BITS, Preprocessing
 
 BITS_PER_SAMPLE = 258
 DEEP_MODES = ("I;16", "I;16B", "I")

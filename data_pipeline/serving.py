@@ -10,7 +10,8 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline, pipeline_def
 
 from data_pipeline.headers import MAX_PIXELS, ImageError, check_header
-from data_pipeline.preprocess import Device, Preprocessing, preprocess
+from data_pipeline.preprocess import Device, preprocess
+from data_pipeline.spec import Preprocessing
 
 
 class Preprocessor:

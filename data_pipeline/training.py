@@ -15,10 +15,11 @@ from torch.utils.dlpack import from_dlpack
 
 from data_pipeline.augment import COLOUR, GREY, draw
 from data_pipeline.prepared import load_pixels
-from data_pipeline.preprocess import Device, Preprocessing
+from data_pipeline.preprocess import Device
 from data_pipeline.records import DataError, Dataset
 from data_pipeline.reduced import read_reduced
 from data_pipeline.scan import examine
+from data_pipeline.spec import Preprocessing
 from data_pipeline.training_graph import NO_PIXELS, Columns, path_bytes, training_pipeline
 
 Sample = tuple[NDArray[np.generic], ...]

@@ -12,7 +12,8 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import pipeline_def
 
 from data_pipeline.augment import Augmentation, grain, stretch, twist, warp
-from data_pipeline.preprocess import FULL_SCALE, Device, Preprocessing, decode, normalise, place, shrink
+from data_pipeline.preprocess import FULL_SCALE, Device, decode, normalise, place, shrink
+from data_pipeline.spec import Preprocessing
 
 # path of the image and of the mask as bytes, their pixels where they are already decoded, then the drawn parameters
 TYPES = [types.UINT8] * 4 + [types.FLOAT] * 3

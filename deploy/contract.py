@@ -10,6 +10,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from data_pipeline import Preprocessing
+
 PIPELINE_MODEL = "resformer"
 NETWORK_MODEL = "resformer_network"
 PROBE_ID = "probe"  # the id of the supervisor's own requests, which the log leaves out
@@ -50,6 +52,11 @@ class Contract:
     def seg_channels(self) -> int:
         """K: 1 where the mask is binary (sigmoid), else one channel a class (softmax)."""
         return 1 if len(self.seg_classes) == 2 else len(self.seg_classes)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the pipeline makes of an image before the network sees it."""
+        return Preprocessing(self.image_size, self.mean, self.std, self.levels)
 
     @property
     def encoded_image(self) -> TensorSpec:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as schema
 
-from data_pipeline import Preprocessing, serialize_serving
+from data_pipeline import serialize_serving
 from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract
 from deploy.repository import GPU_DIRECTORY, VERSION, data_type, model_config, replacing, write_config
 from deploy.sample import sample_image
@@ -37,7 +37,7 @@ def write_gpu_repository(output: Path, contract: Contract, plan: Path | None) ->
         preprocessing = repository / PREPROCESSING_MODEL
         serialize_serving(
             preprocessing / VERSION / DALI_GRAPH,
-            Preprocessing(contract.image_size, contract.mean, contract.std, contract.levels),
+            contract.preprocessing,
             input_name=contract.encoded_image.name,
             max_batch=contract.max_batch,
             device="gpu",

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_pipeline import Dataset, Preprocessing, Split, TrainingLoader, open_source
+from data_pipeline import Dataset, Split, TrainingLoader, open_source
 from deploy.contract import Contract
 from deploy.engines import EngineOutput, Runner
 from deploy.report import Parity
@@ -67,7 +67,7 @@ def load_samples(contract: Contract, source: str | None, count: int, split: Spli
         return Samples("noise", np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
     dataset = open_source(source, split, samples=count)
     dataset.check_classes(contract.seg_classes, contract.labels)
-    spec = Preprocessing(contract.image_size, contract.mean, contract.std, contract.levels)
+    spec = contract.preprocessing
     batches = list(TrainingLoader(dataset, spec, batch_size=BATCH, augment=False, shuffle=False, seed=0))
     return Samples(
         f"{len(dataset.records)} {split} images of {source}",

@@ -25,13 +25,23 @@ from model.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
 from model.config import PRESETS
 from model.evaluation import collect_scores
 from model.train import checkpoint_info
-from model.training.options import TrainingError, TrainingOptions
+from model.training.options import TrainingError, TrainingOptions, add_levels
 from model.training.trainer import Trainer
+
+EXAMPLES = """examples:
+  python -m model.ablate --data synthetic:skin --budget 180 --seeds 1 --classification-weight 2 --output build/ablation
+  python -m model.ablate --data folder:my_data --budget 2000 --preset paper-224
+"""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with 2 and one line for a misuse."""
-    parser = argparse.ArgumentParser(prog="python -m model.ablate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m model.ablate",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--data", required=True, help=SOURCES)
     parser.add_argument(
         "--budget", required=True, type=float, metavar="MINUTES", help="for all arms and seeds together"
@@ -42,6 +52,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--classification-weight", type=float, default=0.25)
+    add_levels(parser)
     parser.add_argument("--skip-bad", action="store_true", help="leave out the samples that cannot be used")
     parser.add_argument("--output", type=Path, default=Path("build/ablation"))
     options = parser.parse_args(arguments)
@@ -58,7 +69,7 @@ def ablate(options: argparse.Namespace, console: Console) -> None:
     samples = {"train": options.samples}
     opening = {"skip_bad": options.skip_bad, "report": console.print}
     splits = {name: open_usable(options.data, name, samples=samples.get(name), **opening) for name in names}
-    info = checkpoint_info(options.preset, options.data, splits["train"], seed=0)
+    info = checkpoint_info(options, splits["train"], seed=0)
     setting = _setting(options, info, {str(name): len(split.records) for name, split in splits.items()})
     both = TrainingOptions(
         setting["epochs"],

@@ -10,9 +10,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from data_pipeline import SOURCES, DataError, Preprocessing, open_usable
+from data_pipeline import SOURCES, DataError, open_usable
 from data_pipeline.records import write_whole
 from model.checkpoint import CheckpointError, load_checkpoint
+from model.evaluation import expected_input
 from model.evaluation.cases import score_cases
 from model.evaluation.report import draw_gallery, score_table, write_cases
 from model.evaluation.summary import summarise
@@ -50,7 +51,7 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
     opening = {"skip_bad": options.skip_bad, "seed": options.seed, "report": console.print}
     dataset = open_usable(options.data, "test", samples=options.samples, **opening)
     dataset.check_classes(info.seg_classes, info.labels)
-    spec, network = Preprocessing(info.config.image_size, info.mean, info.std, info.levels), checkpoint.build()
+    spec, network = expected_input(info), checkpoint.build()
     scored = score_cases(network, dataset, spec)
     cases = list(track(scored, "scoring images", total=len(dataset.records), console=console, transient=True))
     scores = summarise(cases, dataset, options.seed)

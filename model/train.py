@@ -13,7 +13,7 @@ from rich.console import Console
 from data_pipeline import SOURCES, DataError, Dataset, open_usable
 from model.checkpoint import CheckpointError, CheckpointInfo
 from model.config import PRESETS
-from model.training.options import TrainingError, TrainingOptions
+from model.training.options import TrainingError, TrainingOptions, add_levels
 from model.training.pretrained import load_pretrained
 from model.training.processes import Processes
 from model.training.trainer import Trainer
@@ -43,9 +43,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--classification-weight", type=float, default=0.25, help="of the label loss beside the mask's")
     parser.add_argument("--pretrained", metavar="FILE_OR_URL", help="first weights: ImageNet ResNet34, or a checkpoint")
     parser.add_argument("--samples", type=int, help="training images (default: all the source has)")
-    parser.add_argument(
-        "--levels", type=int, default=65535, help="highest level in files of 16 bits: 4095 where they hold 12 bits"
-    )
+    add_levels(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on where the run in --output was saved last")
     parser.add_argument("--skip-bad", action="store_true", help="train without the samples that cannot be used")
@@ -54,17 +52,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and value <= 0:
             parser.error(f"--{name.replace('_', '-')} must be positive, got {value}")
-    if not 255 < options.levels < 65536:
-        parser.error(f"--levels must be 256 to 65535, got {options.levels}")
     return options
 
 
-def checkpoint_info(preset: str, data: str, dataset: Dataset, seed: int) -> CheckpointInfo:
-    """The preset, fitted to the data set's classes."""
+def checkpoint_info(options: argparse.Namespace, dataset: Dataset, seed: int) -> CheckpointInfo:
+    """The preset, fitted to the data set's classes; `options` has preset, data and levels."""
     channels = 1 if len(dataset.seg_classes) == 2 else len(dataset.seg_classes)
-    config = replace(PRESETS[preset], seg_channels=channels, labels=len(dataset.labels))
-    training = {"command": f"python -m model.train {shlex.join(sys.argv[1:])}", "seed": seed, "preset": preset}
-    return CheckpointInfo(config, dataset.seg_classes, dataset.labels, data, training=training)
+    config = replace(PRESETS[options.preset], seg_channels=channels, labels=len(dataset.labels))
+    training = {"command": f"python -m model.train {shlex.join(sys.argv[1:])}", "seed": seed, "preset": options.preset}
+    return CheckpointInfo(
+        config, dataset.seg_classes, dataset.labels, options.data, levels=options.levels, training=training
+    )
 
 
 def train(options: argparse.Namespace, console: Console) -> None:
@@ -76,7 +74,7 @@ def train(options: argparse.Namespace, console: Console) -> None:
         data = open_usable(options.data, "train", samples=options.samples, **opening)
         validation = open_usable(options.data, "validation", **opening)
     options.output.mkdir(parents=True, exist_ok=True)
-    info = replace(checkpoint_info(options.preset, options.data, data, options.seed), levels=options.levels)
+    info = checkpoint_info(options, data, options.seed)
     settings = TrainingOptions(
         options.epochs,
         options.batch_size,

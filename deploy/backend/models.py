@@ -13,7 +13,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from data_pipeline import ImageError, Preprocessing, Preprocessor
+from data_pipeline import ImageError, Preprocessor
 from deploy.backend.network import Network
 from deploy.contract import PROBE_ID, Contract
 
@@ -79,7 +79,7 @@ class ImageModel(NetworkModel):
         super().initialize(args)
         self.max_bytes = int(self.parameters.get("max_request_bytes", sys.maxsize))
         contract = self.contract
-        self.preprocess = Preprocessor(Preprocessing(contract.image_size, contract.mean, contract.std, contract.levels))
+        self.preprocess = Preprocessor(contract.preprocessing)
 
     def images(self, request: Any) -> tuple[Iterator[NDArray[np.float32]], int]:
         """The request's images, decoded one by one as the network takes them, and how many they are."""

@@ -8,10 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from data_pipeline import Batch, Dataset, Preprocessing, TrainingLoader
+from model.checkpoint import CheckpointInfo
 from model.metrics import TaskScores
 from model.outputs import DecodedNetwork
 
 BATCH = 8
+
+
+def expected_input(info: CheckpointInfo) -> Preprocessing:
+    """What the checkpoint's network was trained on, and expects of every image."""
+    return Preprocessing(info.config.image_size, info.mean, info.std, info.levels)
 
 
 def outputs(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> Iterator[tuple[Batch, Tensor, Tensor]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from data_pipeline import Dataset, Preprocessing, TrainingLoader
+from data_pipeline import Dataset, TrainingLoader
 from model.checkpoint import CheckpointInfo
+from model.evaluation import expected_input
 from model.training.options import TrainingError, TrainingOptions
 from model.training.processes import Processes
 
@@ -22,7 +23,7 @@ def open_batches(
         raise TrainingError(f"--batch-size must be a multiple of the {count} processes, got {options.batch_size}")
     return TrainingLoader(
         replace(train, records=train.records[: len(train.records) // count * count]),
-        Preprocessing(info.config.image_size, info.mean, info.std, info.levels),
+        expected_input(info),
         batch_size=options.batch_size // count,
         augment=True,
         shuffle=True,

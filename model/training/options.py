@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, ArgumentTypeError
 from dataclasses import dataclass
 
 
@@ -20,6 +21,22 @@ class TrainingOptions:
     seed: int
     segmentation_weight: float = 1.0
     classification_weight: float = 0.25
+
+
+def add_levels(parser: ArgumentParser) -> None:
+    """The option `--levels`, 256 to 65535."""
+    parser.add_argument(
+        "--levels",
+        type=_levels,
+        default=65535,
+        help="highest level in files of 16 bits: 4095 where they hold 12 bits",
+    )
+
+
+def _levels(text: str) -> int:
+    if not text.isdecimal() or not 255 < int(text) < 65536:
+        raise ArgumentTypeError(f"must be 256 to 65535, got {text}")
+    return int(text)
 
 
 class TrainingError(Exception):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from data_pipeline import Preprocessing, Preprocessor, open_source
+from data_pipeline import Preprocessor, open_source
 from deploy import build_engine, demo
 from deploy.client.overlay import open_upright
 from deploy.engines import pytorch_runner
@@ -19,9 +19,7 @@ def test_the_served_answer_is_the_trained_networks(built: Built, tmp_path: Path)
     file = open_source("synthetic:skin", "test", samples=2, cache=tmp_path).records[1].image
     checkpoint = load_checkpoint(built.checkpoint)
     contract = build_engine.contract_of(checkpoint.info, 4)
-    image = Preprocessor(Preprocessing(contract.image_size, contract.mean, contract.std, contract.levels))(
-        file.read_bytes()
-    )
+    image = Preprocessor(contract.preprocessing)(file.read_bytes())
     expected = pytorch_runner(checkpoint.build())(image[None])
     results = demo.ask(built.output / DIRECTORY, file.read_bytes())
     assert set(results) == {"grpc", "http"}

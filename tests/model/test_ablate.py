@@ -11,11 +11,12 @@ from model import ablate, build_model
 from model.ablation.arms import ARMS
 from model.ablation.networks import PlainEncoder
 from model.ablation.report import METRICS, Run, scored
+from model.checkpoint import load_checkpoint
 from model.training.trainer import Trainer
 from tests.model.test_processes import small_folder
 from tests.networks import SMALLEST
 
-COMMAND = ["--preset", "tiny", "--seeds", "1", "--batch-size", "4", "--output", "out"]
+COMMAND = ["--preset", "tiny", "--seeds", "1", "--batch-size", "4", "--levels", "4095", "--output", "out"]
 
 
 @pytest.fixture
@@ -54,6 +55,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_every_arm_in_the_table(
             assert low <= runs[arm.name][0].scores[metric] <= high
             assert f"[{low:.3f}, {high:.3f}]" in table
         assert f"| {arm.title} |" in table
+    assert load_checkpoint("out/base-seed0/best.safetensors").info.levels == 4095
     assert Path("out/ablation.png").stat().st_size > 5000
     assert ablate.main([*command, "--budget", "10"]) == 1
     assert "give the same options" in capsys.readouterr().err
@@ -64,6 +66,12 @@ def test_a_budget_too_small_says_what_is_needed(command: list[str], capsys: pyte
     error = capsys.readouterr().err
     assert error.startswith("error: --budget must be at least ")
     assert "got 0.001" in error and len(error.splitlines()) == 1
+
+
+def test_levels_outside_16_bits_are_a_misuse(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        ablate.main([*command, "--budget", "9", "--levels", "255"])
+    assert "argument --levels: must be 256 to 65535, got 255" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arm", ARMS, ids=[arm.name for arm in ARMS])

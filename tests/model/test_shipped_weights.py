@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from data_pipeline import Dataset, Preprocessing, open_source
+from data_pipeline import Dataset, open_source
 from model.checkpoint import load_checkpoint
-from model.evaluation import score_network
+from model.evaluation import expected_input, score_network
 from model.metrics import TaskScores
 from tests.data_pipeline.test_synthetic import colour_histogram, dice, fit_softmax
 
@@ -21,9 +21,7 @@ def network_scores(kind: str, data: Dataset) -> dict[str, float]:
     checkpoint = load_checkpoint(WEIGHTS / f"{kind}-tiny.safetensors")
     info = checkpoint.info
     assert (info.seg_classes, info.labels) == (data.seg_classes, data.labels)
-    return score_network(
-        checkpoint.build(), data, Preprocessing(info.config.image_size, info.mean, info.std, info.levels)
-    )
+    return score_network(checkpoint.build(), data, expected_input(info))
 
 
 def threshold_dice(data: Dataset) -> float:

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_pipeline import Preprocessing, Preprocessor
+from data_pipeline import Preprocessor
 from deploy.contract import Contract
 from deploy.repository import write_repository
 from deploy.server import Server, ServerOptions
@@ -95,7 +95,7 @@ def server(repository: Path) -> Iterator[Server]:
 def in_process(contract: Contract, network: Path) -> Infer:
     """The reference: the same file in another engine (ONNX Runtime), without a server around it."""
     session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
-    preprocess = Preprocessor(Preprocessing(contract.image_size, contract.mean, contract.std, contract.levels))
+    preprocess = Preprocessor(contract.preprocessing)
     names = [spec.name for spec in contract.outputs]
 
     def infer(data: bytes) -> dict[str, NDArray[np.generic]]:
