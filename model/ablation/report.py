@@ -76,7 +76,6 @@ def _plot(runs: Runs, path: Path) -> None:
             if found:
                 axes.plot([mean(found)], [row], "|", color="black", markersize=14)
         axes.set_yticks(range(len(ARMS)), [arm.title for arm in ARMS])
-        axes.set(title=title)
+        axes.set(title=title, ylim=(len(ARMS) - 0.5, -0.5))  # the first arm on top
         axes.grid(axis="x", alpha=0.3)
-    figure.gca().invert_yaxis()
     figure.savefig(path, dpi=110)
