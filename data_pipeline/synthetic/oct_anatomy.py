@@ -43,7 +43,8 @@ def draw_anatomy(rng: np.random.Generator, height: int, zoom: float) -> Anatomy:
     bruch = height * rng.uniform(0.62, 0.78) + rng.normal(0, 16) * x + rng.uniform(-5, 28) * x**2
     bruch = bruch + 2 * curve(rng, WIDTH, 120)
     scale = zoom * rng.uniform(0.8, 1.15)
-    area = height * WIDTH * np.exp(rng.uniform(*np.log(SHARE), 3)) * (rng.random(3) < PRESENCE)
+    low, high = np.log(SHARE)
+    area = height * WIDTH * np.exp(rng.uniform(low, high, 3)) * (rng.random(3) < PRESENCE)
     room = bruch.min() - scale * 1.1 * sum(THICKNESS) - RPE_THICKNESS - MARGIN
     swelling, srf, ped = _fitting(
         np.stack([_bumps(rng, area[0] / CYST_FILL), *(_bumps(rng, one) for one in area[1:])]), room
@@ -72,7 +73,8 @@ def _bumps(rng: np.random.Generator, area: float) -> Field:
 
 def _fitting(lifts: Field, room: float) -> Field:
     """The same lifts, lowered together where they would push the retina out of the image."""
-    return lifts * min(1.0, room / max(lifts.sum(axis=0).max(), 1.0))
+    lowered: Field = lifts * min(1.0, room / max(lifts.sum(axis=0).max(), 1.0))
+    return lowered
 
 
 def fluid_mask(rng: np.random.Generator, anatomy: Anatomy, rows: Field) -> NDArray[np.uint8]:
