@@ -20,10 +20,11 @@ def read_labels(path: Path, key: str) -> tuple[tuple[str, ...], Rows]:
     """Names of the labels and, by the image's stem, their values; `key` heads the column of the images."""
     if not path.is_file():
         raise DataError(f"{path} is missing: expected a CSV file with a column '{key}' and one 0/1 column a label")
-    with path.open(newline="") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        lines = [line for line in reader if line]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a mark before the first column
+            header, *lines = [line for line in csv.reader(file) if line] or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} must be a CSV file in UTF-8 ({error}); export it as such") from None
     if header[:1] != [key] or len(header) < 2:
         raise DataError(
             f"{path}: the first line must be '{key}' and the names of the labels, found {','.join(header)!r}"

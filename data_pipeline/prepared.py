@@ -48,9 +48,16 @@ def create_pixels(folder: Path, count: int, size: int) -> Pixels:
     open_map: Callable[..., NDArray[np.uint8]] = np.lib.format.open_memmap
     maps = []
     for name, shape in shapes.items():
-        fits = (folder / name).is_file() and np.load(folder / name, mmap_mode="r").shape == shape
-        maps.append(open_map(folder / name, mode="r+" if fits else "w+", dtype=np.uint8, shape=shape))
+        mode = "r+" if _has_shape(folder / name, shape) else "w+"
+        maps.append(open_map(folder / name, mode=mode, dtype=np.uint8, shape=shape))
     return Pixels(*maps)
+
+
+def _has_shape(file: Path, shape: tuple[int, ...]) -> bool:
+    try:
+        return bool(np.load(file, mmap_mode="r", allow_pickle=False).shape == shape)
+    except (OSError, ValueError):  # missing, or cut short
+        return False
 
 
 def load_pixels(folder: Path, size: int) -> Pixels:
@@ -84,9 +91,12 @@ def open_prepared(folder: Path, split: Split, samples: int | None) -> Dataset:
         raise DataError(
             f"{place} holds no finished prepared data: run python -m data_pipeline.prepare --output {folder}"
         )
-    manifest: dict[str, Any] = json.loads((place / MANIFEST).read_text())
+    try:
+        manifest: dict[str, Any] = json.loads((place / MANIFEST).read_text())
+        pixels = load_pixels(place, manifest["size"])
+    except (OSError, ValueError) as error:
+        raise DataError(f"{place} cannot be read ({error}): prepare again") from None
     rows = manifest["records"][:samples]
-    pixels = load_pixels(place, manifest["size"])
     damaged = [row["image"] for index, row in enumerate(rows) if pixels.digest(index) != row["pixels"]]
     if damaged:
         raise DataError(f"{place}: {len(damaged)} prepared samples are damaged, {damaged[0]} first: prepare again")

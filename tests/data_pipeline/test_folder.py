@@ -115,11 +115,12 @@ def test_unreadable_files_are_left_to_the_scan(tmp_path: Path) -> None:
         ("image,first\ns0.png,0\ns0.jpg,1\n", "1 images listed twice: s0"),
         ("file,first\ns0.png,0\n", "the first line must be 'image'"),
         ("", "the first line must be 'image'"),
+        ("image,oedème\ns0.png,0\n", "must be a CSV file in UTF-8"),
     ],
 )
 def test_wrong_labels(tmp_path: Path, text: str, part: str) -> None:
     folder = write_folder(tmp_path, 3)
-    (folder / "labels.csv").write_text(text)
+    (folder / "labels.csv").write_text(text, encoding="latin-1")
     with pytest.raises(DataError, match=r"labels\.csv") as caught:
         opened(folder)
     assert part in str(caught.value)
@@ -130,6 +131,14 @@ def test_unknown_or_missing_sources_are_refused_in_one_line(source: str, tmp_pat
     with pytest.raises(DataError) as caught:
         open_source(source, "train", cache=tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_labels_saved_by_a_spreadsheet(tmp_path: Path) -> None:
+    """With a byte order mark and Windows' line ends."""
+    folder = write_folder(tmp_path)
+    text = (folder / "labels.csv").read_text()
+    (folder / "labels.csv").write_bytes(text.replace("first", "œdème").replace("\n", "\r\n").encode("utf-8-sig"))
+    assert opened(folder).labels == ("œdème", "second")
 
 
 def test_too_few_images_to_split(tmp_path: Path) -> None:

@@ -91,6 +91,18 @@ def test_damaged_pixels_are_noticed_and_repaired(source: Dataset, tmp_path: Path
     assert len(open_prepared(tmp_path, "train", 9).records) == 9
 
 
+@pytest.mark.parametrize("name", ["images.npy", MANIFEST])
+def test_a_file_cut_short_is_noticed_and_repaired(source: Dataset, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "train"
+    prepare(source, 48, folder)
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"train cannot be read \(.*\): prepare again"):
+        open_prepared(tmp_path, "train", None)
+    prepare(source, 48, folder)
+    assert len(open_prepared(tmp_path, "train", None).records) == 19
+
+
 def test_another_size_or_deeper_images_are_refused(source: Dataset, spec: Preprocessing, tmp_path: Path) -> None:
     prepare(source, 32, tmp_path / "train")
     prepared = open_prepared(tmp_path, "train", None)
