@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from model.checkpoint import CheckpointError
 
+EXPECTED = "give a state_dict as torch.save writes it, or a .safetensors file"
 # torchvision's names -> ours, tried in this order
 RENAMES = (
     (r"conv1\.(?=\w+$)", "encoder.stem.0.conv."),
@@ -63,7 +61,9 @@ def _read(source: str) -> dict[str, Tensor]:
             tensors = load_file(source)
         else:
             tensors = torch.load(source, map_location="cpu", weights_only=True)
-    except (OSError, URLError, SafetensorError, pickle.UnpicklingError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"--pretrained {source} cannot be read as weights ({reason})") from None
+    except Exception as error:  # unpickling foreign bytes raises whatever their opcodes meet
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
+        raise CheckpointError(f"--pretrained {source} cannot be read as weights ({reason}); {EXPECTED}") from None
+    if not isinstance(tensors, dict):
+        raise CheckpointError(f"--pretrained {source} holds a {type(tensors).__name__}; {EXPECTED}")
     return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}

@@ -84,8 +84,16 @@ def test_what_does_not_fit_is_refused(untouched: MultiTaskResFormer, tmp_path: P
     with pytest.raises(CheckpointError, match=r"no tensor of .* has a name and shape of this network"):
         load_pretrained(untouched, str(tmp_path / "other.safetensors"))
     (tmp_path / "absent-code.pth").write_bytes(pickle.dumps(Path("/"), protocol=2))
-    for name in ("absent.pth", "absent-code.pth", "absent.safetensors"):
-        with pytest.raises(CheckpointError, match=r"cannot be read as weights \(.+\)$"):
+    (tmp_path / "empty.pth").touch()
+    (tmp_path / "text.pth").write_text("hello")
+    for name in ("absent.pth", "absent-code.pth", "empty.pth", "text.pth", "absent.safetensors"):
+        with pytest.raises(
+            CheckpointError, match=r"cannot be read as weights \(\w+: .*\); give a state_dict"
+        ) as caught:
             load_pretrained(untouched, str(tmp_path / name))
+        assert "\n" not in str(caught.value)
+    torch.save([torch.ones(1)], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match="holds a list; give a state_dict"):
+        load_pretrained(untouched, str(tmp_path / "list.pth"))
     with pytest.raises(CheckpointError, match="cannot be read as weights"):
         load_pretrained(untouched, "http://127.0.0.1:9/resnet34.pth")
