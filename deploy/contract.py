@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from data_pipeline import Preprocessing
+if TYPE_CHECKING:
+    from data_pipeline import Preprocessing
 
 PIPELINE_MODEL = "resformer"
 NETWORK_MODEL = "resformer_network"
@@ -56,6 +57,8 @@ class Contract:
     @property
     def preprocessing(self) -> Preprocessing:
         """What the pipeline makes of an image before the network sees it."""
+        from data_pipeline import Preprocessing  # not above: the client has no data pipeline
+
         return Preprocessing(self.image_size, self.mean, self.std, self.levels)
 
     @property
