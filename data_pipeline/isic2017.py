@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from data_pipeline.masks import convert_masks
-from data_pipeline.pairing import Rows, by_stem, read_labels, refuse, unpaired
+from data_pipeline.pairing import Table, by_stem, read_labels, refuse, unpaired
 from data_pipeline.records import BACKGROUND, DataError, Dataset, Record, Split
 
 PARTS: dict[Split, str] = {"train": "Training", "validation": "Validation", "test": "Test_v2"}
@@ -18,26 +18,28 @@ def open_isic2017(folder: Path, split: Split, samples: int | None, cache: Path) 
     """
     part = f"ISIC-2017_{PARTS[split]}"
     data, truth = folder / f"{part}_Data", folder / f"{part}_Part1_GroundTruth"
-    table = folder / f"{part}_Part3_GroundTruth.csv"
-    refuse(folder, {"official names missing": [path.name for path in (data, truth, table) if not path.exists()]})
-    rows = _diagnoses(table)
+    file = folder / f"{part}_Part3_GroundTruth.csv"
+    refuse(folder, {"official names missing": [path.name for path in (data, truth, file) if not path.exists()]})
+    table = _diagnoses(file)
+    rows = table.rows
     layout = "the archives of ISIC 2017 must be unpacked under their own names"
     images = by_stem(data, layout, "ISIC_*.jpg")  # the superpixels and the metadata beside them are not used
     masks = by_stem(truth, layout, "ISIC_*_segmentation.png", ending="_segmentation")
     pairs = {stem: (images[stem], masks[stem]) for stem in images.keys() & masks.keys()}
     converted = convert_masks(pairs, cache, classes=len(SEG_CLASSES))
-    refuse(folder, unpaired(rows, images, masks, table.name) | converted.problems)
+    refuse(folder, table.problems | unpaired(rows, images, masks, file.name) | converted.problems)
     stems = sorted(rows)[:samples]
     if not stems:
-        raise DataError(f"{table} lists no image: the {split} split is empty")
+        raise DataError(f"{file} lists no image: the {split} split is empty")
     records = tuple(Record(images[stem], converted.files[stem], rows[stem]) for stem in stems)
-    return Dataset(f"isic2017:{folder}", records, SEG_CLASSES, (*DIAGNOSES, "nevus"))
+    return Dataset(f"isic2017:{folder}", records, SEG_CLASSES, table.names)
 
 
-def _diagnoses(table: Path) -> Rows:
-    """The labels of each image; one that is called both kinds of lesion is refused."""
-    names, rows = read_labels(table, "image_id")
-    if names != DIAGNOSES:
-        raise DataError(f"{table}: the columns must be image_id, {', '.join(DIAGNOSES)}; found {', '.join(names)}")
-    refuse(table, {"images with both diagnoses": [stem for stem, row in rows.items() if sum(row) > 1]})
-    return {stem: (*row, int(not any(row))) for stem, row in rows.items()}
+def _diagnoses(path: Path) -> Table:
+    """The labels of each image, nevus added; one that is called both kinds of lesion is a problem."""
+    table = read_labels(path, "image_id")
+    if table.names != DIAGNOSES:
+        raise DataError(f"{path}: the columns must be image_id, {', '.join(DIAGNOSES)}; found {', '.join(table.names)}")
+    both = {f"images with both diagnoses in {path.name}": [stem for stem, row in table.rows.items() if sum(row) > 1]}
+    rows = {stem: (*row, int(not any(row))) for stem, row in table.rows.items()}
+    return Table((*DIAGNOSES, "nevus"), rows, table.problems | both)

@@ -3,6 +3,7 @@
 import csv
 from collections import Counter
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,20 @@ BINARY = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 SHOWN = 5  # names listed per problem
 
 Rows = dict[str, tuple[int, ...]]
+Problems = dict[str, list[str]]  # names of files or rows by kind of problem, in the plural
 
 
-def read_labels(path: Path, key: str) -> tuple[tuple[str, ...], Rows]:
-    """Names of the labels and, by the image's stem, their values; `key` heads the column of the images."""
+@dataclass(frozen=True)
+class Table:
+    """names: of the labels.  rows: their values by the image's stem, to be used only where `problems` has none."""
+
+    names: tuple[str, ...]
+    rows: Rows
+    problems: Problems
+
+
+def read_labels(path: Path, key: str) -> Table:
+    """`key` heads the column of the images; DataError where the file is no such table at all."""
     if not path.is_file():
         raise DataError(f"{path} is missing: expected a CSV file with a column '{key}' and one 0/1 column a label")
     try:
@@ -30,15 +41,11 @@ def read_labels(path: Path, key: str) -> tuple[tuple[str, ...], Rows]:
             f"{path}: the first line must be '{key}' and the names of the labels, found {','.join(header)!r}"
         )
     stems = [Path(line[0]).stem for line in lines]
-    refuse(
-        path,
-        {
-            "values other than 0 or 1": [line[0] for line in lines if not _is_binary(line[1:], len(header) - 1)],
-            "images listed twice": repeated(stems),
-        },
-    )
-    values = [tuple(BINARY[value.strip()] for value in line[1:]) for line in lines]
-    return tuple(header[1:]), dict(zip(stems, values, strict=True))
+    wrong = [line[0] for line in lines if not _is_binary(line[1:], len(header) - 1)]
+    problems = {f"rows of {path.name} with values other than 0 or 1": wrong}
+    problems |= {f"images listed twice in {path.name}": repeated(stems)}
+    values = [tuple(BINARY.get(value.strip(), 0) for value in line[1:]) for line in lines]
+    return Table(tuple(header[1:]), dict(zip(stems, values, strict=True)), problems)
 
 
 def _is_binary(values: list[str], count: int) -> bool:
@@ -55,7 +62,7 @@ def by_stem(folder: Path, layout: str, pattern: str = "*", ending: str = "") -> 
     return dict(zip(stems, files, strict=True))
 
 
-def unpaired(rows: Iterable[str], images: Iterable[str], masks: Iterable[str], table: str) -> dict[str, list[str]]:
+def unpaired(rows: Iterable[str], images: Iterable[str], masks: Iterable[str], table: str) -> Problems:
     """What lacks its counterpart, by kind of problem; table: name of the file of labels."""
     named, drawn, outlined = set(rows), set(images), set(masks)
     return {
@@ -65,7 +72,7 @@ def unpaired(rows: Iterable[str], images: Iterable[str], masks: Iterable[str], t
     }
 
 
-def refuse(where: Path, problems: dict[str, list[str]]) -> None:
+def refuse(where: Path, problems: Problems) -> None:
     """Raises DataError with one line a kind of problem: its count and the first few names."""
     found = {kind: names for kind, names in problems.items() if names}
     if found:

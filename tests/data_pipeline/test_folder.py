@@ -79,10 +79,12 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     Image.fromarray(blob(9, 9)).save(folder / "masks" / "s3.png")
     Image.fromarray(np.full((44, 60), 200, np.uint8)).save(folder / "masks" / "s4.png")
     with (folder / "labels.csv").open("a") as file:
-        file.write("ghost.png,0,0\n")
+        file.write("ghost.png,0,0\ns5.png,0,2\ns6.png,1\n")
     Image.fromarray(picture(9, 9)).save(folder / "images" / "stray.png")
     assert_refused(
         lambda: opened(folder),
+        "2 rows of labels.csv with values other than 0 or 1: s5.png, s6.png",
+        "2 images listed twice in labels.csv: s5, s6",
         "2 images without a mask: s1, stray",
         "1 images without a row in labels.csv: stray",
         "1 rows of labels.csv without an image: ghost",
@@ -111,8 +113,8 @@ def test_unreadable_files_are_left_to_the_scan(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("image,first\ns0.png,2\n", "1 values other than 0 or 1: s0.png"),
-        ("image,first\ns0.png,0\ns0.jpg,1\n", "1 images listed twice: s0"),
+        ("image,first\ns0.png,2\n", "1 rows of labels.csv with values other than 0 or 1: s0.png"),
+        ("image,first\ns0.png,0\ns0.jpg,1\n", "1 images listed twice in labels.csv: s0"),
         ("file,first\ns0.png,0\n", "the first line must be 'image'"),
         ("", "the first line must be 'image'"),
         ("image,oedème\ns0.png,0\n", "must be a CSV file in UTF-8"),
