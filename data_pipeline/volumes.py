@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import SimpleITK
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_pipeline.records import Record, Volume
+from data_pipeline.records import Record, Volume, whole_folder
 
 SCAN, REFERENCE, FACTS = "oct.mhd", "reference.mhd", "volume.json"
 
@@ -62,18 +60,12 @@ def read_volume(folder: Path, classes: int) -> Scan:
 
 
 def _write(target: Path, scan: Scan, classes: int) -> None:
-    """Fills a temporary folder, then renames it, so that a folder with the right name is whole."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=target.name, dir=target.parent))
-    try:
+    with whole_folder(target) as temporary:
         for index, (pixels, indices) in enumerate(zip(scan.pixels, scan.classes, strict=True)):
             for file, values in zip(_slice_files(temporary, index), (pixels, indices), strict=True):
                 Image.fromarray(values).save(file, compress_level=1)
         labels = [[int((indices == value).any()) for value in range(1, classes)] for indices in scan.classes]
         (temporary / FACTS).write_text(json.dumps({"slice_mm3": scan.slice_mm3, "labels": labels}))
-        temporary.replace(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _slice_files(folder: Path, index: int) -> tuple[Path, Path]:

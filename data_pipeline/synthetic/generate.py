@@ -3,8 +3,6 @@
 import csv
 import io
 import os
-import shutil
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from data_pipeline.records import Dataset, Record, Split
+from data_pipeline.records import Dataset, Record, Split, whole_folder
 from data_pipeline.synthetic import oct as oct_scans
 from data_pipeline.synthetic import skin
 
@@ -34,10 +32,7 @@ def generate_folder(kind: str, split: Split, samples: int | None, seed: int, cac
 
 
 def _write(folder: Path, kind: str, split: Split, count: int, seed: int) -> None:
-    """Fills a temporary folder, then renames it, so that a folder with the right name is whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
-    try:
+    with whole_folder(folder) as temporary:
         for name in ("images", "masks"):
             (temporary / name).mkdir()
         jobs = [(temporary, kind, (seed, SPLITS[split], index)) for index in range(count)]
@@ -45,9 +40,6 @@ def _write(folder: Path, kind: str, split: Split, count: int, seed: int) -> None
         with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
             rows = list(track(pool.map(_write_sample, jobs, chunksize=8), f"generating {kind} ({split})", total=count))
         _write_labels(temporary / "labels.csv", kind, rows)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_sample(job: tuple[Path, str, tuple[int, int, int]]) -> tuple[str, tuple[int, ...]]:

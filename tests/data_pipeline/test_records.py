@@ -1,0 +1,25 @@
+"""Cached folders are whole or absent, also where several processes fill the same one."""
+
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.records import whole_folder
+
+
+def test_the_folder_of_the_faster_process_stays(tmp_path: Path) -> None:
+    target = tmp_path / "data"
+    with whole_folder(target) as slow:
+        (slow / "by").write_text("slow")
+        with whole_folder(target) as fast:
+            (fast / "by").write_text("fast")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert (target / "by").read_text() == "fast"
+
+
+def test_a_name_that_cannot_be_taken_is_an_error(tmp_path: Path) -> None:
+    target = tmp_path / "data"
+    target.write_text("a file")
+    with pytest.raises(OSError), whole_folder(target) as folder:
+        (folder / "by").write_text("me")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
