@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch.utils.tensorboard import SummaryWriter
 
 from data_pipeline.records import write_whole
@@ -40,4 +41,6 @@ def _draw_curves(rows: list[Row], path: Path) -> None:
     loss.set(title="training loss", xlabel="epoch")
     scores.set(title="validation", xlabel="epoch", ylim=(0, 1))
     scores.legend()
+    for axes in (loss, scores):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.savefig(path, dpi=110)
