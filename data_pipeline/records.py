@@ -1,12 +1,11 @@
 """What every data source gives: records of one image, its mask and its image-level labels."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 Split = Literal["train", "validation", "test"]
@@ -77,13 +76,12 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Where another process was faster its folder stays: what is cached depends on nothing but the name.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
-    try:
-        yield temporary
+    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        fresh = Path(scratch) / "new"  # unlike `scratch`, readable for other users
+        fresh.mkdir()
+        yield fresh
         try:
-            temporary.replace(folder)
+            fresh.replace(folder)
         except OSError:
             if not folder.is_dir():
                 raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -75,7 +75,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     """A safetensors file, whole or not at all: CheckpointError (a full disk) leaves an older file as it is."""
     temporary = path.with_name(path.name + ".tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask has it; safetensors leaves files that only they can read
         save_file(tensors, temporary, metadata=metadata)
+        temporary.chmod(mode)
         temporary.replace(path)
     except (SafetensorError, OSError) as error:
         temporary.unlink(missing_ok=True)

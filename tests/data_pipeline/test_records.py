@@ -15,6 +15,8 @@ def test_the_folder_of_the_faster_process_stays(tmp_path: Path) -> None:
             (fast / "by").write_text("fast")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     assert (target / "by").read_text() == "fast"
+    (tmp_path / "plain").mkdir()
+    assert target.stat().st_mode == (tmp_path / "plain").stat().st_mode  # others of the machine may use it
 
 
 def test_a_name_that_cannot_be_taken_is_an_error(tmp_path: Path) -> None:

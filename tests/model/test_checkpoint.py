@@ -32,6 +32,11 @@ def test_a_checkpoint_comes_back_rounded_to_fp16_at_most(saved: Path, network: M
     assert [path.name for path in saved.parent.iterdir()] == ["net.safetensors"]
 
 
+def test_others_may_read_a_checkpoint_if_they_may_read_any_new_file(saved: Path) -> None:
+    (saved.parent / "plain").touch()
+    assert saved.stat().st_mode == (saved.parent / "plain").stat().st_mode
+
+
 def test_random_weights_are_the_same_every_time() -> None:
     first, second = load_checkpoint("random:tiny"), load_checkpoint("random:tiny")
     assert all(torch.equal(tensor, second.state[name]) for name, tensor in first.state.items())
