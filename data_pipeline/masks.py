@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from rich.progress import track
 
-from data_pipeline.records import write_whole
+from data_pipeline.files import write_whole
+from data_pipeline.pairing import Problems
 
 MAX_CLASSES = 64
 GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "F")
@@ -23,7 +24,7 @@ class Converted:
     files: dict[str, Path] = field(default_factory=dict)
     highest: int = 0
     grey: bool = True
-    problems: dict[str, list[str]] = field(default_factory=dict)
+    problems: Problems = field(default_factory=dict)
 
 
 def convert_masks(pairs: dict[str, tuple[Path, Path]], cache: Path, classes: int = MAX_CLASSES) -> Converted:

@@ -42,8 +42,10 @@ def read_labels(path: Path, key: str) -> Table:
         )
     stems = [Path(line[0]).stem for line in lines]
     wrong = [line[0] for line in lines if not _is_binary(line[1:], len(header) - 1)]
-    problems = {f"rows of {path.name} with values other than 0 or 1": wrong}
-    problems |= {f"images listed twice in {path.name}": repeated(stems)}
+    problems = {
+        f"rows of {path.name} with values other than 0 or 1": wrong,
+        f"images listed twice in {path.name}": repeated(stems),
+    }
     values = [tuple(BINARY.get(value.strip(), 0) for value in line[1:]) for line in lines]
     return Table(tuple(header[1:]), dict(zip(stems, values, strict=True)), problems)
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.records import DataError, Dataset, Record, Split, Volume, write_whole
+from data_pipeline.files import write_whole
+from data_pipeline.records import DataError, Dataset, Record, Split, Volume
 
 IMAGES, MASKS, MANIFEST = "images.npy", "masks.npy", "manifest.json"
 MASK_SCALE = 3  # odd: the nearest pixel of a mask shrunk back to S is then the one its file gives

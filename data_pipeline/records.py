@@ -1,16 +1,11 @@
 """What every data source gives: records of one image, its mask and its image-level labels."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 Split = Literal["train", "validation", "test"]
 BACKGROUND = "background"
-CACHE = Path("build/data")  # generated and converted files, answers of the scan
 
 
 class DataError(Exception):
@@ -59,29 +54,3 @@ class Dataset:
         for what, has, needs in (("mask classes", self.seg_classes, seg_classes), ("labels", self.labels, labels)):
             if has != needs:
                 raise DataError(f"the data's {what} must be the checkpoint's {', '.join(needs)}; got {', '.join(has)}")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that others see whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder to fill, renamed to `folder` at the end, so that a folder with the right name is whole.
-
-    Where another process was faster its folder stays: what is cached depends on nothing but the name.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        fresh = Path(scratch) / "new"  # unlike `scratch`, readable for other users
-        fresh.mkdir()
-        yield fresh
-        try:
-            fresh.replace(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise

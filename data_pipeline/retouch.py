@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from data_pipeline.pairing import draw_split, refuse
+from data_pipeline.pairing import Problems, draw_split, refuse
 from data_pipeline.records import BACKGROUND, DataError, Dataset, Record, Split
 from data_pipeline.volumes import VolumeError, volume_records
 
@@ -22,7 +22,7 @@ def open_retouch(folder: Path, split: Split, samples: int | None, seed: int, cac
     """
     volumes = _find(folder)
     slices: dict[str, tuple[Record, ...]] = {}
-    problems: dict[str, list[str]] = {}
+    problems: Problems = {}
     for name, place in track(sorted(volumes.items()), "converting volumes", transient=True):
         try:
             slices[name] = volume_records(place, name, 1 + len(FLUIDS), cache)

@@ -14,8 +14,9 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import pipeline_def
 from rich.progress import track
 
+from data_pipeline.files import CACHE, write_whole
 from data_pipeline.headers import MAX_PIXELS, ImageError, check_header
-from data_pipeline.records import CACHE, DataError, Dataset, Record, Split, write_whole
+from data_pipeline.records import DataError, Dataset, Record, Split
 from data_pipeline.sources import open_source
 from data_pipeline.training_graph import path_bytes
 

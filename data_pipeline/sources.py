@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from data_pipeline.files import CACHE
 from data_pipeline.folder import open_folder
 from data_pipeline.isic2017 import open_isic2017
 from data_pipeline.prepared import open_prepared
-from data_pipeline.records import CACHE, DataError, Dataset, Split
+from data_pipeline.records import DataError, Dataset, Split
 from data_pipeline.retouch import open_retouch
 from data_pipeline.synthetic.generate import generate_folder
 

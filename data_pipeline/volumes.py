@@ -11,7 +11,8 @@ import SimpleITK
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_pipeline.records import Record, Volume, whole_folder
+from data_pipeline.files import whole_folder
+from data_pipeline.records import Record, Volume
 
 SCAN, REFERENCE, FACTS = "oct.mhd", "reference.mhd", "volume.json"
 

@@ -17,7 +17,8 @@ from typing import Any
 from rich.console import Console
 
 from data_pipeline import SOURCES, DataError, Dataset, open_usable
-from data_pipeline.records import Split, write_whole
+from data_pipeline.files import write_whole
+from data_pipeline.records import Split
 from model.ablation.arms import ARMS, Arm
 from model.ablation.plan import Size, plan_epochs
 from model.ablation.report import Run, Runs, write_report

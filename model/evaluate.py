@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from data_pipeline import SOURCES, DataError, open_usable
-from data_pipeline.records import write_whole
+from data_pipeline.files import write_whole
 from model.checkpoint import CheckpointError, load_checkpoint
 from model.evaluation import expected_input
 from model.evaluation.cases import score_cases

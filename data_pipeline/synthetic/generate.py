@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from data_pipeline.records import Dataset, Record, Split, whole_folder
+from data_pipeline.files import whole_folder
+from data_pipeline.records import Dataset, Record, Split
 from data_pipeline.synthetic import oct as oct_scans
 from data_pipeline.synthetic import skin
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from data_pipeline.records import write_whole
+from data_pipeline.files import write_whole
 from model.ablation.arms import ARMS, Arm
 
 METRICS = {"dice": "Dice", "auc": "AUC of the labels"}

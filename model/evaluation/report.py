@@ -14,8 +14,8 @@ from rich.table import Table
 from torch import nn
 
 from data_pipeline import Dataset, Preprocessing
+from data_pipeline.files import write_whole
 from data_pipeline.preview import outline
-from data_pipeline.records import write_whole
 from model.evaluation.cases import Answer, Case, answers
 from model.evaluation.summary import MASK_SCORES, Estimate
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch.utils.tensorboard import SummaryWriter
 
-from data_pipeline.records import write_whole
+from data_pipeline.files import write_whole
 
 Row = dict[str, float]
 CURVES = ("loss", "dice", "auc")

@@ -51,7 +51,10 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "part"),
     [
-        ("image_id,melanoma,seborrheic_keratosis\nISIC_0000000,0.5,0\n", "with values other than 0 or 1: ISIC_0000000"),
+        (
+            "image_id,melanoma,seborrheic_keratosis\nISIC_0000000,0.5,0\n",
+            f"1 rows of {TRAIN}_Part3_GroundTruth.csv with values other than 0 or 1: ISIC_0000000",
+        ),
         ("image_id,melanoma,seborrheic_keratosis\nISIC_0000000,1.0,1.0\n", "1 images with both diagnoses"),
         ("image_id,MEL,SK\nISIC_0000000,1.0,0.0\n", "the columns must be image_id, melanoma, seborrheic_keratosis"),
         ("image,melanoma,seborrheic_keratosis\n", "the first line must be 'image_id'"),

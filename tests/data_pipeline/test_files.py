@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.records import whole_folder
+from data_pipeline.files import whole_folder
 
 
 def test_the_folder_of_the_faster_process_stays(tmp_path: Path) -> None:
