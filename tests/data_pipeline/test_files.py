@@ -1,10 +1,10 @@
-"""Cached folders are whole or absent, also where several processes fill the same one."""
+"""Files and folders are whole or absent, also where several processes fill the same one."""
 
 from pathlib import Path
 
 import pytest
 
-from data_pipeline.files import whole_folder
+from data_pipeline.files import whole_folder, write_whole
 
 
 def test_the_folder_of_the_faster_process_stays(tmp_path: Path) -> None:
@@ -25,3 +25,11 @@ def test_a_name_that_cannot_be_taken_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError), whole_folder(target) as folder:
         (folder / "by").write_text("me")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_text_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError):
+        write_whole(tmp_path / "taken", "text")
+    write_whole(tmp_path / "new" / "free", "text")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["free", "new", "taken"]
