@@ -10,8 +10,8 @@ from data_pipeline import open_source
 from deploy import build_engine
 from deploy.contract import Contract
 from deploy.demo import ANY_FREE_PORT
-from deploy.report import machine
-from deploy.repository import DIRECTORY
+from deploy.files import DIRECTORY
+from deploy.report.records import machine
 from deploy.server import Server
 from model.checkpoint import Checkpoint, load_checkpoint
 

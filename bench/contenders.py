@@ -1,7 +1,5 @@
 """The engines that are timed side by side, each loaded by name in this process or in one of its own."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil
@@ -15,11 +13,10 @@ from numpy.typing import NDArray
 
 from deploy.contract import Contract
 from deploy.engines import EngineOutput, Runner, engine_runner, onnx_runner, pytorch_runner
-from deploy.engines.openvino_core import core
-from deploy.engines.openvino_cpu import openvino_runner
-from deploy.report import read_report
+from deploy.engines.openvino_cpu import core, openvino_runner
+from deploy.report.records import read_report
 from model.checkpoint import load_checkpoint
-from model.outputs import DecodedNetwork
+from model.network.outputs import DecodedNetwork
 
 PLAIN = "plain.onnx"
 EAGER, COMPILED = "PyTorch eager fp32", "torch.compile fp32"

@@ -1,7 +1,5 @@
 """What this machine can do at best: one large square product in each precision that engines compute in."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 
@@ -11,7 +9,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy.engines.onnx_runtime import open_session
-from deploy.engines.openvino_core import core
+from deploy.engines.openvino_cpu import core
 
 SIDE = 1024
 MULTIPLY_ADDS = SIDE**3

@@ -12,7 +12,7 @@ import torch
 
 from bench.loader_peers import PeerSamples
 from data_pipeline import Dataset, Preprocessing, Record, TrainingLoader
-from data_pipeline.prepared import open_prepared
+from data_pipeline.sources.prepared import open_prepared
 
 SPEC = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 TICKS = os.sysconf("SC_CLK_TCK")

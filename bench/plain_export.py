@@ -1,7 +1,5 @@
 """What a user would pick instead: the trained network exported as it is, for ONNX Runtime and OpenVINO."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import torch
 
 from deploy.contract import Contract
 from model import MultiTaskResFormer
-from model.outputs import DecodedNetwork
+from model.network.outputs import DecodedNetwork
 
 
 def plain_export(model: MultiTaskResFormer, contract: Contract, path: Path) -> Path:

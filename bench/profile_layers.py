@@ -3,8 +3,6 @@
 python -m bench.profile_layers build/openvino.fp32.xml
 """
 
-from __future__ import annotations
-
 import argparse
 from collections import Counter, defaultdict
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 python -m bench.report build/bench.json [--update README.md] [--plot build/engines.png]
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

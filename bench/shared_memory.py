@@ -1,7 +1,5 @@
 """Ways to the server that are closed to clients, measured beside those that are open: its key opens them here."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, closing
 from types import TracebackType
 from typing import Any
@@ -15,7 +13,7 @@ from bench.conftest import Subject
 from deploy.client.transport import question
 from deploy.contract import PIPELINE_MODEL
 from deploy.server import Server
-from deploy.server.private import ADDRESS
+from deploy.server.internal_endpoint import ADDRESS
 
 OUTPUTS = ("MASK", "CLASS_PROBS")
 
@@ -58,7 +56,7 @@ class SharedMemory:
         spec = answer.get_output("MASK")
         return shared_memory.get_contents_as_numpy(self._regions["bench_mask"], np.uint8, list(spec.shape))
 
-    def __enter__(self) -> SharedMemory:
+    def __enter__(self) -> "SharedMemory":
         return self
 
     def __exit__(

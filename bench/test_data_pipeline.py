@@ -19,7 +19,7 @@ from PIL import Image
 from bench.loader_worker import photographs
 from data_pipeline import Preprocessing, Preprocessor
 from data_pipeline.prepare import prepare
-from data_pipeline.synthetic import skin
+from data_pipeline.sources.synthetic import skin
 
 CACHE = Path("build/bench")
 SIZES = {"1024x768": (768, 1024, 24), "3000x2000": (2000, 3000, 8)}  # height, width, files

@@ -26,8 +26,8 @@ from deploy import build_engine
 from deploy.contract import Contract
 from deploy.engines import TARGETS, BuildRequest, Runner, pytorch_runner
 from deploy.export import export_onnx
-from deploy.report import read_report
-from deploy.verify import compare
+from deploy.report.records import read_report
+from deploy.verify.parity import compare
 from model import PRESETS, build_model
 from model.checkpoint import load_checkpoint
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.kernels.stages import DILATIONS, HEAD_DIM
 from kernels import Impl, dilated_fusion, pack_taps, prepare_bias, window_attention
-from kernels.problem import AttentionProblem, DilatedProblem
+from kernels.cost_model import AttentionProblem, DilatedProblem
 
 pytestmark = pytest.mark.gpu
 STAGES = [(size, stage) for size in (224, 512) for stage in (1, 2, 3, 4)]

@@ -17,15 +17,15 @@ from bench.conftest import Subject
 from bench.load import Load, alternately, closed_loop, open_loop
 from bench.shared_memory import SharedMemory, bare_http, request_for
 from data_pipeline import Preprocessor
-from deploy.backend.network import Network
 from deploy.client import Client
 from deploy.contract import PIPELINE_MODEL
 from deploy.demo import ANY_FREE_PORT
-from deploy.repository import DIRECTORY, VERSION, read_config
+from deploy.files import DIRECTORY, VERSION, read_config
 from deploy.server import Server, Supervisor
-from deploy.server.models import tuned
-from deploy.server.workers import workers_of
-from tests.serving.memory import resident_bytes
+from deploy.server.model_configs import tuned
+from deploy.server.process.workers import workers_of
+from deploy.server.worker.network import Network
+from tests.helpers.memory import resident_bytes
 
 SOAK_REQUESTS = int(os.environ.get("SOAK_REQUESTS", "20000"))
 SOAK_CALLERS = 4

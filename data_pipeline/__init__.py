@@ -1,13 +1,17 @@
-"""Data sources and the DALI pipelines over one shared preprocessing graph.
+"""Open data sources and feed them through DALI pipelines over one shared preprocessing graph.
 
-The names below load their module on first use, so that `import data_pipeline` needs neither DALI nor torch.
+The names below load their module on first use, so that `import data_pipeline` needs neither DALI nor torch: every other
+package uses `spec`, `files`, `overlay` and `command_line`, also on machines that have neither.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from data_pipeline.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from data_pipeline.headers import ImageError as ImageError
+    from data_pipeline.image_header import ImageError as ImageError
+    from data_pipeline.loader import Batch as Batch
+    from data_pipeline.loader import TrainingLoader as TrainingLoader
     from data_pipeline.records import DataError as DataError
     from data_pipeline.records import Dataset as Dataset
     from data_pipeline.records import Record as Record
@@ -21,22 +25,24 @@ if TYPE_CHECKING:
     from data_pipeline.sources import SOURCES as SOURCES
     from data_pipeline.sources import open_source as open_source
     from data_pipeline.spec import Preprocessing as Preprocessing
-    from data_pipeline.training import Batch as Batch
-    from data_pipeline.training import TrainingLoader as TrainingLoader
 
-_NAMES = {
-    "headers": ("ImageError",),
-    "spec": ("Preprocessing",),
-    "records": ("DataError", "Dataset", "Record", "Split"),
-    "scan": ("BadSample", "drop_bad", "open_usable", "scan_samples"),
-    "serving": ("Preprocessor", "serialize_serving"),
-    "sources": ("SOURCES", "open_source"),
-    "training": ("Batch", "TrainingLoader"),
+_MODULES = {
+    "BadSample": "data_pipeline.scan",
+    "Batch": "data_pipeline.loader",
+    "DataError": "data_pipeline.records",
+    "Dataset": "data_pipeline.records",
+    "ImageError": "data_pipeline.image_header",
+    "Preprocessing": "data_pipeline.spec",
+    "Preprocessor": "data_pipeline.serving",
+    "Record": "data_pipeline.records",
+    "SOURCES": "data_pipeline.sources",
+    "Split": "data_pipeline.records",
+    "TrainingLoader": "data_pipeline.loader",
+    "drop_bad": "data_pipeline.scan",
+    "open_source": "data_pipeline.sources",
+    "open_usable": "data_pipeline.scan",
+    "scan_samples": "data_pipeline.scan",
+    "serialize_serving": "data_pipeline.serving",
 }
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _NAMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__ = list(_MODULES)
+__getattr__ = lazy_names(__name__, _MODULES)

@@ -17,13 +17,13 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 from rich.progress import track
 
-from data_pipeline.prepared import MASK_SCALE, Pixels, create_pixels, write_manifest
-from data_pipeline.preprocess import decode
+from data_pipeline.graph.preprocess import decode
+from data_pipeline.graph.training import path_bytes
 from data_pipeline.records import DataError, Dataset, Record, Split
 from data_pipeline.scan import open_usable
 from data_pipeline.sources import SOURCES
+from data_pipeline.sources.prepared import MASK_SCALE, Pixels, create_pixels, write_manifest
 from data_pipeline.spec import Preprocessing
-from data_pipeline.training_graph import path_bytes
 
 JOURNAL = "journal.jsonl"  # one line a finished sample, so that an interrupted run goes on where it stopped
 BATCH = 16

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from data_pipeline.loader import TrainingLoader
 from data_pipeline.records import DataError, Dataset, Split
 from data_pipeline.sources import SOURCES, open_source
 from data_pipeline.spec import Preprocessing
-from data_pipeline.training import TrainingLoader
 
 COLOURS = np.array([[0, 0, 0], [255, 60, 60], [60, 255, 60], [80, 120, 255], [255, 230, 60]], np.uint8)
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

@@ -15,10 +15,10 @@ from nvidia.dali.pipeline import pipeline_def
 from rich.progress import track
 
 from data_pipeline.files import CACHE, write_whole
-from data_pipeline.headers import MAX_PIXELS, ImageError, check_header
+from data_pipeline.graph.training import path_bytes
+from data_pipeline.image_header import MAX_PIXELS, ImageError, check_header
 from data_pipeline.records import DataError, Dataset, Record, Split
 from data_pipeline.sources import open_source
-from data_pipeline.training_graph import path_bytes
 
 Numbers = NDArray[np.int64]
 BATCH = 16

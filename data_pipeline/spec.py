@@ -1,20 +1,23 @@
-"""What a network expects of its input, as checkpoints, contracts and pipelines pass it on (imports no DALI)."""
+"""Describe what a network expects of its input, as checkpoints, contracts and pipelines pass it on."""
 
 from dataclasses import dataclass
 
 SIXTEEN_BITS = 2**16 - 1
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Part of a checkpoint's metadata: what the network expects of its input.
+    """Hold the size and normalisation of a network's input.
 
-    image_size: side of the square input in pixels.  mean, std: per RGB channel, of values scaled to [0, 1].
-    levels: the level that is scaled to 1 in files of 16 bits; scanners write 12 bits, up to 4095, into such files.
+    image_size: side of the square input in pixels.
+    mean, std: normalisation per RGB channel, of values scaled to [0, 1].
+    white_level: the level that is scaled to 1 in files of 16 bits. Scanners write 12 bits, up to 4095, into such files.
         JPEG files and PNG files of up to 8 bits are left alone, every TIFF file is taken for one of 16 bits.
     """
 
     image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    levels: int = SIXTEEN_BITS
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    white_level: int = SIXTEEN_BITS

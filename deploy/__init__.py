@@ -1,1 +1,18 @@
-"""Simplify, export, build, verify, serve and query: the network on its way from a checkpoint to an answer."""
+"""Carry the network from a checkpoint to an answer: simplify, export, build, verify, serve and query.
+
+`from deploy import build` builds engines from a program. The names below load their module on first use, so that the
+client, which lives in this package, needs neither torch nor DALI.
+"""
+
+from typing import TYPE_CHECKING
+
+from data_pipeline.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from deploy.building import build as build
+    from deploy.errors import BuildError as BuildError
+    from deploy.report.records import Report as Report
+
+_MODULES = {"build": "deploy.building", "BuildError": "deploy.errors", "Report": "deploy.report.records"}
+__all__ = list(_MODULES)
+__getattr__ = lazy_names(__name__, _MODULES)

@@ -1,7 +1,5 @@
 """The whole path once: build the shipped checkpoint's engines, serve them, ask over gRPC and HTTP, draw the answer."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path
@@ -11,11 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipeline import DataError, open_source
+from data_pipeline.files import write_whole
+from data_pipeline.overlay import draw, fit_mask, open_upright, png
 from deploy import build_engine
 from deploy.client import Client, ClientError, Result
-from deploy.client.overlay import draw, fit_mask, open_upright, png
-from deploy.files import write_atomically
-from deploy.repository import DIRECTORY
+from deploy.files import DIRECTORY
 from deploy.server import Server, ServerError, ServerOptions
 
 OVERLAY = "overlay.png"
@@ -60,7 +58,7 @@ def serve_and_draw(output: Path, console: Console) -> None:
     if not np.array_equal(results["grpc"].mask, results["http"].mask):
         raise ClientError("gRPC and HTTP gave different masks for the same image")
     picture = open_upright(image)
-    write_atomically(output / OVERLAY, png(draw(picture, fit_mask(results["grpc"].mask, picture.size))))
+    write_whole(output / OVERLAY, png(draw(picture, fit_mask(results["grpc"].mask, picture.size))))
     console.print(answer_table(results))
     console.print(f"overlay: {output / OVERLAY}")
 

@@ -1,7 +1,5 @@
 """From the trained network to an ONNX file: fold, decode inside the graph, export, check."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from pathlib import Path
@@ -12,11 +10,11 @@ from torch import Tensor, nn
 
 from deploy.contract import Contract
 from deploy.errors import BuildError
-from deploy.plugins_onnx import name_plugins
+from deploy.plugins.onnx_nodes import name_plugins
 from deploy.simplify import simplify
 from model import MultiTaskResFormer
 from model.inference import for_inference
-from model.outputs import Decoded, DecodedNetwork
+from model.network.outputs import Decoded, DecodedNetwork
 
 # At every export it warns that torchvision, which nothing here needs, is not installed.
 logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
@@ -49,7 +47,7 @@ def export_onnx(
 ) -> None:
     """Write `model` as an ONNX file with the contract's names.
 
-    A `max_batch` of 1 gives a static batch, more a dynamic one; plugin nodes (`deploy.plugins_onnx`) need a static one.
+    A `max_batch` of 1 gives a static batch, more a dynamic one. Plugin nodes need a static one.
     Raises BuildError where the file breaks ONNX's own rules or the contract.
     """
     network = ExportedNetwork(model, EXPORT_DTYPES[precision], plugins=plugins)

@@ -1,7 +1,5 @@
 """A generated image: what the server's health check and its warm-up send."""
 
-from __future__ import annotations
-
 import io
 
 from PIL import Image

@@ -1,7 +1,5 @@
 """Serves a model repository until told to stop."""
 
-from __future__ import annotations
-
 import argparse
 import signal
 import sys

@@ -4,8 +4,8 @@ A network that no longer trains prepares their weights once (`prepare_bias`, `pa
 """
 
 from kernels.attention import prepare_bias, relative_bias, window_attention
-from kernels.choice import Impl
 from kernels.dilated import dilated_fusion, pack_taps
+from kernels.dispatch import Impl
 from kernels.errors import KernelInputError
 
 __all__ = [

@@ -5,8 +5,6 @@ head reads; a U-Net from MONAI) train for equally many steps, with the same seed
 run that was stopped goes on where it was when the same command is given again.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
@@ -21,7 +19,7 @@ from data_pipeline.files import write_whole
 from data_pipeline.records import Split
 from model.ablation.arms import ARMS, Arm
 from model.ablation.plan import Size, plan_epochs
-from model.ablation.report import Run, Runs, write_report
+from model.ablation.results import Run, Runs, write_report
 from model.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
 from model.config import PRESETS
 from model.evaluation import collect_scores

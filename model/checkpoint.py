@@ -1,7 +1,5 @@
 """Checkpoints: one safetensors file with the weights and, as JSON metadata, everything needed to use them."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,29 +10,28 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from data_pipeline.files import whole_file
+from data_pipeline.spec import SIXTEEN_BITS, Preprocessing
 from model.config import ModelConfig, resolve_config
 from model.network import MultiTaskResFormer, build_model
 
 FORMAT = "resformer-deploy/1"
 RANDOM_PREFIX = "random:"
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class CheckpointError(Exception):
     """A checkpoint that cannot be used; one line that says why and what to do."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """What the weights mean.
+    """Say what the weights mean.
 
     config: shape of the network.
     seg_classes: names of the mask's values, background first.
     labels: names of the image-level outputs.
     data: source it was trained on, as `--data` takes it.
-    mean, std: normalisation of RGB values scaled to [0, 1].
-    levels: the level that is scaled to 1 in files of 16 bits.
+    preprocessing: what the network expects of every image.
     training: command, seed, epoch and validation scores, for the reader.
     """
 
@@ -42,10 +39,24 @@ class CheckpointInfo:
     seg_classes: tuple[str, ...]
     labels: tuple[str, ...]
     data: str
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    levels: int = 65535
+    preprocessing: Preprocessing
     training: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return the metadata as JSON, in the flat form that every version of the format has."""
+        fields = asdict(self)
+        preprocessing = fields.pop("preprocessing")
+        scale = {"mean": preprocessing["mean"], "std": preprocessing["std"], "levels": preprocessing["white_level"]}
+        return json.dumps(fields | scale)
+
+    @classmethod
+    def from_json(cls, text: str) -> "CheckpointInfo":
+        """Return the metadata of `to_json`; raises KeyError, TypeError or ValueError where the text is none."""
+        fields = _tuples(json.loads(text))
+        config = ModelConfig(**_tuples(fields.pop("config")))
+        white_level = fields.pop("levels", SIXTEEN_BITS)  # checkpoints of before it was an option have none
+        preprocessing = Preprocessing(config.image_size, fields.pop("mean"), fields.pop("std"), white_level)
+        return cls(config=config, preprocessing=preprocessing, **fields)
 
 
 @dataclass(frozen=True)
@@ -68,20 +79,15 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write atomically: matrices and kernels as fp16, vectors (norms, biases, running statistics) as they are."""
     tensors = {name: _on_disk(tensor) for name, tensor in checkpoint.state.items()}
-    write_tensors(path, tensors, {"format": FORMAT, "info": json.dumps(asdict(checkpoint.info))})
+    write_tensors(path, tensors, {"format": FORMAT, "info": checkpoint.info.to_json()})
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """A safetensors file, whole or not at all: CheckpointError (a full disk) leaves an older file as it is."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Write a safetensors file; CheckpointError (a full disk) leaves an older file as it is."""
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # as the user's umask has it; safetensors leaves files that only they can read
-        save_file(tensors, temporary, metadata=metadata)
-        temporary.chmod(mode)
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
     except (SafetensorError, OSError) as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(f"cannot write {path} ({_one_line(error)}); an older one is left as it was") from None
 
 
@@ -127,9 +133,7 @@ def _parse_info(path: Path, metadata: dict[str, str]) -> CheckpointInfo:
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint {path} has format '{metadata.get('format')}', expected '{FORMAT}'")
     try:
-        fields = json.loads(metadata["info"])
-        config = ModelConfig(**_tuples(fields.pop("config")))
-        return CheckpointInfo(config=config, **_tuples(fields))
+        return CheckpointInfo.from_json(metadata["info"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} has unusable metadata ({_one_line(error)})") from None
 
@@ -148,7 +152,14 @@ def _random_checkpoint(preset: str) -> Checkpoint:
         state = build_model(config).state_dict()
     masks = ("lesion",) if config.seg_channels == 1 else tuple(f"class_{i}" for i in range(1, config.seg_channels))
     labels = tuple(f"label_{i}" for i in range(config.labels))
-    return Checkpoint(CheckpointInfo(config, ("background", *masks), labels, data=f"{RANDOM_PREFIX}{preset}"), state)
+    info = CheckpointInfo(
+        config=config,
+        seg_classes=("background", *masks),
+        labels=labels,
+        data=f"{RANDOM_PREFIX}{preset}",
+        preprocessing=Preprocessing(config.image_size),
+    )
+    return Checkpoint(info, state)
 
 
 def _first_mismatch(error: RuntimeError) -> str:

@@ -1,7 +1,5 @@
 """The network's shape: one frozen dataclass and its named presets."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Score a checkpoint on held-out data: `python -m model.evaluate --checkpoint FILE --data SOURCE --output DIR`."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
@@ -13,9 +11,8 @@ from rich.progress import track
 from data_pipeline import SOURCES, DataError, open_usable
 from data_pipeline.files import write_whole
 from model.checkpoint import CheckpointError, load_checkpoint
-from model.evaluation import expected_input
 from model.evaluation.cases import score_cases
-from model.evaluation.report import draw_gallery, score_table, write_cases
+from model.evaluation.presentation import draw_gallery, score_table, write_cases
 from model.evaluation.summary import summarise
 
 EXAMPLES = """examples:
@@ -51,7 +48,7 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
     opening = {"skip_bad": options.skip_bad, "seed": options.seed, "report": console.print}
     dataset = open_usable(options.data, "test", samples=options.samples, **opening)
     dataset.check_classes(info.seg_classes, info.labels)
-    spec, network = expected_input(info), checkpoint.build()
+    spec, network = info.preprocessing, checkpoint.build()
     scored = score_cases(network, dataset, spec)
     cases = list(track(scored, "scoring images", total=len(dataset.records), console=console, transient=True))
     scores = summarise(cases, dataset, options.seed)

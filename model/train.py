@@ -1,7 +1,5 @@
 """Train the multi-task network: `python -m model.train --data synthetic:skin --preset tiny --output build/skin`."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 import sys
@@ -10,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data_pipeline import SOURCES, DataError, Dataset, open_usable
+from data_pipeline import SOURCES, DataError, Dataset, Preprocessing, open_usable
 from model.checkpoint import CheckpointError, CheckpointInfo
 from model.config import PRESETS
 from model.training.options import TrainingError, TrainingOptions, add_levels
@@ -61,7 +59,12 @@ def checkpoint_info(options: argparse.Namespace, dataset: Dataset, seed: int) ->
     config = replace(PRESETS[options.preset], seg_channels=channels, labels=len(dataset.labels))
     training = {"command": f"python -m model.train {shlex.join(sys.argv[1:])}", "seed": seed, "preset": options.preset}
     return CheckpointInfo(
-        config, dataset.seg_classes, dataset.labels, options.data, levels=options.levels, training=training
+        config=config,
+        seg_classes=dataset.seg_classes,
+        labels=dataset.labels,
+        data=options.data,
+        preprocessing=Preprocessing(config.image_size, white_level=options.levels),
+        training=training,
     )
 
 

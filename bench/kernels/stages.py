@@ -6,10 +6,10 @@ import torch
 
 from bench.kernels.unfused import unfused_bytes
 from kernels import dilated_fusion, window_attention
-from kernels.problem import AttentionProblem, DilatedProblem
-from kernels.shipped import Configuration
-from kernels.shipped import attention_forward as attention_configuration
-from kernels.shipped import dilated_fusion as dilated_configuration
+from kernels.aot.configurations import Configuration
+from kernels.aot.configurations import attention_forward as attention_configuration
+from kernels.aot.configurations import dilated_fusion as dilated_configuration
+from kernels.cost_model import AttentionProblem, DilatedProblem
 
 DILATIONS = (6, 12, 18)
 HEAD_DIM = 32

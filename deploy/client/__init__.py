@@ -3,8 +3,8 @@
 Needs `pip install resformer-deploy[client]` alone: neither torch nor DALI is imported.
 """
 
-from deploy.client.aio import AsyncClient
-from deploy.client.api import Client, Result
+from deploy.client.async_client import AsyncClient
+from deploy.client.client import Client, Result
 from deploy.client.errors import ClientError, DeadlineExceeded, InvalidImage, ServerFault, ServerUnavailable
 
 __all__ = [

@@ -1,7 +1,5 @@
 """Asks a running server about images: an overlay for each, a result.json, a table."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time
@@ -11,11 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from deploy.client.api import Client
 from deploy.client.batch import Answer, Failure, Outcome, process
+from deploy.client.client import Client
 from deploy.client.errors import ClientError
-from deploy.client.files import Task, plan
 from deploy.client.summary import read_answers, table, write_result
+from deploy.client.tasks import Task, plan
 from deploy.client.transport import Access
 from deploy.contract import Contract
 

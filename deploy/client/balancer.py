@@ -1,7 +1,5 @@
 """Which of several servers to ask next."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Sends files to the server, some at a time, and writes the overlay of each."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import deque
@@ -12,11 +10,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from deploy.client.api import Client
+from data_pipeline.files import write_whole
+from data_pipeline.overlay import areas, draw, fit_mask, open_upright, png
+from deploy.client.client import Client
 from deploy.client.errors import ClientError, ServerUnavailable
-from deploy.client.files import Task
-from deploy.client.overlay import areas, draw, fit_mask, open_upright, png
-from deploy.files import write_atomically
+from deploy.client.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def process_file(client: Client, task: Task, output: Path) -> Outcome:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return Failure(str(task.source), reason)
     mask = fit_mask(result.mask, image.size)
-    write_atomically(output / task.overlay, png(draw(image, mask)))
+    write_whole(output / task.overlay, png(draw(image, mask)))
     return Answer(
         file=str(task.source),
         overlay=task.overlay,

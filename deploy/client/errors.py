@@ -2,8 +2,6 @@
 
 # ruff: noqa: N818 (the names say what happened; that they are errors, the base says)
 
-from __future__ import annotations
-
 
 class ClientError(Exception):
     """The request gave no result; the subclasses say whose fault it is and whether asking again can help."""

@@ -1,7 +1,5 @@
 """What a run leaves: `result.json` for programs, a table for people."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +7,10 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from data_pipeline.files import write_whole
+from data_pipeline.overlay import colour_of
 from deploy.client.batch import Answer, Failure, Outcome
-from deploy.client.overlay import colour_of
 from deploy.contract import Contract
-from deploy.files import write_atomically
 
 RESULT_FILE = "result.json"
 # More rows than this are no overview any more; result.json has them all.
@@ -27,7 +25,7 @@ def write_result(output: Path, contract: Contract, outcomes: Sequence[Outcome]) 
         "failures": [outcome for outcome in outcomes if isinstance(outcome, Failure)],
     }
     # Not copied by `asdict`: they may be tens of thousands.
-    write_atomically(output / RESULT_FILE, (json.dumps(result, indent=2, default=vars) + "\n").encode())
+    write_whole(output / RESULT_FILE, (json.dumps(result, indent=2, default=vars) + "\n").encode())
 
 
 def read_answers(output: Path) -> dict[str, Answer]:

@@ -1,7 +1,5 @@
 """One connection to one server, over gRPC or HTTP, with the same face for both."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

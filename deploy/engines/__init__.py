@@ -2,12 +2,21 @@
 
 from pathlib import Path
 
-from deploy.engines.base import PRECISIONS, BuildRequest, EngineOutput, GpuOptions, Runner, Target
+from deploy.engines.base import (
+    PRECISIONS,
+    BuildRequest,
+    EngineOutput,
+    EngineRequest,
+    GpuOptions,
+    Progress,
+    Runner,
+    Target,
+)
 from deploy.engines.onnx_runtime import onnx_runner, onnx_version
 from deploy.engines.openvino_cpu import OpenVinoTarget, openvino_runner
 from deploy.engines.pytorch import pytorch_runner
-from deploy.engines.tensorrt_family import TensorRtTarget
-from deploy.engines.torch_tensorrt_export import TorchTensorRtTarget
+from deploy.engines.tensorrt_target import TensorRtTarget
+from deploy.engines.torch_tensorrt import TorchTensorRtTarget
 
 ONNX = "onnx"
 """The export itself, which every other target is built from."""
@@ -39,7 +48,9 @@ __all__ = [
     "TARGETS",
     "BuildRequest",
     "EngineOutput",
+    "EngineRequest",
     "GpuOptions",
+    "Progress",
     "Runner",
     "Target",
     "engine_runner",

@@ -1,6 +1,4 @@
-"""What every kind of engine has in common."""
-
-from __future__ import annotations
+"""Define what every kind of engine has in common: its request, its outputs, and the interface of a target."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,7 +17,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16", "int8", "fp
 
 
 class EngineOutput(NamedTuple):
-    """mask (B, S, S) uint8, class_probs (B, C) and seg_probs (B, K, S, S) float32."""
+    """Hold what an engine returns: mask (B, S, S) uint8, class_probs (B, C) and seg_probs (B, K, S, S) float32."""
 
     mask: NDArray[np.uint8]
     class_probs: NDArray[np.float32]
@@ -27,15 +25,15 @@ class EngineOutput(NamedTuple):
 
 
 Runner = Callable[[NDArray[np.float32]], EngineOutput]
-"""Normalised images (B, 3, S, S) float32 to outputs."""
+"""Map normalised images (B, 3, S, S) float32 to outputs."""
 
 Progress = Callable[[str, float], None]
-"""Name of the step under way and the share of it that is done, 0 to 1."""
+"""Report the name of the step under way and the share of it that is done, 0 to 1."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GpuOptions:
-    """How engines for a GPU are built.
+    """Choose how engines for a GPU are built.
 
     compute_capabilities: such as "8.6"; empty is the target's default.
     plugins: run the two kernels of this project instead of the plain graph.
@@ -49,9 +47,17 @@ class GpuOptions:
     optimization_level: int | None = None
 
 
-@dataclass(frozen=True)
-class BuildRequest:
-    """One engine to build.
+@dataclass(frozen=True, kw_only=True)
+class EngineRequest:
+    """Ask a target for an engine at a precision, before anything is loaded or exported."""
+
+    precision: Precision
+    gpu: GpuOptions = field(default_factory=GpuOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest(EngineRequest):
+    """Hand a target all that it builds an engine from.
 
     model: in its trained form.
     onnx: the same, exported at `Target.onnx_precision(precision)`.
@@ -62,47 +68,39 @@ class BuildRequest:
     model: MultiTaskResFormer
     onnx: Path
     contract: Contract
-    precision: Precision
-    gpu: GpuOptions = field(default_factory=GpuOptions)
     threads: int = 0
     timing_cache: Path | None = None
 
 
 class Target(ABC):
-    """A kind of engine: what it can do here, how it is built, how it is run."""
+    """Define a kind of engine: what it can do here, how it is built, how it is run."""
 
     name: str
     suffix: str
     precisions: tuple[Precision, ...]
-    runs_here: bool = False
     takes_plugins = False
 
-    @abstractmethod
-    def unavailable(self) -> str | None:
-        """Why this machine cannot build it, in one line; None where it can."""
+    @property
+    def runs_here(self) -> bool:
+        """Say whether this machine can run what it builds."""
+        return False
+
+    def check(self, request: EngineRequest) -> list[str]:
+        """List every reason why this machine cannot build the request, a line each; empty where it can."""
+        reasons = []
+        if request.precision not in self.precisions:
+            reasons.append(f"{self.name} builds {', '.join(self.precisions)}, not {request.precision}")
+        if request.gpu.plugins and not self.takes_plugins:
+            others = "leave --plugins out, or build --target tensorrt or torch-tensorrt"
+            reasons.append(f"{self.name} takes no plugins: {others}")
+        return reasons
 
     @abstractmethod
     def version(self) -> str:
-        """The tool and its version, part of what decides whether an engine is still current."""
-
-    def refuses(self, precision: Precision) -> str | None:
-        """Why this machine cannot build that precision, in one line; None where it can."""
-        if precision not in self.precisions:
-            return f"{self.name} builds {', '.join(self.precisions)}, not {precision}"
-        return None
-
-    def refuses_plugins(self) -> str | None:
-        """Why it cannot run this project's own kernels, in one line; None where it can."""
-        if self.takes_plugins:
-            return None
-        return f"{self.name} takes no plugins: leave --plugins out, or build --target tensorrt or torch-tensorrt"
-
-    def refuses_gpu(self, options: GpuOptions, precision: Precision) -> str | None:
-        """Why it cannot build that precision with these options, in one line; a target for CPUs ignores them."""
-        return None
+        """Name the tool and its version, part of what decides whether an engine is still current."""
 
     def onnx_precision(self, precision: Precision) -> Precision:
-        """Precision of the ONNX file that `build` starts from; most tools lower float32 themselves."""
+        """Return the precision of the ONNX file that `build` starts from: most tools lower float32 themselves."""
         return "fp32"
 
     @abstractmethod
@@ -111,4 +109,4 @@ class Target(ABC):
 
     @abstractmethod
     def runner(self, path: Path, precision: Precision, threads: int) -> Runner | None:
-        """A callable that runs the engine; None where this machine can build but not run it."""
+        """Open the engine; None where this machine can build but not run it."""

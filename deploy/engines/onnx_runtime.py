@@ -1,7 +1,5 @@
 """The ONNX file run by ONNX Runtime: the portable engine, and the check that every export must pass."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,16 +1,25 @@
-"""OpenVINO on the CPU: the engine that the server runs where there is no GPU."""
+"""Build and run OpenVINO engines on the CPU: what the server runs where there is no GPU."""
 
-from __future__ import annotations
-
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from deploy.engines.base import BuildRequest, EngineOutput, Precision, Progress, Runner, Target
-from deploy.engines.openvino_core import core
-from deploy.engines.openvino_tactics import use_winograd
+from deploy.engines.base import BuildRequest, EngineOutput, EngineRequest, Precision, Progress, Runner, Target
+from deploy.engines.openvino_winograd import use_winograd
+
+
+@cache
+def core() -> openvino.Core:
+    """Never a second one.
+
+    OpenVINO 2026.4 gives the thread another signal stack when a `Core` first compiles for a CPU, and puts back the one
+    it found when the `Core` goes. Two that overlap leave a stack that was freed: Ctrl-C is then a segmentation fault.
+    """
+    return openvino.Core()
+
 
 EXECUTION_TYPE = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """What is not quantised is computed in; verified with the same."""
@@ -22,19 +31,22 @@ class OpenVinoTarget(Target):
     name = "openvino"
     suffix = ".xml"
     precisions = ("fp32", "bf16", "int8")
-    runs_here = True
 
-    def unavailable(self) -> str | None:
-        return None
+    @property
+    def runs_here(self) -> bool:
+        """OpenVINO runs on every processor that it installs on."""
+        return True
 
     def version(self) -> str:
         return f"openvino {openvino.__version__}"
 
-    def refuses(self, precision: Precision) -> str | None:
-        able = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if precision == "bf16" and "BF16" not in able:
-            return f"openvino bf16 needs a CPU with bfloat16 instructions (AVX512_BF16 or AMX); this one has {able}"
-        return super().refuses(precision)
+    def check(self, request: EngineRequest) -> list[str]:
+        """Refuse bf16 as well where the processor would only emulate it."""
+        reasons, able = super().check(request), core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if request.precision == "bf16" and "BF16" not in able:
+            need = "a CPU with bfloat16 instructions (AVX512_BF16 or AMX)"
+            reasons.append(f"openvino bf16 needs {need}; this one has {able}")
+        return reasons
 
     def onnx_precision(self, precision: Precision) -> Precision:
         return "int8" if precision == "int8" else "fp32"

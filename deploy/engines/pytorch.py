@@ -1,14 +1,12 @@
 """The network as it was trained, run by PyTorch: what every engine is held to."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from deploy.engines.base import EngineOutput, Runner
 from model import MultiTaskResFormer
-from model.outputs import DecodedNetwork
+from model.network.outputs import DecodedNetwork
 
 
 def pytorch_runner(model: MultiTaskResFormer) -> Runner:

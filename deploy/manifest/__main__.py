@@ -1,7 +1,5 @@
 """Writes what a cluster (KServe) or a machine with a GPU (Docker Compose) needs to serve the GPU repository."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import sys
@@ -12,14 +10,14 @@ from typing import Any
 import yaml
 from google.protobuf import text_format
 
+from data_pipeline.files import write_whole
 from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract
 from deploy.errors import BuildError
-from deploy.files import write_atomically
+from deploy.files import GPU_DIRECTORY, VERSION, read_config
 from deploy.manifest.compose import PROMETHEUS_FILE, project, prometheus_configuration
 from deploy.manifest.deployment import TAG, Deployment
 from deploy.manifest.kserve import inference_service
-from deploy.repository import GPU_DIRECTORY, VERSION, read_config
-from deploy.repository_gpu import PLAN
+from deploy.repository.gpu import PLAN
 
 # What Kubernetes and Compose both take for a name.
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -33,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.output.mkdir(parents=True, exist_ok=True)
         for name, document in documents(options.format, deployment, options.output).items():
             text = yaml.safe_dump(document, sort_keys=False)
-            write_atomically(options.output / name, text.encode())
+            write_whole(options.output / name, text.encode())
             print(f"wrote {options.output / name}")
     except (BuildError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

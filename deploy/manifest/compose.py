@@ -1,7 +1,5 @@
 """A Compose project: NVIDIA's server on this machine's GPU, and Prometheus that reads its metrics."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What both kinds of file are written from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """An InferenceService of KServe (serving.kserve.io/v1beta1) with its runtime for Triton Inference Server."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from deploy.manifest.deployment import ARGUMENTS, DRAIN_SECONDS, LIVE, READY, START_SECONDS, Deployment

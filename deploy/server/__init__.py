@@ -1,8 +1,25 @@
-"""The real `tritonserver` of nvidia-pytriton, started, watched and stopped."""
+"""Start, watch and stop the real `tritonserver` of nvidia-pytriton.
 
-from deploy.server.api import Server
-from deploy.server.errors import ServerError
-from deploy.server.options import ServerOptions, Tls
-from deploy.server.supervisor import Supervisor
+The names below load their module on first use: a worker process, whose code lives in this package, needs none of them.
+"""
 
-__all__ = ["Server", "ServerError", "ServerOptions", "Supervisor", "Tls"]
+from typing import TYPE_CHECKING
+
+from data_pipeline.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from deploy.server.errors import ServerError as ServerError
+    from deploy.server.options import ServerOptions as ServerOptions
+    from deploy.server.options import Tls as Tls
+    from deploy.server.server import Server as Server
+    from deploy.server.supervisor import Supervisor as Supervisor
+
+_MODULES = {
+    "Server": "deploy.server.server",
+    "ServerError": "deploy.server.errors",
+    "ServerOptions": "deploy.server.options",
+    "Supervisor": "deploy.server.supervisor",
+    "Tls": "deploy.server.options",
+}
+__all__ = list(_MODULES)
+__getattr__ = lazy_names(__name__, _MODULES)

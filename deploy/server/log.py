@@ -1,7 +1,5 @@
 """The server's log as lines of JSON, for people's tools and for ours."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -1,7 +1,5 @@
 """What may be chosen about a server."""
 
-from __future__ import annotations
-
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -39,7 +37,7 @@ class ServerOptions:
     tls: Tls | None = None
     token: str = ""
 
-    def with_ports(self) -> ServerOptions:
+    def with_ports(self) -> "ServerOptions":
         """These options with a free port in place of each 0."""
         free = free_ports(self.address, 3)
         return replace(

@@ -3,8 +3,6 @@
 With its worker dead the server goes on calling itself live and ready, and the model ready.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from typing import Any
@@ -17,7 +15,7 @@ from tritonclient.utils import triton_to_np_dtype
 from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, PROBE_ID, Contract, TensorSpec
 from deploy.sample import sample_image
 from deploy.server.errors import ServerError
-from deploy.server.private import PrivateSide
+from deploy.server.internal_endpoint import PrivateSide
 
 Headers = dict[str, str]
 

@@ -1,13 +1,11 @@
 """Keeps a server answering: a worker that died or hangs is replaced, and the whole server where that does not help."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from deploy.server.api import Server
 from deploy.server.errors import ServerError
+from deploy.server.server import Server
 
 INTERVAL_SECONDS = 1.0
 # More restarts than this in a row, and something is wrong that a restart does not cure.

@@ -5,8 +5,6 @@ shift wraps, in which order the tokens lie. Every rewrite gives the trained netw
 `bench/test_rewrites.py` measures what each saves in each runtime.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import cast
@@ -16,10 +14,10 @@ from deploy.simplify.tail import ClassifyFirst
 from deploy.simplify.windows import WindowedStage
 from model import MultiTaskResFormer
 from model.config import STRIDES
-from model.dfe import DFE
-from model.encoder import ResFormerStage
-from model.inference import fold_norm, replace_modules
-from model.layers import ConvNorm
+from model.inference.fold import fold_norm, replace_modules
+from model.network.decoder import DFE
+from model.network.encoder import ResFormerStage
+from model.network.layers import ConvNorm
 
 
 def fuse_dilated(network: MultiTaskResFormer) -> None:

@@ -1,15 +1,13 @@
 """DFE for one map size: only the taps that reach the map."""
 
-from __future__ import annotations
-
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.dfe import DFE, DilatedBranch
-from model.inference import fold_branch
+from model.inference.fold import fold_branch
+from model.network.decoder import DFE, DilatedBranch
 
 
 class StaticDFE(nn.Module):

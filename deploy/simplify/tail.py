@@ -1,13 +1,11 @@
 """The decoder's end with its two linear maps exchanged."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.decoder import Decoder
+from model.network.decoder import Decoder
 
 
 class ClassifyFirst(nn.Module):

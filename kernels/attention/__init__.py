@@ -1,7 +1,7 @@
 """Shifted-window attention with relative position bias (paper, Swin blocks)."""
 
 from kernels.attention.api import window_attention
-from kernels.attention.bias import prepare_bias
+from kernels.attention.prepare import prepare_bias
 from kernels.attention.reference import relative_bias
 
 __all__ = ["prepare_bias", "relative_bias", "window_attention"]

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from kernels.attention.bias import padded_size, prepare_bias
 from kernels.attention.op import attention_op
+from kernels.attention.prepare import padded_size, prepare_bias
 from kernels.attention.reference import window_attention_reference
-from kernels.choice import Impl, choose, device_refusal
+from kernels.dispatch import Impl, choose, device_refusal
 from kernels.errors import require
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

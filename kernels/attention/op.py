@@ -9,7 +9,7 @@ from torch import Tensor
 @torch.library.custom_op("resformer::window_attention", mutates_args=())
 def attention_op(qkv: Tensor, bias_rows: Tensor, window_size: int, shift_size: int, scale: float) -> Tensor:
     """qkv `(B, H, W, 3C)` and prepared bias rows to `(B, H, W, C)`; allocates its result and nothing else."""
-    from kernels.attention.triton_impl import launch_forward  # Triton is not needed to define or export the operator
+    from kernels.attention.triton_launch import launch_forward  # Triton is not needed to define or export the operator
 
     return launch_forward(qkv.contiguous(), bias_rows, window_size, shift_size, scale)
 
@@ -25,7 +25,7 @@ def attention_backward_op(
     grad: Tensor, qkv: Tensor, bias_rows: Tensor, out: Tensor, window_size: int, shift_size: int, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Gradients of qkv and of the bias rows; scores are computed again, never stored."""
-    from kernels.attention.triton_impl import launch_backward
+    from kernels.attention.triton_launch import launch_backward
 
     return launch_backward(grad.contiguous(), qkv.contiguous(), bias_rows, out, window_size, shift_size, scale)
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kernels.choice import Impl, choose, device_refusal
 from kernels.dilated.op import dilated_op
-from kernels.dilated.packing import distinct, pack_taps
+from kernels.dilated.prepare import distinct, pack_taps
 from kernels.dilated.reference import dilated_fusion_reference
+from kernels.dispatch import Impl, choose, device_refusal
 from kernels.errors import require
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

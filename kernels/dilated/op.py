@@ -9,7 +9,7 @@ from torch import Tensor
 @torch.library.custom_op("resformer::dilated_fusion", mutates_args=())
 def dilated_op(x: Tensor, taps: Tensor, bias: Tensor, dilations: Sequence[int]) -> Tensor:
     """x `(B, H, W, C_in)` and packed taps to `(B, H, W, C_out)`; allocates its result and nothing else."""
-    from kernels.dilated.triton_impl import launch  # Triton is not needed to define or export the operator
+    from kernels.dilated.triton_launch import launch  # Triton is not needed to define or export the operator
 
     return launch(x.contiguous(), taps, bias.contiguous(), dilations)
 

@@ -1,7 +1,5 @@
 """The arms: each is the headline design but for one choice, so that each claim of the paper is one comparison."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

@@ -1,14 +1,12 @@
 """Networks that exist to be compared with: a plain encoder, no DFE, and a U-Net from outside."""
 
-from __future__ import annotations
-
 from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.head import MultiScaleHead
 from model.network import Prediction, build_model
-from model.resnet import ResStage, Stem
+from model.network.decoder import MultiScaleHead
+from model.network.encoder import ResStage, Stem
 
 
 class PlainEncoder(nn.Module):

@@ -1,7 +1,5 @@
 """How long each arm may train: as many epochs, the same for all, as fit into the budget."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Scores of a network on a data set, over the same preprocessing as in training and serving."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch
@@ -10,14 +8,9 @@ from torch import Tensor, nn
 from data_pipeline import Batch, Dataset, Preprocessing, TrainingLoader
 from model.checkpoint import CheckpointInfo
 from model.metrics import TaskScores
-from model.outputs import DecodedNetwork
+from model.network.outputs import DecodedNetwork
 
 BATCH = 8
-
-
-def expected_input(info: CheckpointInfo) -> Preprocessing:
-    """What the checkpoint's network was trained on, and expects of every image."""
-    return Preprocessing(info.config.image_size, info.mean, info.std, info.levels)
 
 
 def outputs(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> Iterator[tuple[Batch, Tensor, Tensor]]:

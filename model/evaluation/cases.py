@@ -1,7 +1,5 @@
 """What there is to say of each image: its masks at its own size, and its label probabilities."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,9 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data_pipeline import Dataset, Preprocessing, Record
+from model.bootstrap import Array
 from model.evaluation import outputs
 from model.metrics import one_hot
-from model.statistics import Array
 
 PERCENTILE = 95
 

@@ -1,18 +1,16 @@
 """From cases to scores with intervals: over the images, and over the volumes that they are slices of."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from data_pipeline import Dataset
+from model.bootstrap import Array, Groups, interval, resample, weighted_auc, with_means
 from model.evaluation.cases import Case
-from model.statistics import Array, interval, resample, weighted_auc, weighted_mean, weighted_ratio, with_means
+from model.metrics import label_scores, mean_scores, pooled_dice
 
 MASK_SCORES = ("dice", "jaccard", "hausdorff95")
-Groups = dict[str, dict[str, Array]]
 
 
 class Estimate(NamedTuple):
@@ -42,16 +40,12 @@ def summarise(cases: Sequence[Case], dataset: Dataset, seed: int = 0) -> dict[st
 
 
 def _mask_scores(cases: Sequence[Case], classes: Sequence[str], weights: Array) -> Groups:
-    columns = {name: np.array([getattr(case.masks, name) for case in cases]) for name in MASK_SCORES}
     scores = {
-        name: {label: weighted_mean(values[:, i], weights) for i, label in enumerate(classes)}
-        for name, values in columns.items()
+        name: mean_scores(np.array([getattr(case.masks, name) for case in cases]), classes, weights)
+        for name in MASK_SCORES
     }
     overlap, area = (np.array([pair[i] for pair in map(_overlap_and_area, cases)]) for i in (0, 1))
-    scores["pooled_dice"] = {
-        label: weighted_ratio(2.0 * overlap[:, i], area[:, i], weights) for i, label in enumerate(classes)
-    }
-    return scores
+    return scores | {"pooled_dice": pooled_dice(overlap, area, classes, weights)}
 
 
 def _overlap_and_area(case: Case) -> tuple[Array, Array]:
@@ -61,21 +55,8 @@ def _overlap_and_area(case: Case) -> tuple[Array, Array]:
 
 
 def _label_scores(cases: Sequence[Case], labels: Sequence[str], weights: Array) -> Groups:
-    truth = np.array([case.record.labels for case in cases]) > 0
-    probs = np.array([case.probabilities for case in cases])
-    called = probs > 0.5
-    right = (called == truth).astype(np.float64)
-    columns = {
-        "accuracy": right,
-        "sensitivity": np.where(truth, right, np.nan),
-        "specificity": np.where(truth, np.nan, right),
-    }
-    scores = {
-        name: {label: weighted_mean(values[:, i], weights) for i, label in enumerate(labels)}
-        for name, values in columns.items()
-    }
-    scores["auc"] = {label: weighted_auc(probs[:, i], truth[:, i], weights) for i, label in enumerate(labels)}
-    return scores
+    target = np.array([case.record.labels for case in cases]) > 0
+    return label_scores(np.array([case.probabilities for case in cases]), target, labels, weights)
 
 
 def _volume_scores(cases: Sequence[Case], groups: Sequence[int], dataset: Dataset, weights: Array) -> Groups:
@@ -92,10 +73,10 @@ def _volume_scores(cases: Sequence[Case], groups: Sequence[int], dataset: Datase
     probs = np.array([np.max([case.probabilities for case in volume], axis=0) for volume in volumes])
     labels = np.array([np.max([case.record.labels for case in volume], axis=0) for volume in volumes])
     dice = np.divide(2 * overlap, found + true, out=np.full(true.shape, np.nan), where=true > 0)
-    classes = list(enumerate(dataset.seg_classes[1:]))
+    classes = dataset.seg_classes[1:]
     return {
-        "volume_dice": {name: weighted_mean(dice[:, i], weights) for i, name in classes},
-        "volume_difference_mm3": {name: weighted_mean(abs(found - true)[:, i], weights) for i, name in classes},
+        "volume_dice": mean_scores(dice, classes, weights),
+        "volume_difference_mm3": mean_scores(abs(found - true), classes, weights),
         "volume_auc": {
             name: weighted_auc(probs[:, i], labels[:, i] > 0, weights) for i, name in enumerate(dataset.labels)
         },

@@ -1,7 +1,5 @@
 """What a run writes about its epochs: history.csv, curves.png and TensorBoard's event files."""
 
-from __future__ import annotations
-
 import csv
 import io
 from pathlib import Path

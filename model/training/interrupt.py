@@ -1,7 +1,5 @@
 """Ctrl-C as a request: the step that runs is finished and the state is saved."""
 
-from __future__ import annotations
-
 import signal
 from types import FrameType, TracebackType
 
@@ -13,7 +11,7 @@ class Interrupt:
         self.requested = False
         self._before: dict[signal.Signals, object] = {}
 
-    def __enter__(self) -> Interrupt:
+    def __enter__(self) -> "Interrupt":
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._request)
         return self

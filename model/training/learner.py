@@ -1,7 +1,5 @@
 """The network with its optimiser and its running average: one step a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The multi-task loss: L = L_seg + lambda L_cls (paper, section on training, where lambda is 0.25)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """What a training run may choose."""
 
-from __future__ import annotations
-
 from argparse import ArgumentParser, ArgumentTypeError
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """First weights from elsewhere: a ResNet34 as torchvision names its tensors, or a checkpoint of ours."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """One process, or several started by `torchrun` that train one network on joint batches."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +21,7 @@ class Processes:
     device: torch.device
 
     @classmethod
-    def join(cls) -> Processes:
+    def join(cls) -> "Processes":
         """The group that torchrun's environment describes (nccl with GPUs, else gloo), or this process alone."""
         rank, count, local = (int(os.environ.get(name, default)) for name, default in ENVIRONMENT)
         device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")

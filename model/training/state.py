@@ -1,7 +1,5 @@
 """Resumable training state in one safetensors file: weights, their average, optimiser moments and place."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,5 @@
-"""The training loop: epochs of one loader, validation after each, the best and the last state on disk."""
-
-from __future__ import annotations
+"""The training batches of one process."""
+# MERGED: The training loop: epochs of one loader, validation after each, the best and the last state on disk.
 
 import math
 import time
@@ -15,12 +14,11 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch import nn
 
-from data_pipeline import Batch, Dataset
+from data_pipeline import Batch, Dataset, TrainingLoader
 from model.checkpoint import Checkpoint, CheckpointError, CheckpointInfo, save_checkpoint
 from model.config import ModelConfig
 from model.evaluation import score_network
 from model.network import build_model
-from model.training.batches import open_batches
 from model.training.history import Row, write_history
 from model.training.interrupt import Interrupt
 from model.training.learner import Learner
@@ -28,6 +26,29 @@ from model.training.losses import MultiTaskLoss, balanced_weights
 from model.training.options import TrainingError, TrainingOptions
 from model.training.processes import Processes
 from model.training.state import load_state, save_state
+
+
+def open_batches(
+    train: Dataset, info: CheckpointInfo, options: TrainingOptions, processes: Processes
+) -> TrainingLoader:
+    """This process's share of every joint batch; the shares are equal, so up to count - 1 samples are left out.
+
+    Raises TrainingError where the batch cannot be shared.
+    """
+    count = processes.count
+    if options.batch_size % count or len(train.records) < count:
+        raise TrainingError(f"--batch-size must be a multiple of the {count} processes, got {options.batch_size}")
+    return TrainingLoader(
+        replace(train, records=train.records[: len(train.records) // count * count]),
+        info.preprocessing,
+        batch_size=options.batch_size // count,
+        augment=True,
+        shuffle=True,
+        seed=options.seed,
+        shard=(processes.rank, count),
+        device="gpu" if processes.device.type == "cuda" else "cpu",
+    )
+
 
 SAVE_EVERY = 300.0  # seconds: at most this much is lost when the machine goes down
 
@@ -66,7 +87,7 @@ class Trainer:
     @property
     def settings(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it goes on with."""
-        return {**asdict(self.options), "data": self.info.data, "levels": self.info.levels}
+        return {**asdict(self.options), "data": self.info.data, "levels": self.info.preprocessing.white_level}
 
     def resume(self) -> None:
         """Go on where `output` was saved last; raises CheckpointError for another run's state."""

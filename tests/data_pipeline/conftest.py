@@ -3,7 +3,7 @@
 import pytest
 
 from data_pipeline import Dataset, Preprocessing
-from tests.data_pipeline.samples import make_dataset
+from tests.helpers.samples import make_dataset
 
 
 @pytest.fixture(scope="session")

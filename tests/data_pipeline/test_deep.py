@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_pipeline import Dataset, Preprocessing, Preprocessor, Record, TrainingLoader
-from data_pipeline.reference import reference_preprocess
-from tests.data_pipeline.kinds import KINDS
+from data_pipeline.graph.reference import reference_preprocess
+from tests.helpers.kinds import KINDS
 
 SIZE = 48
 SPEC = Preprocessing(SIZE, (0.45, 0.45, 0.45), (0.2, 0.2, 0.2))
@@ -47,7 +47,7 @@ def test_the_low_byte_is_kept(suffix: str, base: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_twelve_bits_in_a_file_of_sixteen_fill_the_scale(suffix: str, tmp_path: Path) -> None:
     levels = np.arange(SIZE * SIZE).reshape(SIZE, SIZE) * 4095 // (SIZE * SIZE - 1)
-    served, trained = seen(grey_file(levels, suffix, tmp_path), replace(SPEC, levels=4095))
+    served, trained = seen(grey_file(levels, suffix, tmp_path), replace(SPEC, white_level=4095))
     assert np.array_equal(served, trained)
     restored = (served * 0.2 + 0.45) * 4095
     np.testing.assert_allclose(restored, np.broadcast_to(levels, restored.shape), atol=0.05)
@@ -55,13 +55,13 @@ def test_twelve_bits_in_a_file_of_sixteen_fill_the_scale(suffix: str, tmp_path: 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_levels_touch_the_kinds_that_the_reference_says(kind: str) -> None:
-    spec, data = replace(SPEC, levels=40000), KINDS[kind]()
+    spec, data = replace(SPEC, white_level=40000), KINDS[kind]()
     np.testing.assert_allclose(Preprocessor(spec)(data), reference_preprocess(data, spec), atol=0.05)
 
 
 def test_the_augmented_image_has_the_same_levels(tmp_path: Path) -> None:
     """A flat image stays flat in its middle, so that only the drawn tone stands between it and the level's share."""
     data = grey_file(np.full((SIZE, SIZE), 2048), ".png", tmp_path)
-    plain = Preprocessing(SIZE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), levels=4095)
+    plain = Preprocessing(SIZE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), white_level=4095)
     (batch,) = TrainingLoader(data, plain, batch_size=1, augment=True, shuffle=False, seed=0)
     assert 0.3 < float(batch.image[0, :, 20:28, 20:28].mean()) < 0.7

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data_pipeline import DataError, Dataset, Preprocessing, TrainingLoader, open_source, scan_samples
-from tests.data_pipeline.samples import assert_refused, blob, picture
+from tests.helpers.samples import assert_refused, blob, picture
 
 SPLITS = ("train", "validation", "test")
 

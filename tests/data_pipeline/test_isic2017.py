@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from data_pipeline import DataError, Dataset, open_source, scan_samples
-from tests.data_pipeline.challenges import write_isic2017
-from tests.data_pipeline.samples import assert_refused, blob
+from tests.helpers.challenges import write_isic2017
+from tests.helpers.samples import assert_refused, blob
 
 TRAIN = "ISIC-2017_Training"
 

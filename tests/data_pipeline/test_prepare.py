@@ -10,8 +10,8 @@ from PIL import Image
 
 from data_pipeline import Batch, DataError, Dataset, Preprocessing, TrainingLoader
 from data_pipeline.prepare import main, prepare
-from data_pipeline.prepared import MANIFEST, open_prepared
-from tests.data_pipeline.samples import make_dataset, picture
+from data_pipeline.sources.prepared import MANIFEST, open_prepared
+from tests.helpers.samples import make_dataset, picture
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from data_pipeline import ImageError, Preprocessing, Preprocessor, serialize_serving
-from data_pipeline.reference import reference_preprocess, reference_resize
-from tests.data_pipeline.kinds import BAD, JPEG, KINDS, PNG, encode
+from data_pipeline.graph.reference import reference_preprocess, reference_resize
+from tests.helpers.kinds import BAD, JPEG, KINDS, PNG, encode
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from PIL import Image
 
 from data_pipeline import DataError, Dataset, open_source, scan_samples
 from data_pipeline.prepare import prepare
-from tests.data_pipeline.challenges import VENDORS, fluids, write_retouch, write_volume
-from tests.data_pipeline.samples import assert_refused
+from tests.helpers.challenges import VENDORS, fluids, write_retouch, write_volume
+from tests.helpers.samples import assert_refused
 
 SPLITS = ("train", "validation", "test")
 

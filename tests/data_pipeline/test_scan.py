@@ -19,8 +19,8 @@ from data_pipeline import (
     scan_samples,
 )
 from data_pipeline import scan as scan_module
-from tests.data_pipeline.kinds import BAD, JPEG, KINDS
-from tests.data_pipeline.samples import blob, make_dataset, picture
+from tests.helpers.kinds import BAD, JPEG, KINDS
+from tests.helpers.samples import blob, make_dataset, picture
 
 
 @pytest.fixture

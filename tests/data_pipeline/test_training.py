@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_pipeline import Batch, DataError, Dataset, Preprocessing, Preprocessor, Record, TrainingLoader
-from data_pipeline.augment import COLOUR, GREY, Augmentation, draw_matrix
-from data_pipeline.reduced import read_reduced
-from data_pipeline.reference import reference_preprocess
-from data_pipeline.training_graph import NO_PIXELS, training_pipeline
-from tests.data_pipeline.samples import blob, make_dataset, picture
+from data_pipeline.graph.augment import COLOUR, GREY, Augmentation, draw_matrix
+from data_pipeline.graph.reduced_jpeg import read_reduced
+from data_pipeline.graph.reference import reference_preprocess
+from data_pipeline.graph.training import NO_PIXELS, training_pipeline
+from tests.helpers.samples import blob, make_dataset, picture
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 

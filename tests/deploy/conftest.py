@@ -11,8 +11,8 @@ import pytest
 from deploy import build_engine
 from deploy.export import export_onnx
 from model.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
-from tests.deploy.smallest import CONTRACT
-from tests.networks import SMALLEST, lived_in
+from tests.helpers.networks import SMALLEST, lived_in
+from tests.helpers.smallest import CONTRACT
 
 
 @dataclass(frozen=True)

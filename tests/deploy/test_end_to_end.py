@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console
 
 from data_pipeline import Preprocessor, open_source
+from data_pipeline.overlay import open_upright
 from deploy import build_engine, demo
-from deploy.client.overlay import open_upright
 from deploy.engines import pytorch_runner
-from deploy.repository import DIRECTORY
+from deploy.files import DIRECTORY
 from model.checkpoint import load_checkpoint
 from tests.deploy.conftest import Built
 

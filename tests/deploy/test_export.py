@@ -10,9 +10,9 @@ from deploy.contract import Contract
 from deploy.engines import onnx_runner, pytorch_runner
 from deploy.errors import BuildError
 from deploy.export import check_onnx, export_onnx
-from deploy.verify import compare, failures
-from tests.deploy.smallest import CONTRACT, images
-from tests.networks import SMALLEST, lived_in
+from deploy.verify.parity import compare, failures
+from tests.helpers.networks import SMALLEST, lived_in
+from tests.helpers.smallest import CONTRACT, images
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4])

@@ -9,7 +9,7 @@ from tests.kernels.fences import fenced
 
 ON_GPU = torch.cuda.is_available()
 if not ON_GPU:
-    from tests.kernels import interpreter
+    from tests.helpers import interpreter
 
     interpreter.prepare()
 
@@ -30,8 +30,8 @@ def poisoned_memory() -> Iterator[None]:
 @pytest.fixture
 def fences(monkeypatch: pytest.MonkeyPatch) -> None:
     """All launches are fenced: reading or writing outside a tensor fails the test."""
-    from kernels.attention import triton_impl as attention
-    from kernels.dilated import triton_impl as dilated
+    from kernels.attention import triton_launch as attention
+    from kernels.dilated import triton_launch as dilated
 
     monkeypatch.setattr(attention, "launch_forward", fenced(attention.launch_forward))
     monkeypatch.setattr(attention, "launch_backward", fenced(attention.launch_backward))

@@ -14,9 +14,9 @@ from kernels import (
     window_attention,
 )
 from kernels.attention.op import attention_op
-from kernels.attention.triton_impl import launch_forward
+from kernels.attention.triton_launch import launch_forward
 from kernels.dilated.op import dilated_op
-from kernels.dilated.triton_impl import launch
+from kernels.dilated.triton_launch import launch
 from tests.kernels.fences import fenced
 
 ATTENTION = {"num_heads": 1, "window_size": 7, "shift_size": 3}
@@ -149,7 +149,7 @@ def test_compile_and_export_keep_the_operator(device: torch.device) -> None:
 
 def test_auto_is_the_reference_on_a_cpu(caplog: pytest.LogCaptureFixture) -> None:
     qkv, table = attention_inputs(torch.device("cpu"))
-    with caplog.at_level("DEBUG", logger="kernels.choice"):
+    with caplog.at_level("DEBUG", logger="kernels.dispatch"):
         out = window_attention(qkv, table, **ATTENTION)
     assert torch.equal(out, window_attention(qkv, table, **ATTENTION, impl="reference"))
     assert "reference, the tensors are on cpu" in caplog.text

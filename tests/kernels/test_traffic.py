@@ -1,4 +1,4 @@
-"""Bytes and multiply-adds: counted in the interpreter, held to the formulas of `kernels.problem` and to the bars."""
+"""Bytes and multiply-adds: counted in the interpreter, held to the formulas of `kernels.cost_model` and to the bars."""
 
 from collections.abc import Iterator
 from statistics import mean
@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from kernels import pack_taps, prepare_bias
-from kernels.attention.triton_impl import launch_forward
-from kernels.dilated.triton_impl import launch
-from kernels.problem import AttentionProblem, DilatedProblem
-from kernels.traffic import Traffic, recorded_traffic
+from kernels.attention.triton_launch import launch_forward
+from kernels.cost_model import AttentionProblem, DilatedProblem
+from kernels.dilated.triton_launch import launch
+from tests.helpers.traffic import Traffic, recorded_traffic
 from tests.kernels.conftest import ON_GPU
 
 pytestmark = pytest.mark.skipif(

@@ -3,7 +3,7 @@
 import pytest
 
 from model import MultiTaskResFormer
-from tests.networks import SMALLEST, lived_in
+from tests.helpers.networks import SMALLEST, lived_in
 
 
 @pytest.fixture

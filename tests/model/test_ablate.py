@@ -10,11 +10,11 @@ import torch
 from model import ablate, build_model
 from model.ablation.arms import ARMS
 from model.ablation.networks import PlainEncoder
-from model.ablation.report import METRICS, Run, scored
+from model.ablation.results import METRICS, Run, scored
 from model.checkpoint import load_checkpoint
 from model.training.trainer import Trainer
+from tests.helpers.networks import SMALLEST
 from tests.model.test_processes import small_folder
-from tests.networks import SMALLEST
 
 COMMAND = ["--preset", "tiny", "--seeds", "1", "--batch-size", "4", "--levels", "4095", "--output", "out"]
 
@@ -55,7 +55,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_every_arm_in_the_table(
             assert low <= runs[arm.name][0].scores[metric] <= high
             assert f"[{low:.3f}, {high:.3f}]" in table
         assert f"| {arm.title} |" in table
-    assert load_checkpoint("out/base-seed0/best.safetensors").info.levels == 4095
+    assert load_checkpoint("out/base-seed0/best.safetensors").info.preprocessing.white_level == 4095
     assert Path("out/ablation.png").stat().st_size > 5000
     assert ablate.main([*command, "--budget", "10"]) == 1
     assert "give the same options" in capsys.readouterr().err

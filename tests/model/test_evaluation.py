@@ -17,14 +17,14 @@ from torchmetrics.functional.classification import binary_auroc
 from data_pipeline import Dataset, Record, open_source
 from data_pipeline.records import Volume
 from model import evaluate
+from model.bootstrap import resample, weighted_auc
 from model.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
 from model.evaluation.cases import Case, score_masks
-from model.evaluation.report import pick
+from model.evaluation.presentation import pick
 from model.evaluation.summary import Estimate, summarise
 from model.network import build_model
-from model.statistics import resample, weighted_auc
-from tests.data_pipeline.challenges import write_isic2017, write_retouch
-from tests.networks import SMALLEST
+from tests.helpers.challenges import write_isic2017, write_retouch
+from tests.helpers.networks import SMALLEST
 
 CLASSES, LABELS = ("background", "a", "b"), ("x", "y")
 

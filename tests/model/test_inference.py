@@ -4,11 +4,12 @@ import torch
 from torch import nn
 
 from model import MultiTaskResFormer
-from model.dfe import DFE
-from model.inference import fold_branch, for_inference
-from model.layers import ConvNorm
-from model.outputs import DecodedNetwork
-from model.prepared import FusedDFE
+from model.inference import for_inference
+from model.inference.fold import fold_branch
+from model.inference.kernel_modules import FusedDFE
+from model.network.decoder import DFE
+from model.network.layers import ConvNorm
+from model.network.outputs import DecodedNetwork
 
 
 def test_the_folded_network_equals_the_trained_one(network: MultiTaskResFormer) -> None:

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import PRESETS, ModelConfig, MultiTaskResFormer, build_model
-from model.layers import ChannelGate, DropPath
-from tests.networks import SMALLEST
+from model.network.layers import ChannelGate, DropPath
+from tests.helpers.networks import SMALLEST
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from model import MultiTaskResFormer, build_model
 from model.checkpoint import CheckpointError
 from model.training.pretrained import load_pretrained
-from tests.networks import SMALLEST
+from tests.helpers.networks import SMALLEST
 
 Tensors = dict[str, Tensor]
 

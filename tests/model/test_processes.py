@@ -15,8 +15,8 @@ from model.checkpoint import CheckpointInfo
 from model.training import trainer as trainer_module
 from model.training.options import TrainingError, TrainingOptions
 from model.training.processes import Processes
-from tests.model.joint_gradients import gradients
-from tests.networks import SMALLEST
+from tests.helpers.joint_gradients import gradients
+from tests.helpers.networks import SMALLEST
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from data_pipeline import Dataset, open_source
 from model.checkpoint import load_checkpoint
-from model.evaluation import expected_input, score_network
+from model.evaluation import score_network
 from model.metrics import TaskScores
 from tests.data_pipeline.test_synthetic import colour_histogram, dice, fit_softmax
 
@@ -21,7 +21,7 @@ def network_scores(kind: str, data: Dataset) -> dict[str, float]:
     checkpoint = load_checkpoint(WEIGHTS / f"{kind}-tiny.safetensors")
     info = checkpoint.info
     assert (info.seg_classes, info.labels) == (data.seg_classes, data.labels)
-    return score_network(checkpoint.build(), data, expected_input(info))
+    return score_network(checkpoint.build(), data, info.preprocessing)
 
 
 def threshold_dice(data: Dataset) -> float:

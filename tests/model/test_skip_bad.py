@@ -9,8 +9,8 @@ from PIL import Image
 from data_pipeline import open_source
 from model import evaluate, train
 from model.network import MultiTaskResFormer
-from tests.data_pipeline.samples import blob, picture
-from tests.networks import SMALLEST
+from tests.helpers.networks import SMALLEST
+from tests.helpers.samples import blob, picture
 
 BROKEN = 5
 

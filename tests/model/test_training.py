@@ -20,7 +20,7 @@ from model.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
 from model.training.losses import MultiTaskLoss, balanced_weights
 from model.training.options import TrainingError, TrainingOptions
 from model.training.trainer import Trainer
-from tests.networks import SMALLEST
+from tests.helpers.networks import SMALLEST
 
 QUIET = Console(quiet=True)
 OPTIONS = TrainingOptions(epochs=3, batch_size=4, learning_rate=3e-3, seed=1)
@@ -154,7 +154,9 @@ def test_the_commands_train_and_evaluate(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(train.PRESETS, "tiny", SMALLEST)
-    monkeypatch.setattr("data_pipeline.synthetic.generate.DEFAULT_SAMPLES", {"train": 4, "validation": 4, "test": 4})
+    monkeypatch.setattr(
+        "data_pipeline.sources.synthetic.generate.DEFAULT_SAMPLES", {"train": 4, "validation": 4, "test": 4}
+    )
     arguments = ["--data", "synthetic:oct", "--preset", "tiny", "--output", "out", "--epochs", "1"]
     assert train.main([*arguments, "--levels", "4095"]) == 0
     best = load_checkpoint("out/best.safetensors")

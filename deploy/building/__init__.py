@@ -1,0 +1,127 @@
+"""Build, verify and publish the engines of a checkpoint: plan, look at what is there, make what is missing."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+
+from data_pipeline import DataError
+from deploy.building import cache
+from deploy.building.plan import AUTO, BuildOptions, Job, check_plugins, choose_targets, contract_of
+from deploy.engines import ONNX, PRECISIONS, TARGETS, GpuOptions
+from deploy.errors import BuildError
+from deploy.report.records import Report
+from model.checkpoint import RANDOM_PREFIX, CheckpointError, load_checkpoint
+
+DEFAULT_CHECKPOINT = Path(__file__).parents[2] / "model" / "weights" / "skin-tiny.safetensors"
+
+
+def build(
+    checkpoint: str | Path = DEFAULT_CHECKPOINT,
+    output: str | Path = "build",
+    *,
+    targets: Sequence[str] | None = None,
+    precision: str = "fp32",
+    max_batch: int = 8,
+    compute_capabilities: Sequence[str] = (),
+    plugins: bool = False,
+    any_gpu: bool = False,
+    optimization_level: int | None = None,
+    gpu_repository: bool = False,
+    data: str | None = None,
+    samples: int = 200,
+    threads: int | None = None,
+    console: Console | None = None,
+) -> Report:
+    """Build and verify the engines of a checkpoint, and the model repository that serves them.
+
+    What has not changed since the last build in `output` is not built again. `python -m deploy.build_engine` is a
+    command line over this function.
+
+    Args:
+        checkpoint: a .safetensors file, or "random:PRESET" for seeded random weights.
+        output: folder for the engines, `model_repository/`, `report.json` and `report.html`; made if it is missing.
+        targets: of "onnx", "openvino", "tensorrt-rtx", "tensorrt", "torch-tensorrt"; None is all that this machine
+            builds.
+        precision: "fp32", "tf32", "fp16", "bf16", "int8", "fp8", or "auto" for all that this machine runs.
+        max_batch: engines take batches of 1 to this.
+        compute_capabilities: of tensorrt-rtx, such as "8.6".
+        plugins: run this project's own GPU kernels inside TensorRT engines.
+        any_gpu: build one TensorRT engine for all GPUs from Ampere on.
+        optimization_level: of TensorRT's builder, 0 to 5.
+        gpu_repository: write the GPU server's repository too, without a plan where none was built.
+        data: source of the validation images; None is what the checkpoint was trained on.
+        samples: validation images to verify on.
+        threads: of CPU engines when they are timed; None is every core.
+        console: where progress is shown; None shows nothing.
+
+    Returns:
+        What was built, how fast it is and what it costs on the task, as `report.json` holds it.
+
+    Raises:
+        BuildError: an argument, the checkpoint or the data cannot be used, or an engine fails verification; one line.
+            Nothing is published then, and the engines of the last good build stay.
+    """
+    console = console or Console(quiet=True)
+    _check_arguments(targets, precision, max_batch=max_batch, samples=samples)
+    gpu = GpuOptions(
+        compute_capabilities=tuple(compute_capabilities),
+        plugins=plugins,
+        any_gpu=any_gpu,
+        optimization_level=optimization_level,
+    )
+    if plugins:
+        check_plugins(targets, precision, max_batch)
+    chosen = choose_targets(targets, precision, gpu)
+    try:
+        loaded = load_checkpoint(checkpoint)
+        trained_on = None if str(checkpoint).startswith(RANDOM_PREFIX) else loaded.info.data
+        options = BuildOptions(
+            targets=chosen,
+            precision=precision,
+            threads=threads or os.cpu_count() or 1,
+            data=data or trained_on,
+            samples=samples,
+            gpu=gpu,
+            gpu_repository=gpu_repository,
+        )
+        job = Job(
+            name=Path(checkpoint).name,
+            checkpoint=loaded,
+            contract=contract_of(loaded.info, max_batch),
+            options=options,
+            output=Path(output),
+        )
+        return run(job, console)
+    except (CheckpointError, DataError, OSError) as error:
+        raise BuildError(str(error)) from error
+
+
+def run(job: Job, console: Console) -> Report:
+    """Build what the job lacks and publish it, all or nothing."""
+    job.output.mkdir(parents=True, exist_ok=True)
+    state = cache.load(job)
+    if state.finished:
+        console.print(f"nothing has changed: {len(state.keys)} engines in {job.output} are current")
+        return state.finished
+    # MONAI and NNCF take seconds to import, and a repeat needs neither.
+    from deploy.building.builder import build as build_missing
+    from deploy.building.publish import publish
+
+    with TemporaryDirectory(prefix=".build-", dir=job.output) as scratch:
+        return publish(build_missing(state, Path(scratch), console))
+
+
+def _check_arguments(targets: Sequence[str] | None, precision: str, **counts: int) -> None:
+    """Raise BuildError for what the command line refuses by itself."""
+    known = (ONNX, *TARGETS)
+    unknown = [name for name in targets or () if name not in known]
+    if unknown:
+        raise BuildError(f"targets must be of {', '.join(known)}, got {', '.join(unknown)}")
+    if precision not in (*PRECISIONS, AUTO):
+        raise BuildError(f"precision must be one of {', '.join((*PRECISIONS, AUTO))}, got {precision}")
+    for name, count in counts.items():
+        if count < 1:
+            raise BuildError(f"{name} must be at least 1, got {count}")

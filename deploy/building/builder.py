@@ -1,0 +1,211 @@
+"""Build what is missing: make each engine, verify it, time all of them, and describe what came of it."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from rich.console import Console
+
+from deploy.building.cache import BuildState, export_tools, tool
+from deploy.building.plan import AUTO, EngineSpec, Job, left_out
+from deploy.building.progress import step
+from deploy.engines import ONNX, TARGETS, BuildRequest, Progress, Runner, engine_runner
+from deploy.errors import BuildError
+from deploy.export import check_onnx, export_onnx
+from deploy.files import network_files, network_fingerprint
+from deploy.precision import QUANTIZED, lower_precision
+from deploy.precision.layer_errors import worst_layers
+from deploy.report.records import EngineRecord, Report, machine
+from deploy.verify import Verification
+from deploy.verify.samples import Samples, load_samples
+from deploy.verify.timing import alternating_ms
+from deploy.verify.verifier import Verifier
+
+PYTORCH = "PyTorch"
+TIMING_CACHE = "tensorrt.timing_cache"
+INSPECTED = 4  # images that a refused engine's layers are compared on
+CALIBRATION = 64  # training images that int8 and fp8 take their ranges from
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildResult:
+    """Hold a finished build that is not published yet.
+
+    made: records of the engines in `scratch`, refused ones included.
+    runners: every engine that runs here, opened, by file; PyTorch's own by `PYTORCH`.
+    """
+
+    job: Job
+    report: Report
+    made: tuple[EngineRecord, ...]
+    scratch: Path
+    samples: Samples
+    runners: dict[str, Runner]
+
+
+def build(state: BuildState, scratch: Path, console: Console) -> BuildResult:
+    """Make and verify every missing engine in `scratch`, and time them beside the current ones.
+
+    Raises BuildError where one engine fails; only "auto" goes on without it.
+    """
+    builder = Builder(state, scratch, console)
+    made = tuple(builder.add(spec) for spec in state.missing)
+    with step(console, "timing the engines in turn"):
+        report = builder.timed_report()
+    return BuildResult(
+        job=state.job,
+        report=report,
+        made=made,
+        scratch=scratch,
+        samples=builder.samples,
+        runners=builder.runners,
+    )
+
+
+class Builder:
+    """Make engines one after the other, each from the files and against the reference of those before it."""
+
+    def __init__(self, state: BuildState, scratch: Path, console: Console) -> None:
+        self.state, self.job, self.options = state, state.job, state.job.options
+        self.scratch, self.console = scratch, console
+        self.samples = load_samples(self.job.contract, self.options.data, self.options.samples)
+        self.model = self.job.checkpoint.build()
+        with step(console, f"PyTorch fp32 on {self.samples.name}"):
+            self.verifier = Verifier(self.model, self.samples, self.job.contract.max_batch)
+        self.records = {record.file: record for record in state.current}
+        self.runners: dict[str, Runner] = {PYTORCH: self.verifier.reference_runner}
+
+    def add(self, spec: EngineSpec) -> EngineRecord:
+        """Make and verify one engine; under "auto" one that fails gives a record with the reason and no file."""
+        source = self.records.get(spec.source.file) if spec.source else None
+        if source and source.refused:
+            record = self._record(spec, refused=f"{source.name}, which it is made from, is refused")
+        else:
+            try:
+                record = self._make(spec)
+            except BuildError as error:
+                if self.options.precision != AUTO or spec.precision == "fp32":
+                    raise
+                for file in network_files(self.scratch / spec.file):
+                    file.unlink(missing_ok=True)
+                record = self._record(spec, refused=str(error))
+        self.records[spec.file] = record
+        return record
+
+    def timed_report(self) -> Report:
+        """Time all engines that run here in one run of alternating rounds, and describe the whole output."""
+        for record in self.records.values():
+            # What the last build left is opened only now, to be timed beside what is new.
+            if record.parity and record.file not in self.runners:
+                runner = self._open(record.target, record.precision, self.job.output / record.file)
+                assert runner is not None, "an engine that was verified here runs here"
+                self.runners[record.file] = runner
+        times = alternating_ms(self.runners, self.samples.images[:1])
+        engines = (replace(record, latency_ms=times.get(record.file)) for record in self.records.values())
+        return Report(
+            checkpoint=self.job.name,
+            model_key=self.state.model_key,
+            contract=self.job.contract.to_fields(),
+            samples=self.samples.name,
+            reference_scores=self.verifier.reference_scores,
+            reference_ms=times[PYTORCH],
+            engines=tuple(engines),
+            machine=machine(),
+            versions=export_tools(),
+            left_out=left_out(self.options),
+        )
+
+    def _make(self, spec: EngineSpec) -> EngineRecord:
+        path, start = self.scratch / spec.file, time.perf_counter()
+        with step(self.console, f"building {spec.name}") as progress:
+            self._write(spec, path, progress)
+        seconds = time.perf_counter() - start
+        runner, verification = self._open(spec.target, spec.precision, path), None
+        if runner:
+            with step(self.console, f"verifying {spec.name}"):
+                verification = self.verifier.verify(runner, spec.precision)
+            self._refuse_failures(spec, verification)
+            self.runners[spec.file] = runner
+        return self._record(spec, path, seconds, verification)
+
+    def _write(self, spec: EngineSpec, path: Path, progress: Progress) -> None:
+        """Write the engine's file: an engine from its ONNX file, that from the network or from the float32 one."""
+        if spec.target != ONNX:
+            TARGETS[spec.target].build(self._request(spec), path, progress)
+        elif spec.source is None:
+            export_onnx(self.model, self.job.contract, path)
+        else:
+            float32 = onnx.load(self._find(spec.source))
+            lowered = lower_precision(
+                float32,
+                spec.precision,
+                task_loss=self.verifier.task_loss,
+                calibration=self._calibration,
+                threads=self.options.threads,
+                progress=progress,
+            )
+            onnx.save(lowered, path)
+            check_onnx(path, self.job.contract)
+
+    def _request(self, spec: EngineSpec) -> BuildRequest:
+        assert spec.source is not None
+        return BuildRequest(
+            precision=spec.precision,
+            gpu=self.options.gpu,
+            model=self.model,
+            onnx=self._find(spec.source),
+            contract=self.job.contract,
+            threads=self.options.threads,
+            timing_cache=self.job.output / TIMING_CACHE,
+        )
+
+    def _find(self, spec: EngineSpec) -> Path:
+        """Locate a file that was just made, or that the last build left."""
+        made = self.scratch / spec.file
+        return made if made.exists() else self.job.output / spec.file
+
+    def _calibration(self) -> NDArray[np.float32]:
+        """Load training images for int8 and fp8: on the validation images the result is verified."""
+        return load_samples(self.job.contract, self.options.data, CALIBRATION, "train").images
+
+    def _open(self, target: str, precision: str, path: Path) -> Runner | None:
+        return engine_runner(target, precision, path, self.options.threads)
+
+    def _refuse_failures(self, spec: EngineSpec, verification: Verification) -> None:
+        """Raise BuildError for an engine that breaks a tolerance, with the layers that hurt."""
+        if not verification.failures:
+            return
+        broken = list(verification.failures)
+        # Only a lowered ONNX file can be compared with the exact one layer by layer.
+        if spec.target == ONNX and spec.precision in ("fp16", *QUANTIZED):
+            exact, candidate = onnx.load(self._find(EngineSpec(ONNX, "fp32"))), onnx.load(self.scratch / spec.file)
+            layers = worst_layers(exact, candidate, self.samples.images[:INSPECTED])
+            broken.append(f"layers that add most error: {', '.join(layers)}")
+        raise BuildError(f"{spec.name} is refused and deleted: {'; '.join(broken)}")
+
+    def _record(
+        self,
+        spec: EngineSpec,
+        path: Path | None = None,
+        seconds: float = 0.0,
+        verification: Verification | None = None,
+        refused: str | None = None,
+    ) -> EngineRecord:
+        """Describe one engine: the file at `path`, or why there is none."""
+        return EngineRecord(
+            target=spec.target,
+            precision=spec.precision,
+            file=spec.file,
+            bytes=sum(file.stat().st_size for file in network_files(path)) if path else 0,
+            build_seconds=seconds,
+            tool=tool(spec),
+            key=self.state.keys[spec.file],
+            sha256=network_fingerprint(path) if path else "",
+            parity=verification.parity if verification else None,
+            scores=verification.scores if verification else None,
+            changes=verification.changes if verification else {},
+            refused=refused,
+        )

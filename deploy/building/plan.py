@@ -1,0 +1,148 @@
+"""Plan a build: which engines it consists of, what each is made from, and whether this machine can build them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deploy.contract import Contract
+from deploy.engines import ONNX, TARGETS, EngineRequest, GpuOptions
+from deploy.errors import BuildError
+from deploy.export import EXPORT_DTYPES
+from model.checkpoint import Checkpoint, CheckpointInfo
+
+AUTO = "auto"
+# What `auto` builds where an engine cannot be run: half the bytes of fp32, and its ONNX file is verified here.
+UNTIMED = "fp16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """Hold what may be chosen of a build; see `python -m deploy.build_engine --help`.
+
+    gpu_repository: write the GPU server's model repository even without a plan to put into it.
+    """
+
+    targets: Sequence[str]
+    precision: str
+    threads: int = 2
+    data: str | None = None
+    samples: int = 200
+    gpu: GpuOptions = field(default_factory=GpuOptions)
+    gpu_repository: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Ask for the engines of one checkpoint in `output`, which exists; `name` is the checkpoint's, for the reader."""
+
+    name: str
+    checkpoint: Checkpoint
+    contract: Contract
+    options: BuildOptions
+    output: Path
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """Name an engine to have: a target at a precision."""
+
+    target: str
+    precision: str
+
+    @property
+    def name(self) -> str:
+        """Name it for the reader, as "openvino fp32"."""
+        return f"{self.target} {self.precision}"
+
+    @property
+    def file(self) -> str:
+        """Name its file: model.onnx is the fp32 export, everything else carries its precision."""
+        if self.target == ONNX:
+            return "model.onnx" if self.precision == "fp32" else f"model.{self.precision}.onnx"
+        return f"{self.target}.{self.precision}{TARGETS[self.target].suffix}"
+
+    @property
+    def source(self) -> "EngineSpec | None":
+        """Name what it is made from: an engine from the ONNX file, a lower precision from the float32 one."""
+        if self.target != ONNX:
+            return EngineSpec(ONNX, TARGETS[self.target].onnx_precision(self.precision))
+        return None if self.precision == "fp32" else EngineSpec(ONNX, "fp32")
+
+
+def plan_engines(options: BuildOptions) -> list[EngineSpec]:
+    """List the engines asked for and all that they are made from, each after its source."""
+    wanted = [EngineSpec(target, each) for target in options.targets for each in precisions(target, options)]
+    ordered: dict[EngineSpec, None] = {}
+    for spec in wanted:
+        chain = [spec]
+        while source := chain[-1].source:
+            chain.append(source)
+        ordered |= dict.fromkeys(reversed(chain))
+    return sorted(ordered, key=lambda spec: spec.target != ONNX)
+
+
+def precisions(target: str, options: BuildOptions) -> list[str]:
+    """List the precision asked for itself, or for "auto" all that this machine can build and time."""
+    if options.precision != AUTO:
+        return [options.precision]
+    if target == ONNX:
+        return ["fp32"]
+    kind = TARGETS[target]
+    if not kind.runs_here:
+        return [UNTIMED]
+    return [each for each in kind.precisions if not kind.check(EngineRequest(precision=each, gpu=options.gpu))]
+
+
+def left_out(options: BuildOptions) -> dict[str, str]:
+    """Return the precisions that "auto" could not try here, by engine, and why."""
+    if options.precision != AUTO:
+        return {}
+    kinds = [TARGETS[name] for name in options.targets if name != ONNX and TARGETS[name].runs_here]
+    reasons = {
+        f"{kind.name} {each}": kind.check(EngineRequest(precision=each, gpu=options.gpu))
+        for kind in kinds
+        for each in kind.precisions
+    }
+    return {name: "; ".join(found) for name, found in reasons.items() if found}
+
+
+def choose_targets(named: Sequence[str] | None, precision: str, gpu: GpuOptions) -> list[str]:
+    """Return the targets named, or all that this machine builds at this precision.
+
+    Raises BuildError with every reason where a named one cannot be built.
+    """
+    # "auto" leaves out what does not work, so only fp32, which every target has, must.
+    first = "fp32" if precision == AUTO else precision
+    if named is None:
+        named = [name for name in (ONNX, *TARGETS) if not _check(name, EngineRequest(precision=first))]
+    refused = [reason for name in named for reason in _check(name, EngineRequest(precision=first, gpu=gpu))]
+    if refused or not named:
+        nothing = f"this machine builds no engine in {precision}; choose another --precision"
+        raise BuildError("; ".join(refused) or nothing)
+    return list(dict.fromkeys(named))
+
+
+def _check(name: str, request: EngineRequest) -> list[str]:
+    if name != ONNX:
+        return TARGETS[name].check(request)
+    return ["onnx files have no tf32: it is a GPU's way to multiply fp32"] if request.precision == "tf32" else []
+
+
+def check_plugins(named: Sequence[str] | None, precision: str, max_batch: int) -> None:
+    """Raise BuildError unless `--plugins` comes with a target, a precision and a batch that the export can serve."""
+    refused = []
+    if not named or set(named) == {ONNX}:
+        refused.append("--plugins needs --target tensorrt or --target torch-tensorrt")
+    if precision not in EXPORT_DTYPES:
+        refused.append(f"--plugins builds {', '.join(EXPORT_DTYPES)}, not {precision}")
+    if max_batch > 1:
+        refused.append(f"--plugins builds static shapes: give --max-batch 1, got {max_batch}")
+    if refused:
+        raise BuildError("; ".join(refused))
+
+
+def contract_of(info: CheckpointInfo, max_batch: int) -> Contract:
+    """Say what a checkpoint will take and give once it is served."""
+    return Contract(
+        preprocessing=info.preprocessing, seg_classes=info.seg_classes, labels=info.labels, max_batch=max_batch
+    )

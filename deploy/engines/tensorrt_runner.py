@@ -1,0 +1,118 @@
+"""A serialised engine's header: which library wrote it and for what, read before the library is handed the rest."""
+# MERGED: Runs a TensorRT or TensorRT-RTX engine on torch CUDA tensors, replayed as CUDA graphs. Not yet run on a GPU.
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deploy.engines.base import EngineOutput
+from deploy.errors import BuildError
+
+REASONS = {
+    "VERSION_MISMATCH": "it was built by another version of TensorRT",
+    "UNSUPPORTED_CC": "it was not built for this GPU's compute capability",
+    "OLD_CUDA_DRIVER": "this GPU's driver is too old for it",
+    "OLD_CUDA_RUNTIME": "this machine's CUDA is too old for it",
+    "INSUFFICIENT_GPU_MEMORY": "this GPU's memory is too small for it",
+    "MALFORMED_ENGINE": "it is no engine of this library, or was changed",
+}
+
+
+def check_plan(trt: Any, runtime: Any, plan: bytes | memoryview, name: str) -> None:
+    """Raises BuildError with every reason that the library finds against `plan` (`IRuntime.get_engine_validity`).
+
+    Without a GPU the library looks at no more than the format. Libraries older than the call are asked nothing: loading
+    the engine gives their reason.
+    """
+    if not hasattr(runtime, "get_engine_validity"):
+        return
+    _, diagnostics = runtime.get_engine_validity(plan)
+    flags = trt.EngineInvalidityDiagnostics.__members__
+    reasons = [reason for flag, reason in REASONS.items() if int(flags[flag]) & int(diagnostics)]
+    if reasons:
+        raise BuildError(f"{name} cannot be used: {'; '.join(reasons)}; build it again")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One batch size: its buffers on the GPU, and what runs the engine from the one to the others."""
+
+    image: Tensor
+    outputs: list[Tensor]
+    launch: Callable[[], None]
+
+
+class PlanRunner:
+    """Normalised images (B, 3, S, S) float32 in host memory to outputs; copies in and out are part of a call.
+
+    The first call with a batch size prepares it. A CUDA graph fixes the addresses it was recorded with, so each size
+    has its own execution context and buffers (TensorRT developer guide, "CUDA Graphs").
+    """
+
+    def __init__(self, trt: Any, logger: Any, path: Path) -> None:
+        """trt: the module that built the engine; raises BuildError where the file is not of it or not for this GPU."""
+        plan, self.trt, self.name = path.read_bytes(), trt, path.name
+        self.runtime = trt.Runtime(logger)  # must outlive the engine
+        check_plan(trt, self.runtime, plan, path.name)
+        self.engine = self.runtime.deserialize_cuda_engine(plan)
+        if self.engine is None:
+            raise BuildError(f"{path.name} cannot be loaded: {'; '.join(logger.errors) or 'no reason was given'}")
+        self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self.prepared: dict[int, Prepared] = {}
+
+    def __call__(self, images: NDArray[np.float32]) -> EngineOutput:
+        rows = len(images)
+        if rows not in self.prepared:
+            self.prepared[rows] = self._prepare(rows)
+        batch = self.prepared[rows]
+        with torch.cuda.stream(self.stream):
+            batch.image.copy_(torch.from_numpy(images))
+            batch.launch()
+            return EngineOutput(*(tensor.cpu().numpy() for tensor in batch.outputs))
+
+    def layers(self) -> str:
+        """What TensorRT made of each layer, as JSON (TensorRT developer guide, "Engine Inspector")."""
+        information = self.engine.create_engine_inspector().get_engine_information(self.trt.LayerInformationFormat.JSON)
+        return str(information)
+
+    def _prepare(self, rows: int) -> Prepared:
+        context, own_graphs = self._context()
+        names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
+        image = names[0]
+        context.set_input_shape(image, (rows, *tuple(context.get_tensor_shape(image))[1:]))
+        buffers = [self._buffer(context, name) for name in names]
+
+        def execute() -> None:
+            if not context.execute_async_v3(self.stream.cuda_stream):
+                raise BuildError(f"{self.name} failed in a batch of {rows}")
+
+        with torch.cuda.stream(self.stream):
+            execute()  # what is loaded or compiled on first use cannot be recorded
+        self.stream.synchronize()
+        return Prepared(buffers[0], buffers[1:], execute if own_graphs else self._record(execute))
+
+    def _context(self) -> tuple[Any, bool]:
+        """An execution context, and whether it keeps CUDA graphs itself, as TensorRT-RTX's do when told to."""
+        if not hasattr(self.trt, "CudaGraphStrategy"):
+            return self.engine.create_execution_context(), False
+        config = self.engine.create_runtime_config()
+        config.cuda_graph_strategy = self.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        return self.engine.create_execution_context(config), True
+
+    def _buffer(self, context: Any, name: str) -> Tensor:
+        dtype = getattr(torch, np.dtype(self.trt.nptype(self.engine.get_tensor_dtype(name))).name)
+        buffer = torch.empty(tuple(context.get_tensor_shape(name)), dtype=dtype, device="cuda")
+        context.set_tensor_address(name, buffer.data_ptr())
+        return buffer
+
+    def _record(self, execute: Callable[[], None]) -> Callable[[], None]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self.stream):
+            execute()
+        return graph.replay

@@ -1,0 +1,1 @@
+"""Put the two kernels inside TensorRT engines: payload, ONNX nodes, registration."""

@@ -1,0 +1,94 @@
+"""The exported float32 graph at a lower precision, its inputs and outputs left as they are."""
+
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+ELEMENT_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+# What stays float32 between casts: TensorRT-RTX 1.7 has no bfloat16 transposed convolution.
+FLOAT32_ISLANDS = {"fp16": frozenset[str](), "bf16": frozenset({"ConvTranspose"})}
+# Convolutions take bfloat16 from this version of the operator set on.
+OPSET = {"bf16": 22}
+# Resize reads the factor of enlargement as float32 whatever the image's type (ONNX operator specification).
+FLOAT32_INPUTS = {"Resize": (1, 2)}
+
+
+def cast(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
+    """A copy that computes in `precision`, "fp16" or "bf16", between float32 inputs and outputs.
+
+    One export serves all precisions, and a strongly typed builder (TensorRT, TensorRT-RTX) takes the precision from
+    the file. The accumulation of sums is the engine's own matter; layer norms keep theirs in float32 (`stash_type`).
+    """
+    element = ELEMENT_TYPES[precision]
+    lowered = onnx.ModelProto()
+    lowered.CopyFrom(model)
+    graph = lowered.graph
+    lowered.opset_import[0].version = max(lowered.opset_import[0].version, OPSET.get(precision, 0))
+    islands = FLOAT32_ISLANDS[precision]
+    kept = {name for node in graph.node for name in _float32_inputs(node, islands)}
+    for tensor in graph.initializer:
+        if tensor.name not in kept:
+            _convert(tensor, element)
+    for node in graph.node:
+        _convert_attributes(node, element)
+    del graph.value_info[:]  # of the old types; the checker infers them again
+    _cast_around_islands(graph, islands, element)
+    _cast_at_the_border(graph, element)
+    return lowered
+
+
+def _float32_inputs(node: onnx.NodeProto, islands: frozenset[str]) -> list[str]:
+    if node.op_type in islands:
+        return list(node.input[1:])  # its weights; the first input is an activation
+    return [node.input[index] for index in FLOAT32_INPUTS.get(node.op_type, ()) if index < len(node.input)]
+
+
+def _convert(tensor: onnx.TensorProto, element: int) -> None:
+    if tensor.data_type == TensorProto.FLOAT:
+        values = numpy_helper.to_array(tensor).astype(helper.tensor_dtype_to_np_dtype(element))
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def _convert_attributes(node: onnx.NodeProto, element: int) -> None:
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.TENSOR:
+            _convert(attribute.t, element)
+        if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+            attribute.i = element
+
+
+def _cast_around_islands(graph: onnx.GraphProto, islands: frozenset[str], element: int) -> None:
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type not in islands:
+            nodes.append(node)
+            continue
+        source, target = node.input[0], node.output[0]
+        node.input[0], node.output[0] = f"{target}_float32_input", f"{target}_float32"
+        nodes += [
+            _cast_node(source, node.input[0], TensorProto.FLOAT),
+            node,
+            _cast_node(node.output[0], target, element),
+        ]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _cast_at_the_border(graph: onnx.GraphProto, element: int) -> None:
+    """Float inputs are cast once behind their name, float outputs once before theirs."""
+    inner = {value.name: f"{value.name}_lowered" for value in (*graph.input, *graph.output) if _is_float(value)}
+    for node in graph.node:
+        node.input[:] = [inner.get(name, name) for name in node.input]
+        node.output[:] = [inner.get(name, name) for name in node.output]
+    before = [_cast_node(v.name, inner[v.name], element) for v in graph.input if v.name in inner]
+    after = [_cast_node(inner[v.name], v.name, TensorProto.FLOAT) for v in graph.output if v.name in inner]
+    nodes = [*before, *graph.node, *after]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _is_float(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.elem_type == TensorProto.FLOAT)
+
+
+def _cast_node(source: str, target: str, element: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [target], name=f"cast_{target}", to=element)

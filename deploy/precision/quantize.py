@@ -1,0 +1,134 @@
+"""INT8 and FP8 by explicit quantisation (Q/DQ) in the ONNX file, calibrated and placed by NNCF."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import nncf
+import numpy as np
+import onnx
+from nncf.common.quantization.structs import QuantizationScheme
+from nncf.parameters import QuantizationMode
+from nncf.quantization.advanced_parameters import (
+    AdvancedQuantizationParameters,
+    OverflowFix,
+    QuantizationParameters,
+)
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from deploy.engines.base import Progress
+from deploy.errors import BuildError
+from deploy.precision.layer_errors import layer_errors
+
+QUANTIZED = ("int8", "fp8")
+FEWEST_IMAGES = 16
+INSPECTED = 4  # images that the layers' errors are taken on
+STEPS = (4, 16, 64)  # layers that stay in float32, tried in turn
+FP8_OPSET = 21  # of Q/DQ with float8 in NNCF
+FP8_FEWEST_CHANNELS, FP8_LARGEST_KERNEL = 16, 32  # of a convolution; the kernel in taps
+INT8 = AdvancedQuantizationParameters(
+    # Processors without VNNI add two products of 8 bits in 16 and cut what overflows. Weights of half the range never
+    # do, so that one file is right on every machine.
+    overflow_fix=OverflowFix.ENABLE,
+    activations_quantization_params=QuantizationParameters(mode=QuantizationScheme.SYMMETRIC),
+)
+Loss = Callable[[onnx.ModelProto], float]
+"""What a model loses on the task, in units of what it may lose: above 1 it is refused."""
+
+nncf.set_log_level(logging.ERROR)
+
+
+def quantize(
+    source: onnx.ModelProto, precision: str, images: NDArray[np.float32], loss: Loss, progress: Progress
+) -> onnx.ModelProto:
+    """The float32 model with convolutions and matrix products in "int8" or "fp8" (E4M3).
+
+    Activations have one scale, weights one for each output channel, all symmetric, as TensorRT wants them (developer
+    guide, "Working with Quantized Types"). Where too much is lost, the layers that add most error stay in float32: a
+    few, then more. The last try is returned even so: the gate refuses it, with the layers and the figures.
+
+    Args:
+        images: (N, 3, S, S) float32 of the training split, at least 16: the ranges are taken from them.
+
+    Raises:
+        BuildError: fewer images than that, or images that are all alike.
+    """
+    _check_calibration(precision, images)
+    model = _quantized(source, precision, images, ())
+    if loss(model) <= 1:
+        return model
+    hurting = [layer.node for layer in layer_errors(source, model, images[:INSPECTED])]
+    for index, count in enumerate(STEPS, 1):
+        progress(f"{count} layers stay in fp32", index / (len(STEPS) + 1))
+        model = _quantized(source, precision, images, hurting[:count])
+        if loss(model) <= 1:
+            break
+    return model
+
+
+def _quantized(
+    source: onnx.ModelProto, precision: str, images: NDArray[np.float32], kept: Sequence[str]
+) -> onnx.ModelProto:
+    """Quantised but for the nodes named `kept`."""
+    name = source.graph.input[0].name
+    settings: dict[str, Any] = {
+        "calibration_dataset": nncf.Dataset([{name: image[None]} for image in images]),
+        "subset_size": len(images),
+        "preset": nncf.QuantizationPreset.PERFORMANCE,
+        "model_type": nncf.ModelType.TRANSFORMER,
+    }
+    if precision == "fp8":
+        copy = onnx.ModelProto()
+        copy.CopyFrom(source)
+        copy.opset_import[0].version = max(copy.opset_import[0].version, FP8_OPSET)
+        settings |= {"mode": QuantizationMode.FP8_E4M3}
+        source, kept = copy, [*kept, *_unfit_for_fp8(source)]
+    else:
+        settings |= {"advanced_parameters": INT8}
+    model: onnx.ModelProto = nncf.quantize(source, ignored_scope=nncf.IgnoredScope(names=list(kept)), **settings)
+    return signed(model) if precision == "int8" else model
+
+
+def signed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose unsigned activations, all at least 0, are signed: the same range over 127 steps in place of 255."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.value_info[:]  # of the old types; whoever loads the model infers them again
+    tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
+    quantizers = [node for node in copy.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    points = {
+        node.input[2]: node.input[1] for node in quantizers if tensors[node.input[2]].data_type == TensorProto.UINT8
+    }
+    for point, scale in points.items():
+        zero = numpy_helper.to_array(tensors[point])
+        assert not zero.any(), "symmetric quantisation has its zero at 0"
+        steps = numpy_helper.to_array(tensors[scale]) * np.float32(255 / 127)
+        tensors[point].CopyFrom(numpy_helper.from_array(zero.astype(np.int8), point))
+        tensors[scale].CopyFrom(numpy_helper.from_array(steps, scale))
+    return copy
+
+
+def _unfit_for_fp8(model: onnx.ModelProto) -> Iterator[str]:
+    """Convolutions that TensorRT would run in float32 between needless casts (release notes, "Limitations"): those with
+    few channels or a large kernel, and all transposed ones."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "ConvTranspose":
+            yield node.name
+        elif node.op_type == "Conv":
+            c_out, c_in, *kernel = shapes[node.input[1]]
+            if min(c_out, c_in) < FP8_FEWEST_CHANNELS or math.prod(kernel) > FP8_LARGEST_KERNEL:
+                yield node.name
+
+
+def _check_calibration(precision: str, images: NDArray[np.float32]) -> None:
+    if len(images) < FEWEST_IMAGES:
+        raise BuildError(
+            f"{precision} needs at least {FEWEST_IMAGES} training images to take ranges from, got {len(images)}"
+        )
+    if np.ptp(images, axis=0).max() == 0:
+        raise BuildError(
+            f"{precision} takes its ranges from different images, but all {len(images)} training images are alike"
+        )

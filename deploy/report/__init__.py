@@ -1,0 +1,1 @@
+"""Describe a finished build: records for programs, a table for the terminal, a page for people."""

@@ -1,0 +1,97 @@
+"""Writes the repository for NVIDIA's server on a GPU: DALI decodes, a TensorRT plan infers, an ensemble joins them.
+
+Everything here can be written and checked without a GPU, except the plan itself.
+"""
+
+import shutil
+from pathlib import Path
+
+from tritonclient.grpc import model_config_pb2 as schema
+
+from data_pipeline import serialize_serving
+from data_pipeline.files import whole_folder
+from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract
+from deploy.files import GPU_DIRECTORY, VERSION, write_config
+from deploy.repository.cpu import data_type, model_config
+from deploy.sample import sample_image
+
+PREPROCESSING_MODEL = "resformer_preprocessing"
+PLAN, DALI_GRAPH = "model.plan", "model.dali"
+# Long enough for a burst to fill a batch, short beside an inference.
+QUEUE_MICROSECONDS = 500
+# One instance copies while the other computes.
+INSTANCES = 2
+WARMUP_IMAGE = "sample.jpg"
+
+
+def write_gpu_repository(output: Path, contract: Contract, plan: Path | None) -> Path:
+    """Write `output/model_repository_gpu/` and return its path; an earlier one is replaced whole or not at all.
+
+    plan: a TensorRT engine that takes batches of 1 to max_batch, built for the server's GPU and TensorRT version; None
+    leaves its place (`resformer_network/1/model.plan`) empty, for a machine that can build it.
+    """
+    with whole_folder(output / GPU_DIRECTORY, replace=True) as repository:
+        for config in (preprocessing_config(contract), network_config(contract), ensemble_config(contract)):
+            (repository / config.name / VERSION).mkdir(parents=True)
+            write_config(repository / config.name, config)
+        preprocessing = repository / PREPROCESSING_MODEL
+        serialize_serving(
+            preprocessing / VERSION / DALI_GRAPH,
+            contract.preprocessing,
+            input_name=contract.encoded_image.name,
+            max_batch=contract.max_batch,
+            device="gpu",
+        )
+        (preprocessing / "warmup").mkdir()
+        (preprocessing / "warmup" / WARMUP_IMAGE).write_bytes(sample_image())
+        if plan:
+            shutil.copyfile(plan, repository / NETWORK_MODEL / VERSION / PLAN)
+    return output / GPU_DIRECTORY
+
+
+def preprocessing_config(contract: Contract) -> schema.ModelConfig:
+    """Encoded images in, the network's input out, on the GPU's decoder."""
+    config = model_config(PREPROCESSING_MODEL, contract.encoded_image, (contract.network_input,), contract)
+    config.backend = "dali"
+    config.instance_group.add(kind=schema.ModelInstanceGroup.KIND_GPU, count=INSTANCES)
+    image = schema.ModelWarmup.Input(
+        data_type=data_type(contract.encoded_image), dims=[len(sample_image())], input_data_file=WARMUP_IMAGE
+    )
+    config.model_warmup.add(name="one image", batch_size=1, inputs={contract.encoded_image.name: image})
+    return config
+
+
+def network_config(contract: Contract) -> schema.ModelConfig:
+    """The plan: requests meet in batches; each batch size is a CUDA graph, and runs once before the first request."""
+    source = contract.network_input
+    config = model_config(NETWORK_MODEL, source, contract.outputs, contract)
+    config.platform = "tensorrt_plan"
+    config.default_model_filename = PLAN
+    config.instance_group.add(kind=schema.ModelInstanceGroup.KIND_GPU, count=INSTANCES)
+    config.dynamic_batching.max_queue_delay_microseconds = QUEUE_MICROSECONDS
+    config.optimization.input_pinned_memory.enable = True
+    config.optimization.output_pinned_memory.enable = True
+    config.optimization.cuda.graphs = True
+    zeros = schema.ModelWarmup.Input(data_type=data_type(source), dims=source.shape, zero_data=True)
+    for size in range(1, contract.max_batch + 1):
+        graph = config.optimization.cuda.graph_spec.add(batch_size=size)
+        graph.input[source.name].dim.extend(source.shape)
+        config.model_warmup.add(name=f"batch of {size}", batch_size=size, inputs={source.name: zeros})
+    return config
+
+
+def ensemble_config(contract: Contract) -> schema.ModelConfig:
+    """`resformer`: the two above joined inside the server, so that no decoded image crosses the wire."""
+    config = model_config(PIPELINE_MODEL, contract.encoded_image, contract.outputs, contract)
+    config.platform = "ensemble"
+    # Decoding runs ahead of inference: without a limit, decoded images pile up in GPU memory.
+    config.ensemble_scheduling.max_inflight_requests = 2 * contract.max_batch
+    between = contract.network_input.name
+    decode = config.ensemble_scheduling.step.add(model_name=PREPROCESSING_MODEL, model_version=-1)
+    decode.input_map[contract.encoded_image.name] = contract.encoded_image.name
+    decode.output_map[between] = between
+    infer = config.ensemble_scheduling.step.add(model_name=NETWORK_MODEL, model_version=-1)
+    infer.input_map[between] = between
+    for spec in contract.outputs:
+        infer.output_map[spec.name] = spec.name
+    return config

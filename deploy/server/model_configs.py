@@ -1,0 +1,69 @@
+"""What a repository holds, and how its models share this machine."""
+
+import os
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as schema
+
+from deploy.contract import PIPELINE_MODEL, Contract
+from deploy.files import CONFIGURATION, VERSION, network_fingerprint, read_config
+from deploy.server.errors import ServerError
+from deploy.server.options import ServerOptions
+
+
+def read_repository(repository: Path) -> dict[str, schema.ModelConfig]:
+    """The configuration of every model; raises ServerError unless it is one that a CPU server can load."""
+    if not repository.is_dir():
+        raise ServerError(f"no model repository at {repository}: run python -m deploy.build_engine first")
+    configs: dict[str, schema.ModelConfig] = {}
+    for file in sorted(repository.glob(f"*/{CONFIGURATION}")):
+        try:
+            config = read_config(file.parent)
+        except (OSError, ValueError, text_format.ParseError) as error:
+            raise ServerError(f"{file} cannot be read: {error}") from None
+        if config.backend != "python":
+            raise ServerError(
+                f"{file.parent} needs the server's {config.backend or config.platform} backend, and a GPU"
+            )
+        if not any(file.parent.glob("*/model.py")):
+            # The server would wait for ever for a worker that has nothing to run.
+            raise ServerError(f"{file.parent} holds no model.py: build the repository again with deploy.build_engine")
+        check_network(file.parent, config)
+        configs[config.name] = config
+    if PIPELINE_MODEL not in configs:
+        raise ServerError(f"{repository} holds no model {PIPELINE_MODEL}: build it again with deploy.build_engine")
+    return configs
+
+
+def check_network(folder: Path, config: schema.ModelConfig) -> None:
+    """Raises ServerError unless a model's network is, to the byte, the one that the build verified."""
+    network = folder / VERSION / config.parameters["network"].string_value
+    try:
+        verified = network_fingerprint(network) == config.parameters["sha256"].string_value
+    except OSError as error:
+        raise ServerError(f"{network} cannot be read: {error.strerror}") from None
+    if not verified:
+        raise ServerError(
+            f"{network} is not the network that was verified: delete {folder.parent} and run deploy.build_engine again"
+        )
+
+
+def contract_of(config: schema.ModelConfig) -> Contract:
+    """The contract that a model's configuration carries; raises ServerError where it is not one."""
+    try:
+        return Contract.from_json(config.parameters["contract"].string_value)
+    except ValueError as error:
+        raise ServerError(f"model {config.name}: {error}; build the repository again") from None
+
+
+def tuned(config: schema.ModelConfig, options: ServerOptions) -> schema.ModelConfig:
+    """A copy with workers and threads for this machine, and with the limit that workers hold requests to."""
+    cores = len(os.sched_getaffinity(0))
+    workers = cores if options.tuning == "throughput" else 1
+    copy = schema.ModelConfig()
+    copy.CopyFrom(config)
+    copy.instance_group[0].count = workers
+    copy.parameters["threads"].string_value = str(cores // workers)
+    copy.parameters["max_request_bytes"].string_value = str(options.max_request_bytes)
+    return copy

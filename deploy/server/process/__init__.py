@@ -1,0 +1,1 @@
+"""Start and end tritonserver and its workers, and clean up what they leave behind."""

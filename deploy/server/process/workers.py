@@ -1,0 +1,42 @@
+"""The server's worker processes, as the operating system sees them."""
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+_ZOMBIE = "Z"
+
+
+def children_of(server_pid: int) -> list[int]:
+    """Process ids of the server's live workers."""
+    everyone = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
+    return [pid for pid in everyone if _is_live_child(pid, server_pid)]
+
+
+def workers_of(server_pid: int, model: str) -> list[int]:
+    """Process ids of the live workers that serve `model`."""
+    return [pid for pid in children_of(server_pid) if _model_of(pid) == model]
+
+
+def kill_workers(server_pid: int, model: str) -> None:
+    """End the model's workers at once: one that hangs would never unload."""
+    for pid in workers_of(server_pid, model):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _is_live_child(pid: int, parent: int) -> bool:
+    with suppress(OSError):
+        # The command's name, in brackets, may hold anything; state and parent follow it.
+        state, its_parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+        return int(its_parent) == parent and state != _ZOMBIE
+    return False
+
+
+def _model_of(pid: int) -> str | None:
+    with suppress(OSError):
+        # triton_python_backend_stub REPOSITORY/MODEL/VERSION/model.py ...
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return Path(os.fsdecode(arguments[1])).parent.parent.name if len(arguments) > 1 else None
+    return None

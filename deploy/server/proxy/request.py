@@ -1,0 +1,85 @@
+"""What an inference request over HTTP must be before tritonserver may see it.
+
+tritonserver 2.51 answers a body that it cannot parse as if the fault were its own, and a dimension that it cannot
+allocate ends the whole process.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from deploy.server.proxy.rejections import Rejection
+
+LARGEST_NUMBER = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class InferenceRequest:
+    """A request's JSON part and, after it, the bytes of its tensors (the protocol's binary extension)."""
+
+    document: dict[str, Any]
+    tensors: bytes
+
+    @property
+    def id(self) -> str:
+        """What the client calls it; empty where it does not say."""
+        return str(self.document.get("id", ""))
+
+    def named(self, identity: str) -> tuple[bytes, int]:
+        """Body and length of its JSON part, with `identity` for an id."""
+        head = json.dumps({**self.document, "id": identity}).encode()
+        return head + self.tensors, len(head)
+
+
+def read_request(body: bytes, json_length: str | None) -> InferenceRequest:
+    """A request's body, of whose bytes the header's `json_length` are JSON (None: all); raises Rejection."""
+    if json_length is not None and not (json_length.isascii() and json_length.isdecimal() and len(json_length) < 12):
+        raise _malformed("Inference-Header-Content-Length must be a number of bytes")
+    length = len(body) if json_length is None else int(json_length)
+    if length > len(body):
+        raise _malformed(f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes")
+    try:
+        document = json.loads(body[:length], parse_constant=_refuse_constant)
+        _check(document, len(body))
+    except (ValueError, RecursionError):
+        raise _malformed("the request must be a JSON object with a list of inputs") from None
+    return InferenceRequest(document, body[length:])
+
+
+def _refuse_constant(name: str) -> None:
+    """Infinity and NaN, which Python reads and JSON does not know."""
+    raise ValueError(name)
+
+
+def _check(document: Any, size: int) -> None:
+    inputs = document.get("inputs") if isinstance(document, dict) else None
+    if not isinstance(inputs, list) or not all(isinstance(one, dict) for one in inputs):
+        raise _malformed("the request must be a JSON object with a list of inputs")
+    if not isinstance(document.get("id", ""), str):
+        raise _malformed("the request's id must be a text")
+    for tensor in inputs:
+        _check_shape(tensor.get("shape"), size)
+    about = [{key: value for key, value in tensor.items() if key != "data"} for tensor in inputs]
+    if _largest_number({**document, "inputs": about}) > LARGEST_NUMBER:
+        raise _malformed(f"a parameter of the request is larger than {LARGEST_NUMBER}")
+
+
+def _check_shape(shape: Any, size: int) -> None:
+    """Every element of a tensor takes at least one byte of the request."""
+    if not isinstance(shape, list) or not all(type(length) is int and length >= 0 for length in shape):
+        raise Rejection(400, "bad_shape", "an input's shape must be a list of lengths, 0 or more each")
+    if math.prod(shape) > size:
+        raise Rejection(400, "bad_shape", f"an input's shape has more elements than the request has bytes ({size})")
+
+
+def _largest_number(value: Any) -> float:
+    """The largest magnitude among the numbers of a JSON value."""
+    if isinstance(value, (dict, list)):
+        inside = value.values() if isinstance(value, dict) else value
+        return max(map(_largest_number, inside), default=0)
+    return abs(value) if isinstance(value, (int, float)) else 0
+
+
+def _malformed(message: str) -> Rejection:
+    return Rejection(400, "malformed_request", message)

@@ -1,0 +1,39 @@
+"""Compare two engines' outputs in numbers, within a tolerance for each precision."""
+
+import numpy as np
+
+from deploy.engines import EngineOutput
+from deploy.verify import Parity
+
+# fp32 engines only sum in another order. The lower precisions round at 2^-11 and 2^-8, carried through some 60 layers.
+PARITY_TOLERANCE = {
+    "fp32": Parity(mask=0.001, classification=0.001, segmentation=0.0001),
+    "fp16": Parity(mask=0.005, classification=0.01, segmentation=0.001),
+    "bf16": Parity(mask=0.02, classification=0.05, segmentation=0.01),
+    # Eight bits are verified on the task: these limits only notice NaN.
+    "int8": Parity(mask=1.0, classification=1.0, segmentation=1.0),
+    "fp8": Parity(mask=1.0, classification=1.0, segmentation=1.0),
+}
+
+
+def compare(reference: EngineOutput, candidate: EngineOutput) -> Parity:
+    """Measure the differences between two engines' outputs for the same images; NaN counts as infinitely far."""
+    return Parity(
+        mask=float(np.mean(reference.mask != candidate.mask)),
+        classification=_finite(np.max(np.abs(reference.class_probs - candidate.class_probs))),
+        segmentation=_finite(np.mean(np.abs(reference.seg_probs - candidate.seg_probs))),
+    )
+
+
+def broken_tolerances(precision: str, parity: Parity) -> list[str]:
+    """List every numeric tolerance that an engine breaks, with the figure; empty for a good one."""
+    limit = PARITY_TOLERANCE[precision]
+    return [
+        f"{name} differs by {value:.2e}, more than {getattr(limit, name):.0e}"
+        for name, value in vars(parity).items()
+        if value > getattr(limit, name)
+    ]
+
+
+def _finite(value: float) -> float:
+    return float(value) if np.isfinite(value) else float("inf")

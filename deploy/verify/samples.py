@@ -1,0 +1,63 @@
+"""Load the images that engines are verified and calibrated on, with their targets."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data_pipeline import Dataset, Split, TrainingLoader, open_source
+from deploy.contract import Contract
+
+BATCH = 4
+NOISE_IMAGES: dict[Split, int] = {"validation": 4, "train": 16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """Hold masks (N, S, S) int64 and labels (N, C) float32, with the names of their classes, background first."""
+
+    masks: torch.Tensor
+    labels: torch.Tensor
+    seg_classes: tuple[str, ...]
+    label_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Hold images as the network sees them, with their targets where there are any.
+
+    images: (N, 3, S, S) float32.
+    targets, dataset: None for noise.
+    """
+
+    name: str
+    images: NDArray[np.float32]
+    targets: Targets | None = None
+    dataset: Dataset | None = None
+
+
+def load_samples(contract: Contract, source: str | None, count: int, split: Split = "validation") -> Samples:
+    """Load `count` images of `source`, or seeded noise where it is None (random weights), for numbers only.
+
+    Raises DataError where the source has other classes than the contract.
+    """
+    if source is None:
+        shape = (NOISE_IMAGES[split], *contract.network_input.shape)
+        return Samples(name="noise", images=np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
+    dataset = open_source(source, split, samples=count)
+    dataset.check_classes(contract.seg_classes, contract.labels)
+    loader = TrainingLoader(dataset, contract.preprocessing, batch_size=BATCH, augment=False, shuffle=False, seed=0)
+    batches = list(loader)
+    targets = Targets(
+        masks=torch.cat([batch.mask for batch in batches]),
+        labels=torch.cat([batch.labels for batch in batches]),
+        seg_classes=tuple(dataset.seg_classes),
+        label_names=tuple(dataset.labels),
+    )
+    return Samples(
+        name=f"{len(dataset.records)} {split} images of {source}",
+        images=torch.cat([batch.image for batch in batches]).numpy(),
+        targets=targets,
+        dataset=dataset,
+    )

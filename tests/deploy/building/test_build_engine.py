@@ -1,0 +1,271 @@
+"""The command end to end: real exports, real OpenVINO, real TensorRT-RTX."""
+
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+from PIL import Image
+
+from deploy import build_engine, demo
+from deploy.engines import TARGETS, BuildRequest, GpuOptions, Runner
+from deploy.engines.base import Progress
+from deploy.engines.openvino_cpu import OpenVinoTarget, core, openvino_runner
+from deploy.engines.tensorrt_target import TensorRtTarget
+from deploy.errors import BuildError
+from deploy.files import DIRECTORY
+from deploy.report.records import read_report
+from deploy.verify import Parity
+from deploy.verify.parity import PARITY_TOLERANCE
+from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tests.deploy.conftest import Built, working_directory
+
+ENGINES = ["model.onnx", "openvino.fp32.bin", "openvino.fp32.xml", "tensorrt-rtx.fp32.engine"]
+
+
+def snapshot(built: Built) -> dict[str, int]:
+    """Modification times of everything that a build leaves."""
+    return {file.name: file.stat().st_mtime_ns for file in built.output.rglob("*") if file.is_file()}
+
+
+def test_a_build_leaves_verified_engines_and_nothing_else(built: Built) -> None:
+    found = sorted(file.name for file in built.output.iterdir())
+    assert found == sorted([*ENGINES, "model_repository", "report.html", "report.json"])
+    report = json.loads((built.output / "report.json").read_text())
+    engines = {engine["target"]: engine for engine in report["engines"]}
+    assert set(engines) == {"onnx", "openvino", "tensorrt-rtx"}
+    for name in ("onnx", "openvino"):
+        assert engines[name]["parity"]["mask"] <= 0.001
+        assert engines[name]["scores"].keys() == report["reference_scores"].keys()
+        assert engines[name]["latency_ms"] > 0
+    assert engines["tensorrt-rtx"]["parity"] is None  # it cannot run here, and nothing pretends that it did
+    assert "5 validation images of synthetic:skin" in report["samples"]
+
+
+def test_the_page_stands_alone_and_shows_every_engine_and_overlay(built: Built) -> None:
+    page = (built.output / "report.html").read_text()
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert page.count("data:image/png;base64,") == 1 + 4 * 4  # the plot, and 4 cases: image, truth, PyTorch, engine
+    for text in ("onnxruntime", "openvino", "tensorrt_rtx", "needs an NVIDIA GPU", "seborrheic_keratosis"):
+        assert text in page
+
+
+def test_the_saved_openvino_engine_gives_what_the_onnx_file_gives(built: Built) -> None:
+    image = np.random.default_rng(0).standard_normal((2, 3, 64, 64), dtype=np.float32)
+    outputs = [core().compile_model(built.output / name, "CPU")(image) for name in ("model.onnx", "openvino.fp32.xml")]
+    for name in ("MASK", "CLASS_PROBS", "SEG_PROBS"):
+        np.testing.assert_allclose(outputs[0][name], outputs[1][name], atol=1e-4)
+
+
+def test_nothing_is_built_again_until_something_changes(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    before = snapshot(built)
+    assert built.again("--max-batch", "4") == 0
+    assert "nothing has changed" in capsys.readouterr().out
+    assert snapshot(built) == before
+    with (built.output / "openvino.fp32.bin").open("r+b") as weights:
+        weights.write(b"tampered")
+    assert built.again("--max-batch", "4") == 0
+    after = snapshot(built)
+    assert after["openvino.fp32.bin"] != before["openvino.fp32.bin"]
+    assert after["tensorrt-rtx.fp32.engine"] == before["tensorrt-rtx.fp32.engine"]
+    assert after["model.onnx"] == before["model.onnx"]
+
+
+def test_engines_of_other_weights_do_not_stay_beside_new_ones(built: Built, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(built.output, output)
+    checkpoint = load_checkpoint(built.checkpoint)
+    state = {name: tensor * 0.9 if name.startswith("decoder") else tensor for name, tensor in checkpoint.state.items()}
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, Checkpoint(checkpoint.info, state))
+    arguments = ["--checkpoint", str(other), "--output", str(output), "--samples", "5", "--max-batch", "1"]
+    with working_directory(built.root):
+        assert build_engine.main([*arguments, "--target", "tensorrt-rtx", "--precision", "fp16"]) == 0
+    assert sorted(file.name for file in output.iterdir()) == sorted(
+        ["model.onnx", "model.fp16.onnx", "tensorrt-rtx.fp16.engine", "model_repository", "report.html", "report.json"]
+    )
+    jpeg = io.BytesIO()
+    Image.new("RGB", (90, 70), (200, 150, 120)).save(jpeg, "JPEG")
+    assert demo.ask(output / DIRECTORY, jpeg.getvalue())["grpc"].mask.shape == (64, 64)
+
+
+def test_the_gpu_repository_is_added_to_a_current_build(built: Built, tmp_path: Path) -> None:
+    moved = Built(built.checkpoint, tmp_path / "out", built.root)
+    shutil.copytree(built.output, moved.output)
+    assert moved.again("--max-batch", "4", "--repository", "gpu") == 0
+    graph = moved.output / "model_repository_gpu" / "resformer_preprocessing" / "1" / "model.dali"
+    assert graph.stat().st_size > 0
+    assert not list(moved.output.rglob("model.plan"))  # no GPU, no plan, and nothing pretends to be one
+    engine = "tensorrt-rtx.fp32.engine"
+    assert (moved.output / engine).read_bytes() == (built.output / engine).read_bytes()
+
+
+class FaultyTarget(OpenVinoTarget):
+    """Loses the convolutions' weights on the way, as a faulty conversion would."""
+
+    def build(self, request: BuildRequest, path: Path, progress: Progress) -> None:
+        model = onnx.load(request.onnx)
+        for tensor in model.graph.initializer:
+            if len(tensor.dims) == 4:
+                tensor.raw_data = bytes(len(tensor.raw_data))
+        damaged = path.with_name("damaged.onnx")
+        onnx.save(model, damaged)
+        openvino.save_model(openvino.convert_model(damaged), path)
+
+
+def test_an_engine_that_lost_accuracy_is_refused_and_the_good_one_stays(
+    built: Built, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = snapshot(built)
+    monkeypatch.setitem(TARGETS, "openvino", FaultyTarget())
+    monkeypatch.setattr(FaultyTarget, "version", lambda self: "faulty")
+    assert built.again("--max-batch", "4", "--target", "openvino") == 1
+    assert re.search(
+        r"^error: openvino fp32 is refused and deleted: .* differs by .*, more than", capsys.readouterr().err
+    )
+    assert snapshot(built) == before
+
+
+def test_a_precision_that_loses_too_much_is_refused_with_the_layers_that_hurt(
+    built: Built, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = snapshot(built)
+    monkeypatch.setitem(PARITY_TOLERANCE, "fp16", Parity(mask=0, classification=0, segmentation=0))
+    assert built.again("--max-batch", "4", "--target", "onnx", "--precision", "fp16") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"error: onnx fp16 is refused and deleted: .* differs by .*, more than 0e\+00; layers", line)
+    assert len(re.findall(r"(?:encoder|decoder|dfe|head)\.\S+ \(0\.\d%\)", line)) == 5
+    assert snapshot(built) == before
+
+
+class HalfGoodTarget(FaultyTarget):
+    """Good in fp32, broken in bf16."""
+
+    precisions = ("fp32", "bf16")
+
+    def refuses(self, precision: str) -> str | None:
+        return None
+
+    def version(self) -> str:
+        return "half good"
+
+    def build(self, request: BuildRequest, path: Path, progress: Progress) -> None:
+        (OpenVinoTarget if request.precision == "fp32" else FaultyTarget).build(self, request, path, progress)
+
+    def runner(self, path: Path, precision: str, threads: int) -> Runner:
+        return openvino_runner(path, "f32", threads)
+
+
+def test_auto_goes_on_without_what_fails_and_serves_the_fastest_that_passes(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(built.output, output)
+    moved = Built(built.checkpoint, output, built.root)
+    monkeypatch.setitem(TARGETS, "openvino", HalfGoodTarget())
+    auto = ["--max-batch", "4", "--target", "openvino", "--precision", "auto"]
+    assert moved.again(*auto) == 0
+    assert re.search(r"openvino bf16: openvino bf16 is refused and deleted: .*differs", capsys.readouterr().out)
+    report = read_report(output)
+    assert report is not None
+    refused = {engine.name: engine.refused for engine in report.engines if engine.refused}
+    assert list(refused) == ["openvino bf16"]
+    assert not list(output.glob("openvino.bf16.*"))
+    assert report.served.name == "openvino fp32"
+    assert "openvino bf16" in (output / "report.html").read_text().replace("</td><td>", " ")
+    assert moved.again(*auto) == 0
+    assert "nothing has changed" in capsys.readouterr().out
+
+
+def test_weights_that_are_not_finite_are_refused(
+    built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = load_checkpoint(built.checkpoint)
+    state = dict(checkpoint.state)
+    name = "decoder.classify.weight"
+    state[name] = state[name] * float("nan")
+    broken, output = tmp_path / "nan.safetensors", tmp_path / "out"
+    save_checkpoint(broken, Checkpoint(checkpoint.info, state))
+    assert build_engine.main(["--checkpoint", str(broken), "--output", str(output)]) == 1
+    assert f"holds NaN or infinite weights in 1 tensors, first in {name}" in capsys.readouterr().err
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "tensorrt"], "tensorrt builds on the GPU it will run on, and this machine has none"),
+        (["--target", "torch-tensorrt"], "torch-tensorrt builds on the GPU it will run on, and this machine has none"),
+        (["--target", "openvino", "--precision", "fp16"], "openvino builds fp32, bf16, int8, not fp16"),
+        (["--target", "tensorrt-rtx", "--compute-capability", "9.0"], "must be one of 7.5, 8.0, .*, got 9.0"),
+        (["--target", "tensorrt-rtx", "--any-gpu"], "leave --any-gpu out"),
+        (["--target", "onnx", "--precision", "tf32"], "onnx files have no tf32"),
+        (["--target", "openvino", "--precision", "tf32"], "openvino builds fp32, bf16, int8, not tf32"),
+        (["--checkpoint", "absent.safetensors"], "checkpoint absent.safetensors does not exist"),
+        (["--checkpoint", "random:huge"], "preset must be one of paper-224"),
+        (["--data", "synthetic:lung"], "synthetic:lung"),
+        (
+            ["--data", "synthetic:oct"],
+            "the data's mask classes must be the checkpoint's background, lesion; got background, IRF",
+        ),
+        (["--target", "openvino", "--precision", "fp8"], "openvino builds fp32, bf16, int8, not fp8"),
+        (
+            ["--target", "tensorrt-rtx", "--precision", "fp8", "--compute-capability", "8.6"],
+            "fp8 needs --compute-capability 8.9 or later, got 8.6",
+        ),
+        (["--output", "/proc/nowhere"], "/proc/nowhere"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_done_is_refused_in_one_line(
+    built: Built, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = snapshot(built)
+    assert built.again("--max-batch", "4", *arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert re.search(message, line)
+    assert snapshot(built) == before
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--target", "tpu"], ["--precision", "fp4"], ["--max-batch", "0"], ["--nonsense"]]
+)
+def test_misuse_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        build_engine.main(arguments)
+    assert error.value.code == 2
+    assert "error: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_rtx_engines_take_compute_capabilities_and_report_progress(built: Built, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(built.checkpoint)
+    contract = build_engine.contract_of(checkpoint.info, 4)
+    target, seen = TARGETS["tensorrt-rtx"], []
+    assert isinstance(target, TensorRtTarget)
+    sizes = {}
+    for capabilities in (("8.6",), ("12.0",), ("8.6", "12.0")):
+        options = GpuOptions(capabilities, optimization_level=1)
+        request = BuildRequest(checkpoint.build(), built.output / "model.onnx", contract, "fp32", options)
+        target.build(request, tmp_path / "engine", lambda phase, share: seen.append((phase, share)))
+        sizes[capabilities] = (tmp_path / "engine").stat().st_size
+    assert sizes[("8.6",)] != sizes[("12.0",)]
+    assert len({phase for phase, _ in seen}) >= 1
+    assert all(0 < share <= 1 for _, share in seen)
+    assert seen[-1][1] == 1
+
+
+def test_every_parser_error_is_reported(built: Built, tmp_path: Path) -> None:
+    model = onnx.load(built.output / "model.onnx")
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, tmp_path / "odd.onnx")
+    checkpoint = load_checkpoint(built.checkpoint)
+    contract = build_engine.contract_of(checkpoint.info, 4)
+    request = BuildRequest(checkpoint.build(), tmp_path / "odd.onnx", contract, "fp32")
+    with pytest.raises(BuildError, match=r"odd.onnx could not be parsed: NoSuchOperator node \S+: "):
+        TARGETS["tensorrt-rtx"].build(request, tmp_path / "engine", lambda phase, share: None)

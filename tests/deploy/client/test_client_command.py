@@ -1,0 +1,121 @@
+"""`python -m deploy.client` against the real server, as a person uses it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deploy.client.__main__ import main
+from deploy.client.tasks import plan
+from deploy.server import Server
+
+
+def test_mixed_run_answers_the_good_and_names_the_bad(
+    server: Server,
+    make_image: Callable[..., bytes],
+    in_process: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "eye.jpg").write_bytes(make_image((80, 60), "JPEG"))
+    (folder / "deep" / "eye.png").write_bytes(make_image((33, 91), "PNG", seed=1))
+    (folder / "notes.txt").write_text("not sent")
+    bad = tmp_path / "broken.png"
+    bad.write_bytes(b"\x89PNG but no more")
+    code = main([str(folder), str(bad), str(tmp_path / "gone.png"), "--url", server.grpc_url, "--output", str(output)])
+    assert code == 1
+    complaints = [line for line in capsys.readouterr().err.splitlines() if str(tmp_path) in line]
+    assert [line.partition(": ")[0] for line in complaints] == [str(bad), str(tmp_path / "gone.png")]
+    result = json.loads((output / "result.json").read_text())
+    sizes = {Path(image["file"]).name: (image["width"], image["height"]) for image in result["images"]}
+    assert sizes == {"eye.png": (33, 91), "eye.jpg": (80, 60)}
+    assert [Path(failure["file"]).name for failure in result["failures"]] == ["broken.png", "gone.png"]
+    for image in result["images"]:
+        expected = in_process(Path(image["file"]).read_bytes())
+        np.testing.assert_allclose(list(image["classes"].values()), expected["CLASS_PROBS"], atol=1e-5)
+        with Image.open(output / image["overlay"]) as overlay:
+            assert overlay.size == (image["width"], image["height"])
+            pixels = overlay.width * overlay.height
+        covered = sum(area["pixels"] for area in image["areas"].values())
+        assert covered == pytest.approx(pixels * (expected["MASK"] > 0).mean(), abs=0.05 * pixels)
+    assert len({image["overlay"] for image in result["images"]}) == 2
+
+
+def test_http_side_by_the_command(server: Server, make_image: Callable[..., bytes], tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(make_image())
+    arguments = [str(tmp_path / "a.png"), "--protocol", "http", "--url", server.http_url, "--output", str(tmp_path)]
+    assert main(arguments) == 0
+    assert (tmp_path / "a.overlay.png").exists()
+
+
+def test_dead_server_is_one_line_and_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    assert main([str(tmp_path / "a.png"), "--url", "127.0.0.1:9", "--output", str(tmp_path / "out")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: the server at 127.0.0.1:9")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_folder_without_images_is_misuse(tmp_path: Path) -> None:
+    assert main([str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+
+
+def test_names_do_not_collide(tmp_path: Path) -> None:
+    for name in ("a.png", "A.jpg", "b/a.tif", "b/a-2.png", "a.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    tasks = plan([tmp_path, tmp_path / "a.png"])
+    assert len(tasks) == 4
+    assert len({task.overlay.casefold() for task in tasks}) == 4
+
+
+def test_client_needs_neither_torch_nor_dali() -> None:
+    code = (
+        "import sys, deploy.client, deploy.client.__main__, tritonclient.grpc, tritonclient.http; print(*sys.modules)"
+    )
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"torch", "nvidia", "openvino", "onnx", "onnxruntime", "data_pipeline", "model", "kernels", "deploy.server"}
+    assert heavy.isdisjoint(modules)
+
+
+def test_resume_does_only_what_is_missing(
+    server: Server, make_image: Callable[..., bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(make_image(seed=number))
+    arguments = [str(folder), "--url", server.grpc_url, "--output", str(output)]
+    assert main(arguments) == 0
+    first = json.loads((output / "result.json").read_text())
+    (output / "1.overlay.png").unlink()
+    assert main([*arguments, "--resume"]) == 0
+    second = json.loads((output / "result.json").read_text())
+    ids = [{Path(image["file"]).name: image["request_id"] for image in run["images"]} for run in (first, second)]
+    assert {name for name, request in ids[1].items() if ids[0][name] != request} == {"1.png"}
+    assert sorted(ids[1]) == sorted(ids[0])
+    (output / "result.json").write_text("not ours")
+    assert main([*arguments, "--resume"]) == 1
+    assert "not a result of this command" in capsys.readouterr().err
+
+
+def test_full_disk_is_one_line_and_leaves_no_half_file(
+    server: Server, make_image: Callable[..., bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(make_image((300, 200)))
+    command = [sys.executable, "-m", "deploy.client", str(tmp_path / "a.png"), "--url", server.grpc_url]
+    # The system's own limit on a file's size stands for a disk with 4 kB left.
+    limited = ["sh", "-c", 'trap "" XFSZ; ulimit -f 8; exec "$@"', "sh", *command, "--output", str(tmp_path / "out")]
+    run = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert len(run.stderr.splitlines()) == 1
+    assert run.stderr.startswith("error: ")
+    assert [file.name for file in (tmp_path / "out").iterdir()] in ([], ["result.json"])

@@ -1,0 +1,87 @@
+"""TensorRT's builder and engine files, through TensorRT-RTX, which builds without a GPU."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.engines import TARGETS, BuildRequest, GpuOptions, onnx_runner
+from deploy.engines.tensorrt_builder import collecting_logger
+from deploy.engines.tensorrt_runner import check_plan
+from deploy.engines.tensorrt_target import TensorRtTarget
+from deploy.errors import BuildError
+from model import build_model
+from tests.helpers.networks import SMALLEST
+from tests.helpers.smallest import CONTRACT
+
+trt = pytest.importorskip("tensorrt_rtx")
+RTX = TARGETS["tensorrt-rtx"]
+
+
+def build(path: Path, onnx: Path, precision: str = "fp32", **options: Any) -> Path:
+    request = BuildRequest(build_model(SMALLEST), onnx, CONTRACT, precision, GpuOptions(**options))
+    RTX.build(request, path, lambda phase, share: None)
+    return path
+
+
+@pytest.fixture(scope="module")
+def plan(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return build(tmp_path_factory.mktemp("plan") / "engine", exported).read_bytes()
+
+
+def test_tf32_is_another_engine_than_fp32(plan: bytes, exported: Path, tmp_path: Path) -> None:
+    """fp32 must not be TF32 in disguise, which is the builder's default."""
+    assert build(tmp_path / "engine", exported, "tf32").read_bytes() != plan
+
+
+def test_an_engine_of_this_library_is_not_refused(plan: bytes) -> None:
+    check_plan(trt, trt.Runtime(collecting_logger(trt)), plan, "some.engine")
+
+
+@pytest.mark.parametrize("length", [0, 8, 40])
+def test_a_file_that_is_no_engine_is_refused(length: int, plan: bytes) -> None:
+    damaged = b"no engine at all"[:length].ljust(length) + plan[length:] if length else b""
+    with pytest.raises(BuildError, match=r"^some\.engine cannot be used: it is no engine of this library"):
+        check_plan(trt, trt.Runtime(collecting_logger(trt)), damaged, "some.engine")
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (["VERSION_MISMATCH"], "it was built by another version of TensorRT"),
+        (["UNSUPPORTED_CC"], "it was not built for this GPU's compute capability"),
+        (["VERSION_MISMATCH", "OLD_CUDA_DRIVER"], "another version of TensorRT; this GPU's driver is too old for it"),
+    ],
+    ids=" ".join,
+)
+def test_an_engine_of_another_version_or_gpu_is_refused(found: list[str], says: str) -> None:
+    """The library says this on a GPU only, so its words are put into its mouth."""
+    flags = sum(int(trt.EngineInvalidityDiagnostics.__members__[name]) for name in found)
+    runtime = SimpleNamespace(get_engine_validity=lambda plan: (trt.EngineValidity.INVALID, flags))
+    with pytest.raises(BuildError, match=f"^some\\.engine cannot be used: .*{says}; build it again$"):
+        check_plan(trt, runtime, b"", "some.engine")
+
+
+@pytest.mark.parametrize(("capability", "refused"), [((8, 6), True), ((8, 9), False), ((12, 0), False)])
+def test_fp8_is_refused_on_a_gpu_without_it(
+    capability: tuple[int, int], refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RTX, "runs_here", True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: capability)
+    reason = "tensorrt-rtx fp8 needs a GPU of compute capability 8.9 or later; this one has 8.6"
+    assert RTX.refuses("fp8") == (reason if refused else None)
+    assert RTX.refuses("int8") is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", [1, 3])
+def test_an_engine_on_a_gpu_answers_as_onnx_runtime_does(rows: int, exported: Path, tmp_path: Path) -> None:
+    assert isinstance(RTX, TensorRtTarget)
+    run = RTX.runner(build(tmp_path / "engine", exported), "fp32", 1)
+    assert run is not None
+    images = np.random.default_rng(rows).standard_normal((rows, *CONTRACT.network_input.shape), np.float32)
+    for _ in range(2):  # prepared, then replayed
+        for found, expected in zip(run(images)[1:], onnx_runner(exported, 1)(images)[1:], strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-4)

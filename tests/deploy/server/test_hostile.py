@@ -1,0 +1,190 @@
+"""Hostile and broken requests: each is refused with one clear line, and the server is as well as before."""
+
+import http.client
+import json
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+from tritonclient.utils import InferenceServerException
+
+from deploy.client import Client, InvalidImage
+from deploy.contract import PIPELINE_MODEL
+from deploy.server import Server
+from deploy.server.options import MAX_REQUEST_BYTES
+from deploy.server.process.workers import children_of
+from tests.helpers.hostile import bad_images, fuzzed
+from tests.helpers.memory import resident_bytes
+
+INFER = f"/v2/models/{PIPELINE_MODEL}/infer"
+CLOSED_TO_CLIENTS = ("INVALID_ARGUMENT", "NOT_FOUND", "UNAVAILABLE", "UNIMPLEMENTED")
+
+
+@pytest.fixture(autouse=True)
+def still_well(server: Server, make_image: Callable[..., bytes], in_process: Any) -> Iterator[None]:
+    """After each test: the same workers, and the right answer to a good image."""
+    workers = children_of(server.pid)
+    yield
+    assert children_of(server.pid) == workers
+    data = make_image((64, 48), "JPEG")
+    with Client(server.grpc_url) as client:
+        result = client.segment(data)
+    expected = in_process(data)["CLASS_PROBS"].tolist()
+    assert list(result.class_probabilities.values()) == pytest.approx(expected, abs=2e-6)
+
+
+def assert_clean(message: str) -> None:
+    """One line that shows nothing of the machine."""
+    assert message.strip()
+    assert len(message.strip().splitlines()) == 1, message
+    for secret in ("Traceback", str(Path.home()), "/tmp/", "site-packages", ".py"):
+        assert secret not in message
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_bad_images(server: Server, make_image: Callable[..., bytes], protocol: Any) -> None:
+    url = server.grpc_url if protocol == "grpc" else server.http_url
+    accepted = []
+    with Client(url, protocol) as client:
+        for name, data in bad_images(make_image).items():
+            try:
+                client.segment(data)
+                accepted.append(name)
+            except InvalidImage as error:  # noqa: PERF203
+                assert_clean(str(error))
+    assert not accepted
+
+
+@pytest.mark.parametrize("count", [150, pytest.param(5000, marks=pytest.mark.slow)])
+def test_fuzzed_images(server: Server, make_image: Callable[..., bytes], count: int) -> None:
+    refused = answered = 0
+    before = resident_bytes(server)
+    with Client(server.grpc_url) as client:
+        for data in fuzzed(make_image, count, seed=11):
+            try:
+                client.segment(data)
+                answered += 1
+            except InvalidImage as error:  # noqa: PERF203
+                assert_clean(str(error))
+                refused += 1
+    assert refused > count // 4
+    assert answered > 0
+    if count >= 1000:
+        assert resident_bytes(server) < 1.10 * before
+
+
+def image_input(shape: list[int], dtype: str = "UINT8", name: str = "IMAGE", values: Any = None) -> grpc.InferInput:
+    tensor = grpc.InferInput(name, shape, dtype)
+    tensor.set_data_from_numpy(np.zeros(shape, np.uint8) if values is None else values)
+    return tensor
+
+
+def lying_input() -> grpc.InferInput:
+    """Says one shape and carries another."""
+    tensor = image_input([1, 4])
+    tensor.set_shape([1, 4096])
+    return tensor
+
+
+GRPC_REQUESTS: dict[str, dict[str, Any]] = {
+    "unknown model": {"model_name": "resformer2"},
+    "model by a path": {"model_name": "../resformer"},
+    "unknown version": {"model_version": "7"},
+    "version that is no number": {"model_version": "latest"},
+    "unknown input": {"inputs": [image_input([1, 4], name="IMAGES")]},
+    "no input": {"inputs": []},
+    "input twice": {"inputs": [image_input([1, 4]), image_input([1, 4])]},
+    "wrong type": {"inputs": [image_input([1, 4], "FP32", values=np.zeros((1, 4), np.float32))]},
+    "no batch dimension": {"inputs": [image_input([4])]},
+    "three dimensions": {"inputs": [image_input([1, 2, 2])]},
+    "batch too large": {"inputs": [image_input([9, 4])]},
+    "empty batch": {"inputs": [image_input([0, 4])]},
+    "shape and bytes differ": {"inputs": [lying_input()]},
+    "unknown output": {"outputs": [grpc.InferRequestedOutput("MASKS")]},
+    "long id of a bad image": {"request_id": "x" * 100_000},
+    "sequence id": {"sequence_id": 3, "sequence_start": True, "inputs": [image_input([1, 4])]},
+}
+
+
+@pytest.mark.parametrize("request_", GRPC_REQUESTS.values(), ids=GRPC_REQUESTS.keys())
+def test_wrong_grpc_request(server: Server, request_: dict[str, Any]) -> None:
+    arguments = {"model_name": PIPELINE_MODEL, "inputs": [image_input([1, 4])], "client_timeout": 10, **request_}
+    with grpc.InferenceServerClient(server.grpc_url) as raw, pytest.raises(InferenceServerException) as error:
+        raw.infer(**arguments)
+    assert error.value.status().removeprefix("StatusCode.") in CLOSED_TO_CLIENTS
+    assert_clean(error.value.message())
+
+
+def tensor_json(**changes: Any) -> bytes:
+    tensor = {"name": "IMAGE", "datatype": "UINT8", "shape": [1, 4], "data": [1, 2, 3, 4], **changes}
+    return json.dumps({"inputs": [tensor]}).encode()
+
+
+HTTP_REQUESTS: dict[str, tuple[str, str, bytes]] = {
+    "empty body": ("POST", INFER, b""),
+    "no json": ("POST", INFER, b"{inputs: nothing}"),
+    "cut json": ("POST", INFER, tensor_json()[:40]),
+    "json of another kind": ("POST", INFER, b'"inputs"'),
+    "deep json": ("POST", INFER, b"[" * 100_000),
+    "bytes that are no text": ("POST", INFER, bytes(range(256))),
+    "inputs that are no list": ("POST", INFER, b'{"inputs": 7}'),
+    "negative dimension": ("POST", INFER, tensor_json(shape=[1, -4])),
+    "overflowing dimensions": ("POST", INFER, tensor_json(shape=[2**32, 2**32])),
+    "dimension that ends the server": ("POST", INFER, tensor_json(shape=[1, 2**62])),
+    "dimension of 300 digits": ("POST", INFER, tensor_json(shape=[1, 10**300])),
+    "dimension that is no whole number": ("POST", INFER, tensor_json(shape=[1, 4.0])),
+    "dimension that is infinite": ("POST", INFER, tensor_json(shape=[1, float("inf")])),
+    "no shape": ("POST", INFER, tensor_json(shape=None)),
+    "huge size of binary data": ("POST", INFER, tensor_json(data=[], parameters={"binary_data_size": 2**62})),
+    "negative size of binary data": ("POST", INFER, tensor_json(data=[], parameters={"binary_data_size": -(2**62)})),
+    "huge parameter": ("POST", INFER, json.dumps({"inputs": [], "parameters": {"priority": 2**70}}).encode()),
+    "id that is no text": ("POST", INFER, json.dumps({"inputs": [], "id": 7}).encode()),
+    "one byte over the limit": ("POST", INFER, bytes(MAX_REQUEST_BYTES + 1)),
+    "index of all models": ("POST", "/v2/repository/index", b"{}"),
+    "shared memory": ("POST", "/v2/systemsharedmemory/region/x/register", b"{}"),
+    "trace settings": ("POST", "/v2/trace/setting", b"{}"),
+    "dimension that is a text": ("POST", INFER, tensor_json(shape=["1", "4"])),
+    "unknown type": ("POST", INFER, tensor_json(datatype="UINT9")),
+    "values out of range": ("POST", INFER, tensor_json(data=[300, -1, 2, 3])),
+    "values that are texts": ("POST", INFER, tensor_json(data=["a", "b", "c", "d"])),
+    "fewer values than the shape": ("POST", INFER, tensor_json(data=[1])),
+    "unknown path": ("GET", "/v2/secrets", b""),
+    "path upwards": ("GET", "/v2/models/../../etc/passwd", b""),
+    "wrong method": ("DELETE", INFER, b""),
+    "unload": ("POST", f"/v2/repository/models/{PIPELINE_MODEL}/unload", b""),
+    "log settings": ("POST", "/v2/logging", b'{"log_file": "/tmp/x"}'),
+}
+
+
+@pytest.mark.parametrize("request_", HTTP_REQUESTS.values(), ids=HTTP_REQUESTS.keys())
+def test_wrong_http_request(server: Server, request_: tuple[str, str, bytes]) -> None:
+    method, path, body = request_
+    connection = http.client.HTTPConnection(server.http_url, timeout=10)
+    connection.request(method, path, body)
+    response = connection.getresponse()
+    answer = response.read().decode()
+    connection.close()
+    assert 400 <= response.status < 500, answer
+    assert_clean(json.loads(answer)["error"])
+
+
+def test_half_sent_requests_and_idle_connections(server: Server) -> None:
+    host, port = server.http_url.split(":")
+    connections = [socket.create_connection((host, int(port))) for _ in range(200)]
+    for connection in connections[:100]:
+        connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\nhalf".encode())
+    with Client(server.http_url, "http") as client, pytest.raises(InvalidImage):
+        client.segment(b"asked while they hang about")
+    for connection in connections:
+        connection.close()
+
+
+def test_many_tiny_requests(server: Server) -> None:
+    with Client(server.grpc_url) as client:
+        for _ in range(500):
+            with pytest.raises(InvalidImage):
+                client.segment(b"\0")

@@ -1,0 +1,185 @@
+"""The HTTP front before the real server: health that is true, limits, names for requests, metrics, token and TLS."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.client import Client, ClientError, InvalidImage
+from deploy.client.transport import Access, Protocol
+from deploy.contract import PIPELINE_MODEL
+from deploy.server import Server, ServerError, ServerOptions, Supervisor, Tls
+from deploy.server.process.workers import workers_of
+
+MakeImage = Callable[..., bytes]
+TOKEN = "open-sesame"
+
+
+@pytest.fixture(scope="module")
+def log() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    """Signed by itself, for localhost."""
+    folder = tmp_path_factory.mktemp("tls")
+    tls = Tls(folder / "certificate.pem", folder / "key.pem")
+    name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    files = ["-keyout", str(tls.key), "-out", str(tls.certificate)]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *name, *files]
+    subprocess.run(command, check=True, capture_output=True)
+    return tls
+
+
+@pytest.fixture(scope="module")
+def guarded(repository: Path, certificate: Tls, log: list[str]) -> Iterator[Server]:
+    """With TLS and a token."""
+    options = ServerOptions(
+        http_port=0, grpc_port=0, metrics_port=0, max_request_bytes=100_000, tls=certificate, token=TOKEN
+    )
+    with Server(repository, options, log.append) as running:
+        yield running
+
+
+def get(url: str, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(url, timeout=10)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    return response.status, response.read().decode()
+
+
+def counted(server: Server, family: str, reason: str) -> float:
+    """A counter's value on the metrics' one endpoint."""
+    found = re.search(rf'^{family}{{reason="{reason}"}} (\S+)$', get(server.metrics_url, "/metrics")[1], re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def test_health_is_what_the_last_probe_said(repository: Path) -> None:
+    with Server(repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as server:
+        ready = ("/v2/health/ready", f"/v2/models/{PIPELINE_MODEL}/ready")
+        assert [get(server.http_url, path)[0] for path in ready] == [200, 200]
+        os.kill(workers_of(server.pid, PIPELINE_MODEL)[0], signal.SIGKILL)
+        seen: list[int] = []
+        supervisor = Supervisor(server, lambda line: seen.append(get(server.http_url, ready[0])[0]))
+        while not seen:
+            supervisor.attend()
+        assert seen == [503, 503], "not ready from the fault to the end of its repair"
+        assert get(server.http_url, ready[0])[0] == 200
+        assert get(server.http_url, "/v2/health/live")[0] == 200
+
+
+def test_each_reason_is_counted_at_one_address(server: Server, make_image: MakeImage) -> None:
+    images, requests = "resformer_rejected_images_total", "resformer_rejected_requests_total"
+    before = counted(server, images, "empty"), counted(server, images, "not_an_image")
+    cut = counted(server, images, "damaged"), counted(server, requests, "malformed_request")
+    whole = make_image(kind="JPEG")
+    with Client(server.grpc_url) as client:
+        for data in (b"no image", b"no image either", whole[: len(whole) // 2]):
+            with pytest.raises(InvalidImage):
+                client.segment(data)
+    connection = http.client.HTTPConnection(server.http_url, timeout=10)
+    connection.request("POST", f"/v2/models/{PIPELINE_MODEL}/infer", b"{")
+    assert connection.getresponse().status == 400
+    # the server gathers its metrics every two seconds
+    deadline = time.monotonic() + 10
+    while counted(server, images, "not_an_image") < before[1] + 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert counted(server, images, "not_an_image") == before[1] + 2
+    assert counted(server, images, "empty") == before[0]
+    assert counted(server, images, "damaged") == cut[0] + 1
+    assert counted(server, requests, "malformed_request") == cut[1] + 1
+    assert "nv_inference_request_success" in get(server.metrics_url, "/metrics")[1]
+
+
+def test_a_request_keeps_its_name_from_client_to_worker(guarded: Server, certificate: Tls, log: list[str]) -> None:
+    body = json.dumps({"inputs": [{"name": "IMAGE", "datatype": "UINT8", "shape": [1, 3], "data": [1, 2, 3]}]})
+    status, headers, _ = post(guarded, certificate, body.encode(), {"X-Request-Id": "from-the-header"})
+    assert (status, headers["X-Request-Id"]) == (400, "from-the-header")
+    access = Access(certificate.certificate, TOKEN)
+    with Client(guarded.grpc_url, access=access) as client, pytest.raises(InvalidImage):
+        client.segment(b"x")
+    requests = [json.loads(line) for line in log if line.startswith('{"request"')]
+    named = [line for line in requests if line["request"] == "from-the-header"]
+    assert {line.get("protocol", "worker"): line["rejected"] for line in named} == {
+        "worker": "not_an_image",
+        "http": "",
+    }
+    assert [line for line in requests if len(line["request"]) == 32 and line["rejected"] == "not_an_image"]
+    assert not [line for line in requests if line["request"] == "probe"]
+
+
+def post(server: Server, certificate: Tls, body: bytes, headers: dict[str, str], token: str = TOKEN):  # type: ignore[no-untyped-def]
+    host, port = server.http_url.split(":")
+    trust = ssl.create_default_context(cafile=certificate.certificate)
+    connection = http.client.HTTPSConnection(host, int(port), context=trust, timeout=10)
+    connection.request(
+        "POST", f"/v2/models/{PIPELINE_MODEL}/infer", body, headers | {"Authorization": f"Bearer {token}"}
+    )
+    response = connection.getresponse()
+    return response.status, response.headers, json.loads(response.read())
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_token_and_tls(guarded: Server, certificate: Tls, make_image: MakeImage, protocol: Protocol) -> None:
+    url = guarded.grpc_url if protocol == "grpc" else guarded.http_url
+    with Client(url, protocol, access=Access(certificate.certificate, TOKEN)) as client:
+        assert client.segment(make_image()).mask.shape == (51, 51)
+    for refused in (Access(certificate.certificate, "wrong"), Access(certificate.certificate), Access(None, TOKEN)):
+        with Client(url, protocol, connect_timeout=2, access=refused) as client, pytest.raises(ClientError) as error:
+            client.segment(make_image())
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (bytes(100_001), {}, 413),
+        (b"{}", {"Content-Encoding": "gzip"}, 415),
+        (b"{}", {"Inference-Header-Content-Length": "9" * 9}, 400),
+        (b"{}", {"Inference-Header-Content-Length": "-1"}, 400),
+    ],
+    ids=["too large", "compressed", "header beyond the body", "negative header"],
+)
+def test_what_the_front_refuses(
+    guarded: Server, certificate: Tls, body: bytes, headers: dict[str, str], status: int
+) -> None:
+    answered, _, document = post(guarded, certificate, body, headers)
+    assert answered == status
+    assert len(document["error"].splitlines()) == 1
+    assert post(guarded, certificate, body, headers, token="wrong")[0] == 401
+
+
+def test_the_limit_on_bytes_holds_over_grpc_too(guarded: Server, certificate: Tls) -> None:
+    with Client(guarded.grpc_url, access=Access(certificate.certificate, TOKEN)) as client:
+        for size, reason in (
+            (100_000, "not an image"),
+            (100_001, "more than the limit of 100,000"),
+        ):
+            with pytest.raises(InvalidImage, match=reason):
+                client.segment(bytes(size))
+
+
+def test_a_slow_client_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.server.proxy.handlers.BODY_SECONDS", 0.3)
+    host, port = server.http_url.split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(
+            f"POST /v2/models/{PIPELINE_MODEL}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nx".encode()
+        )
+        assert connection.recv(4096).startswith(b"HTTP/1.1 408")
+
+
+def test_a_certificate_that_is_none(repository: Path, certificate: Tls) -> None:
+    wrong = ServerOptions(http_port=0, grpc_port=0, metrics_port=0, tls=Tls(certificate.key, certificate.key))
+    with pytest.raises(ServerError, match="cannot start"), Server(repository, wrong):
+        pass

@@ -1,0 +1,69 @@
+"""What the front lets through: whatever the bytes, a request with sane shapes or one line of refusal."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploy.server.proxy.rejections import Rejection, Rejections
+from deploy.server.proxy.request import LARGEST_NUMBER, InferenceRequest, read_request
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inside: st.lists(inside) | st.dictionaries(st.text(), inside),
+)
+TENSORS = st.fixed_dictionaries({"shape": st.lists(st.integers(-3, 2**64)) | JSON}, optional={"data": JSON})
+REQUESTS = st.fixed_dictionaries({"inputs": st.lists(TENSORS) | JSON}, optional={"id": JSON, "parameters": JSON})
+
+
+def judged(body: bytes, length: str | None) -> InferenceRequest | None:
+    try:
+        return read_request(body, length)
+    except Rejection as rejection:
+        assert rejection.status == 400
+        assert rejection.message
+        assert "\n" not in rejection.message
+        return None
+
+
+@given(body=st.binary(), length=st.none() | st.text() | st.integers(-5, 300).map(str))
+def test_any_bytes_are_judged(body: bytes, length: str | None) -> None:
+    judged(body, length)
+
+
+@given(document=REQUESTS, tail=st.binary())
+def test_what_passes_is_safe_and_arrives_unchanged(document: dict[str, Any], tail: bytes) -> None:
+    head = json.dumps(document).encode()
+    request = judged(head + tail, str(len(head)))
+    if request is None:
+        return
+    assert all(math.prod(one["shape"]) <= len(head + tail) for one in document["inputs"])
+    body, length = request.named("given")
+    assert json.loads(body[:length]) == {**document, "id": "given"}
+    assert body[length:] == tail
+
+
+@pytest.mark.parametrize("depth", [10, 300, 900, 100_000])
+def test_depth_ends_in_a_refusal_or_an_answer(depth: int) -> None:
+    judged(b'{"inputs": [], "parameters": ' + b"[" * depth + b"]" * depth + b"}", None)
+
+
+@pytest.mark.parametrize("number", [LARGEST_NUMBER + 1, -(2**63), 1e300, float("inf"), float("nan")])
+def test_numbers_that_no_parameter_holds(number: float) -> None:
+    assert judged(json.dumps({"inputs": [], "parameters": {"priority": number}}).encode(), None) is None
+    tensor = {"name": "IMAGE", "shape": [0], "parameters": {"binary_data_size": number}}
+    assert judged(json.dumps({"inputs": [tensor]}).encode(), None) is None
+
+
+def test_rejections_are_counted_in_prometheus_text() -> None:
+    rejections = Rejections()
+    for reason in ("too_large", "bad_shape", "too_large"):
+        rejections.add(reason)
+    assert rejections.text().splitlines()[1:] == [
+        "# TYPE resformer_rejected_requests_total counter",
+        'resformer_rejected_requests_total{reason="bad_shape"} 1',
+        'resformer_rejected_requests_total{reason="too_large"} 2',
+    ]

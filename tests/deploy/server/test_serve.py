@@ -1,0 +1,124 @@
+"""`python -m deploy.serve`: its start, its failures in one line each, and its end."""
+
+import importlib.util
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+
+from deploy.client import Client, ServerUnavailable
+from deploy.contract import Contract
+from deploy.files import CONFIGURATION, read_config
+from deploy.repository.cpu import write_repository
+from deploy.serve import main
+from deploy.server import Server, ServerError, ServerOptions
+
+FREE_PORTS = ServerOptions(http_port=0, grpc_port=0, metrics_port=0)
+
+
+def serve(repository: Path) -> tuple[subprocess.Popen[str], str]:
+    """The command in a process of its own, and the address that it printed."""
+    command = [sys.executable, "-m", "deploy.serve", "--repository", str(repository)]
+    ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    process = subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    return process, line.partition("gRPC ")[2].partition(",")[0]
+
+
+def test_sigterm_answers_what_it_accepted_and_leaves_nothing(
+    repository: Path, make_image: Callable[..., bytes]
+) -> None:
+    before = set(Path("/dev/shm").glob("resformer_server_*"))
+    process, url = serve(repository)
+    answered, refused = [], []
+
+    def ask() -> None:
+        with Client(url) as client:
+            try:
+                while True:
+                    answered.append(client.segment(make_image()).mask.shape)
+            except ServerUnavailable as error:
+                refused.append(str(error))
+
+    askers = [threading.Thread(target=ask) for _ in range(4)]
+    for asker in askers:
+        asker.start()
+    while len(answered) < 20:
+        askers[0].join(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    for asker in askers:
+        asker.join(10)
+    # Each asker ends by being turned away, never by an answer lost on its way: that would be another error.
+    assert len(refused) == len(askers)
+    assert set(Path("/dev/shm").glob("resformer_server_*")) <= before
+
+
+@pytest.mark.parametrize("side", ["http", "grpc", "metrics"])
+def test_taken_port_is_the_servers_own_reason(repository: Path, side: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ports = dict.fromkeys(("http", "grpc", "metrics"), "0") | {side: str(port)}
+        flags = [argument for name, value in ports.items() for argument in (f"--{name}-port", value)]
+        assert main(["--repository", str(repository), *flags]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert str(port) in line
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda root: shutil.rmtree(root), "no model repository"),
+        (lambda root: (root / "resformer" / CONFIGURATION).write_text("name: 3"), "cannot be read"),
+        (lambda root: shutil.rmtree(root / "resformer"), "holds no model resformer"),
+        (lambda root: edit(root, "backend", "tensorrt"), "tensorrt backend"),
+        (lambda root: (root / "resformer" / "1" / "model.onnx").write_bytes(b"no network"), "not the network that was"),
+        (lambda root: (root / "resformer" / "1" / "model.onnx").unlink(), "model.onnx cannot be read: No such file"),
+        (lambda root: (root / "resformer" / "1" / "model.bin").write_bytes(b"added"), "not the network that was"),
+        (lambda root: (root / "resformer" / "1" / "model.py").unlink(), "no model.py"),
+    ],
+    ids=["missing", "no configuration", "no pipeline", "for a GPU", "edited", "no network", "other weights", "no code"],
+)
+def test_broken_repository(repository: Path, tmp_path: Path, damage: Callable[[Path], None], says: str) -> None:
+    copy = tmp_path / "model_repository"
+    shutil.copytree(repository, copy)
+    damage(copy)
+    with pytest.raises(ServerError, match=says) as error, Server(copy, FREE_PORTS):
+        pass
+    assert "\n" not in str(error.value)
+    assert "Traceback" not in str(error.value)
+
+
+def test_network_that_does_not_load(contract: Contract, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no network")
+    repository = write_repository(tmp_path, contract, tmp_path / "model.onnx")
+    with pytest.raises(ServerError, match="resformer") as error, Server(repository, FREE_PORTS):
+        pass
+    assert "\n" not in str(error.value)
+
+
+def edit(root: Path, field: str, value: str) -> None:
+    config = read_config(root / "resformer")
+    setattr(config, field, value)
+    (root / "resformer" / CONFIGURATION).write_text(text_format.MessageToString(config))
+
+
+def test_without_pytriton(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.server.process.installation.find_spec", lambda name: None)
+    assert importlib.util.find_spec("pytriton") is not None
+    with pytest.raises(ServerError, match="pip install"), Server(repository, FREE_PORTS):
+        pass
+
+
+def test_port_out_of_range_is_misuse(repository: Path) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--repository", str(repository), "--http-port", "70000"])
+    assert exit_.value.code == 2

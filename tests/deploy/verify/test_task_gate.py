@@ -1,0 +1,69 @@
+"""The task gate against scores taken one by one, and its decision."""
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.classification import binary_auroc
+
+from deploy.engines import EngineOutput
+from deploy.verify.samples import Samples, Truth
+from deploy.verify.task_gate import Change, lost_task, task_changes
+from deploy.verify.verifier import task_scores
+
+CLASSES, LABELS = ("background", "a", "b"), ("x", "y")
+
+
+def random_output(seed: int, count: int = 40) -> EngineOutput:
+    random = np.random.default_rng(seed)
+    return EngineOutput(
+        random.integers(0, 3, (count, 8, 8)).astype(np.uint8),
+        random.random((count, 2), np.float32),
+        np.zeros((count, 3, 8, 8), np.float32),
+    )
+
+
+def random_truth(count: int = 40) -> Truth:
+    random = np.random.default_rng(9)
+    masks = torch.from_numpy(random.integers(0, 3, (count, 8, 8)))
+    masks[: count // 4][masks[: count // 4] == 2] = 0  # images without the class
+    return Truth(masks, torch.from_numpy((random.random((count, 2)) < 0.3).astype(np.float32)), CLASSES, LABELS)
+
+
+def test_changes_are_differences_of_the_scores() -> None:
+    truth, before, after = random_truth(), random_output(1), random_output(2)
+    samples = Samples("random", np.zeros((40, 3, 8, 8), np.float32), truth)
+    changes = task_changes(before, after, truth)
+    old, new = task_scores(before, samples), task_scores(after, samples)
+    assert old and new
+    for name, change in changes.items():
+        assert change.value == pytest.approx(new[name] - old[name], abs=1e-6)
+        assert change.low <= change.value <= change.high
+    assert set(changes) == {name for name in old if not name.startswith("pooled")}
+
+
+def test_the_interval_is_that_of_drawing_images_anew() -> None:
+    truth, before, after = random_truth(), random_output(3), random_output(4)
+    random, differences = np.random.default_rng(5), []
+    for _ in range(400):
+        index = random.integers(0, 40, 40)
+        labels = truth.labels[index, 0].int()
+        pair = [binary_auroc(torch.from_numpy(out.class_probs[index, 0]), labels) for out in (before, after)]
+        differences.append(float(pair[1] - pair[0]))
+    change = task_changes(before, after, truth)["auc/x"]
+    low, high = np.percentile(differences, [2.5, 97.5])
+    assert change.low == pytest.approx(low, abs=0.05)
+    assert change.high == pytest.approx(high, abs=0.05)
+
+
+def test_an_engine_that_changes_nothing_loses_nothing() -> None:
+    truth, output = random_truth(), random_output(1)
+    changes = task_changes(output, output, truth)
+    assert set(changes.values()) == {Change(0.0, 0.0, 0.0)}
+    assert not lost_task(changes)
+
+
+def test_what_is_lost_is_told_with_its_interval() -> None:
+    changes = {"dice": Change(-0.006, -0.009, -0.003), "accuracy": Change(-0.009, -0.02, 0.0)}
+    (line,) = lost_task(changes)
+    assert line == "dice fell by 0.0060 (95 % interval 0.0030 to 0.0090), more than 0.005"
+    assert len(lost_task({"dice": Change(0.1, 0, 0), "accuracy": Change(-0.011, 0, 0)})) == 1

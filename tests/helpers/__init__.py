@@ -1,0 +1,1 @@
+"""Share what several tests need: small networks, files of every kind, a fake plugin front end."""

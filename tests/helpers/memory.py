@@ -1,0 +1,12 @@
+"""How much memory a server takes."""
+
+from pathlib import Path
+
+from deploy.server import Server
+from deploy.server.process.workers import children_of
+
+
+def resident_bytes(server: Server) -> int:
+    """Memory of the server and its workers."""
+    status = [Path(f"/proc/{pid}/status").read_text() for pid in (server.pid, *children_of(server.pid))]
+    return sum(1024 * int(text.partition("VmRSS:")[2].split()[0]) for text in status)
