@@ -8,11 +8,13 @@ import pytest
 
 from data_pipeline import open_source
 from deploy import build_engine
+from deploy.building import DEFAULT_CHECKPOINT
+from deploy.building.plan import contract_of
 from deploy.contract import Contract
-from deploy.demo import ANY_FREE_PORT
 from deploy.files import DIRECTORY
 from deploy.report.records import machine
 from deploy.server import Server
+from deploy.server.options import FREE_PORTS
 from model.checkpoint import Checkpoint, load_checkpoint
 
 OUTPUT = Path("build/bench")
@@ -20,7 +22,7 @@ THREADS = 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--checkpoint", default=str(build_engine.DEFAULT_CHECKPOINT), help="file or random:PRESET")
+    parser.addoption("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="file or random:PRESET")
     parser.addoption("--threads", type=int, default=THREADS, help="of every engine (default 2)")
     parser.addoption("--precision", default="auto", help="of our engines in test_engines.py (default auto: all)")
 
@@ -49,10 +51,10 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     checkpoint = load_checkpoint(name)
     source = "synthetic:skin" if checkpoint.info.data.startswith("random:") else checkpoint.info.data
     image = open_source(source, "test", samples=4).records[0].image.read_bytes()
-    return Subject(Path(name).name, checkpoint, build_engine.contract_of(checkpoint.info, 8), OUTPUT, threads, image)
+    return Subject(Path(name).name, checkpoint, contract_of(checkpoint.info, 8), OUTPUT, threads, image)
 
 
 @pytest.fixture(scope="session")
 def server(subject: Subject) -> Iterator[Server]:
-    with Server(subject.output / DIRECTORY, ANY_FREE_PORT) as running:
+    with Server(subject.output / DIRECTORY, FREE_PORTS) as running:
         yield running

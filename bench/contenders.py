@@ -90,7 +90,7 @@ def main() -> None:
     options = parser.parse_args()
     report = read_report(options.output)
     assert report is not None
-    images = noise(Contract(**report.contract), options.batch)
+    images = noise(Contract.from_fields(report.contract), options.batch)
     runner = Contenders(options.checkpoint, options.output, options.threads).load(options.name)
     for _ in range(3):
         runner(images)

@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy.engines.onnx_runtime import open_session
-from deploy.engines.openvino_cpu import core
+from deploy.engines.openvino_core import core
 
 SIDE = 1024
 MULTIPLY_ADDS = SIDE**3

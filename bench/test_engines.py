@@ -22,6 +22,7 @@ from bench.conftest import OUTPUT, THREADS
 from bench.contenders import COMPILED, PLAIN, Contenders, noise
 from bench.gemm import MULTIPLY_ADDS, best_seconds, products
 from bench.plain_export import plain_export
+from data_pipeline import Preprocessing
 from deploy import build_engine
 from deploy.contract import Contract
 from deploy.engines import TARGETS, BuildRequest, Runner, pytorch_runner
@@ -48,7 +49,7 @@ def contenders(request: pytest.FixtureRequest) -> Contenders:
 def contract() -> Contract:
     report = read_report(OUTPUT)
     assert report is not None
-    return Contract(**report.contract)
+    return Contract.from_fields(report.contract)
 
 
 def multiply_adds(checkpoint: str) -> int:
@@ -124,12 +125,13 @@ def test_growth_with_size(benchmark: BenchmarkFixture, size: int) -> None:
     torch.manual_seed(0)
     model = build_model(config).eval()
     classes = tuple(f"class {index}" for index in range(config.seg_channels))
-    spec = Contract(size, classes, ("a", "b", "c"), (0.5,) * 3, (0.25,) * 3, max_batch=1)
+    spec = Contract(preprocessing=Preprocessing(size), seg_classes=classes, labels=("a", "b", "c"), max_batch=1)
     OUTPUT.mkdir(parents=True, exist_ok=True)
     exported, engine = OUTPUT / f"size-{size}.onnx", OUTPUT / f"size-{size}.xml"
     export_onnx(model, spec, exported)
     target = TARGETS["openvino"]
-    target.build(BuildRequest(model, exported, spec, "fp32", threads=THREADS), engine, lambda phase, share: None)
+    request = BuildRequest(model=model, onnx=exported, contract=spec, precision="fp32", threads=THREADS)
+    target.build(request, engine, lambda phase, share: None)
     runner = target.runner(engine, "fp32", THREADS)
     assert runner is not None
     images = noise(spec, 1)

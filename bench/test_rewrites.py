@@ -14,7 +14,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.conftest import OUTPUT
 from bench.contenders import noise
 from bench.plain_export import plain_export
-from deploy.build_engine import contract_of
+from deploy.building.plan import contract_of
 from deploy.engines import Runner, onnx_runner
 from deploy.engines.openvino_cpu import openvino_runner
 from deploy.simplify import REWRITES, simplify

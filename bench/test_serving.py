@@ -19,10 +19,10 @@ from bench.shared_memory import SharedMemory, bare_http, request_for
 from data_pipeline import Preprocessor
 from deploy.client import Client
 from deploy.contract import PIPELINE_MODEL
-from deploy.demo import ANY_FREE_PORT
 from deploy.files import DIRECTORY, VERSION, read_config
 from deploy.server import Server, Supervisor
 from deploy.server.model_configs import tuned
+from deploy.server.options import FREE_PORTS
 from deploy.server.process.workers import workers_of
 from deploy.server.worker.network import Network
 from tests.helpers.memory import resident_bytes
@@ -36,7 +36,7 @@ KILLS, REQUESTS_BETWEEN_KILLS = 5, 400
 def in_process(subject: Subject) -> Callable[[], object]:
     """The served work without a server: the same code on the same file, with every core."""
     folder = subject.output / DIRECTORY / PIPELINE_MODEL
-    parameters = {name: one.string_value for name, one in tuned(read_config(folder), ANY_FREE_PORT).parameters.items()}
+    parameters = {name: one.string_value for name, one in tuned(read_config(folder), FREE_PORTS).parameters.items()}
     contract, wanted = subject.contract, {"MASK", "CLASS_PROBS"}
     network = Network(
         folder / VERSION / parameters["network"],
@@ -105,7 +105,7 @@ def test_throughput_with_a_worker_a_core(
 ) -> None:
     # Before the server starts: its supervision and the figure would share the cores.
     alone = closed_loop(in_process, 1, 100).rate
-    options = replace(ANY_FREE_PORT, tuning="throughput")
+    options = replace(FREE_PORTS, tuning="throughput")
     with Server(subject.output / DIRECTORY, options) as server, Client(server.grpc_url) as client:
         load = record(
             benchmark, lambda: closed_loop(lambda: client.segment(subject.image), 8, 300), "a worker a core, 8 callers"
@@ -134,7 +134,7 @@ def test_soak(benchmark: BenchmarkFixture, subject: Subject, server: Server, cli
 @pytest.mark.slow
 def test_worker_killed_again_and_again(benchmark: BenchmarkFixture, subject: Subject) -> None:
     repository = subject.output / DIRECTORY
-    with Server(repository, ANY_FREE_PORT) as server, Client(server.grpc_url, retry_for=60) as client:
+    with Server(repository, FREE_PORTS) as server, Client(server.grpc_url, retry_for=60) as client:
         known = client.segment(subject.image).mask.tobytes()
 
         def ask() -> None:

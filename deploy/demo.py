@@ -14,10 +14,10 @@ from data_pipeline.overlay import draw, fit_mask, open_upright, png
 from deploy import build_engine
 from deploy.client import Client, ClientError, Result
 from deploy.files import DIRECTORY
-from deploy.server import Server, ServerError, ServerOptions
+from deploy.server import Server, ServerError
+from deploy.server.options import FREE_PORTS
 
 OVERLAY = "overlay.png"
-ANY_FREE_PORT = ServerOptions(http_port=0, grpc_port=0, metrics_port=0)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -29,7 +29,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def ask(repository: Path, image: bytes) -> dict[str, Result]:
     """Serve the repository on free ports and send it the image once over each protocol."""
-    with Server(repository, ANY_FREE_PORT) as server:
+    with Server(repository, FREE_PORTS) as server:
         results = {}
         with Client(server.grpc_url, "grpc") as client:
             results["grpc"] = client.segment(image)

@@ -26,14 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def server_options(choices: argparse.Namespace) -> ServerOptions:
     """The command line's choices as the server takes them; raises OSError where the token's file cannot be read."""
     return ServerOptions(
-        choices.address,
-        choices.http_port,
-        choices.grpc_port,
-        choices.metrics_port,
-        choices.tuning,
-        choices.max_request_mb * 2**20,
-        Tls(choices.tls_certificate, choices.tls_key) if choices.tls_certificate else None,
-        choices.token_file.read_text().strip() if choices.token_file else "",
+        address=choices.address,
+        http_port=choices.http_port,
+        grpc_port=choices.grpc_port,
+        metrics_port=choices.metrics_port,
+        tuning=choices.tuning,
+        max_request_bytes=choices.max_request_mb * 2**20,
+        tls=Tls(choices.tls_certificate, choices.tls_key) if choices.tls_certificate else None,
+        token=choices.token_file.read_text().strip() if choices.token_file else "",
     )
 
 

@@ -1,6 +1,5 @@
 """Build and run OpenVINO engines on the CPU: what the server runs where there is no GPU."""
 
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -8,18 +7,8 @@ import openvino
 from numpy.typing import NDArray
 
 from deploy.engines.base import BuildRequest, EngineOutput, EngineRequest, Precision, Progress, Runner, Target
+from deploy.engines.openvino_core import core
 from deploy.engines.openvino_winograd import use_winograd
-
-
-@cache
-def core() -> openvino.Core:
-    """Never a second one.
-
-    OpenVINO 2026.4 gives the thread another signal stack when a `Core` first compiles for a CPU, and puts back the one
-    it found when the `Core` goes. Two that overlap leave a stack that was freed: Ctrl-C is then a segmentation fault.
-    """
-    return openvino.Core()
-
 
 EXECUTION_TYPE = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """What is not quantised is computed in; verified with the same."""

@@ -7,7 +7,6 @@ matrix products over the channels whose weights the plugin packs when it loads.
 
 Exact but for rounding: measured errors are about ten times those of the plain float32 convolution, 1e-5 of its output.
 """
-# MERGED: Chooses for each 3x3 convolution of an OpenVINO model the faster of two forms, by timing both on this machine.
 
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 
 from deploy.engines.base import Progress
-from deploy.engines.openvino_cpu import core
+from deploy.engines.openvino_core import core
 
 Matrix = NDArray[np.float64]
 

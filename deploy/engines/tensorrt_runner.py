@@ -1,5 +1,4 @@
-"""A serialised engine's header: which library wrote it and for what, read before the library is handed the rest."""
-# MERGED: Runs a TensorRT or TensorRT-RTX engine on torch CUDA tensors, replayed as CUDA graphs. Not yet run on a GPU.
+"""Run a TensorRT or TensorRT-RTX engine on torch CUDA tensors, replayed as CUDA graphs. Not yet run on a GPU."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The ONNX nodes that stand for the two kernels; TensorRT's parser runs them as the plugins of `deploy.plugins.payload`."""
+"""Name the ONNX nodes that stand for the two kernels, and that TensorRT's parser runs as plugins."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -17,7 +17,9 @@ PAGE = "report.html"
 
 def write_page(output: Path, report: Report, contract: Contract, cases: Sequence[Case]) -> None:
     """Write `report.html` in one step; pictures are inside it."""
-    environment = Environment(loader=PackageLoader("deploy"), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=PackageLoader("deploy.report", package_path=""), autoescape=True, undefined=StrictUndefined
+    )
     html = environment.get_template(PAGE).render(
         report=report,
         contract=contract,

@@ -1,5 +1,4 @@
-"""tritonserver's own HTTP side: on the loopback, and closed to everyone without the key that each start draws anew."""
-# MERGED: Loads and unloads models.
+"""Reach tritonserver's own HTTP endpoint, on the loopback and closed to everyone without the key of this start."""
 
 import http.client
 import json

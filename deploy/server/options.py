@@ -18,7 +18,7 @@ class Tls:
     key: Path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ServerOptions:
     """Where the server listens, what it is tuned for, and whom it lets in.
 
@@ -46,6 +46,9 @@ class ServerOptions:
             grpc_port=self.grpc_port or free[1],
             metrics_port=self.metrics_port or free[2],
         )
+
+
+FREE_PORTS = ServerOptions(http_port=0, grpc_port=0, metrics_port=0)
 
 
 def free_ports(address: str, count: int) -> list[int]:

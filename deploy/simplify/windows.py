@@ -1,5 +1,4 @@
-"""Which windows a map has, in which order an engine takes them, and which of them the shift wraps."""
-# MERGED: A Swin stage for one map size, its tokens kept in window order.
+"""Keep a Swin stage's tokens in window order, for one map size."""
 
 from copy import deepcopy
 from dataclasses import dataclass

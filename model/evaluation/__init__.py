@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from data_pipeline import Batch, Dataset, Preprocessing, TrainingLoader
-from model.checkpoint import CheckpointInfo
 from model.metrics import TaskScores
 from model.network.outputs import DecodedNetwork
 

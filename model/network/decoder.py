@@ -1,5 +1,4 @@
-"""Dilated feature enhancement (DFE): three dilated branches summed, ReLU, spatial attention; channels are preserved."""
-# MERGED: The segmentation decoder: transposed convolutions up from the deepest level, each joined with the enhanced skip. | The classification head over several encoder levels.
+"""Decode the encoder's features: dilated feature enhancement (DFE), segmentation decoder, classification head."""
 
 from collections.abc import Sequence
 

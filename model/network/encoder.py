@@ -1,5 +1,4 @@
-"""The convolutional path: stem and ResNet34 basic blocks (arXiv 1512.03385)."""
-# MERGED: The token path's way in and down: multi-scale patch embedding and patch merging, both channels last. | The ResFormer encoder: ResNet features and window attention in four stages, in either of the paper's two designs.
+"""Encode the image in four stages of ResNet features and window attention, in either of the paper's two designs."""
 
 import torch
 from torch import Tensor, nn

@@ -1,5 +1,4 @@
-"""The training batches of one process."""
-# MERGED: The training loop: epochs of one loader, validation after each, the best and the last state on disk.
+"""Train the network: epochs of one loader, validation after each, the best and the last state on disk."""
 
 import math
 import time

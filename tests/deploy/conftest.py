@@ -1,15 +1,26 @@
-"""One real build, shared by the tests that look at what it left."""
+"""Share one real build, and one real server over a small but real network, among all tests of `deploy`."""
 
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
+from data_pipeline import Preprocessing, Preprocessor
 from deploy import build_engine
+from deploy.contract import Contract
 from deploy.export import export_onnx
+from deploy.repository.cpu import write_repository
+from deploy.server import Server
+from deploy.server.options import FREE_PORTS
 from model.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
 from tests.helpers.networks import SMALLEST, lived_in
 from tests.helpers.smallest import CONTRACT
@@ -54,7 +65,13 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A skin checkpoint of the smallest network, with untrained weights."""
     config = replace(SMALLEST, seg_channels=1)
     labels = ("melanoma", "seborrheic_keratosis", "nevus")
-    info = CheckpointInfo(config, ("background", "lesion"), labels, "synthetic:skin")
+    info = CheckpointInfo(
+        config=config,
+        seg_classes=("background", "lesion"),
+        labels=labels,
+        data="synthetic:skin",
+        preprocessing=Preprocessing(config.image_size),
+    )
     path = tmp_path_factory.mktemp("checkpoint") / "smallest.safetensors"
     save_checkpoint(path, Checkpoint(info, lived_in(config).state_dict()))
     return path
@@ -66,3 +83,100 @@ def built(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> B
     result = Built(small_checkpoint, root / "out", root)
     assert result.again("--max-batch", "4") == 0
     return result
+
+
+Infer = Callable[[bytes], dict[str, NDArray[np.generic]]]
+MakeImage = Callable[..., bytes]
+
+
+@pytest.fixture(scope="session")
+def contract() -> Contract:
+    """Four segmentation classes, two labels, a side that no power of two divides."""
+    return Contract(
+        preprocessing=Preprocessing(51, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)),
+        seg_classes=("background", "IRF", "SRF", "PED"),
+        labels=("fluid", "scar"),
+        max_batch=4,
+    )
+
+
+@pytest.fixture(scope="session")
+def network(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A convolution, a softmax and a linear head under the contract's names, with weights from a seed."""
+    path = tmp_path_factory.mktemp("network") / "model.onnx"
+    onnx.save(small_network(contract), path)
+    return path
+
+
+def small_network(contract: Contract) -> onnx.ModelProto:
+    """INPUT (batch, 3, S, S) -> MASK, CLASS_PROBS, SEG_PROBS, opset 17."""
+    generator = np.random.default_rng(5)
+    channels, side = contract.seg_channels, contract.image_size
+    weights = {
+        "kernel": generator.normal(size=(channels, 3, 3, 3)).astype(np.float32),
+        "head": generator.normal(size=(channels, len(contract.labels))).astype(np.float32),
+    }
+    node = onnx.helper.make_node
+    nodes = [
+        node("Conv", ["INPUT", "kernel"], ["logits"], pads=[1, 1, 1, 1]),
+        node("Softmax", ["logits"], ["SEG_PROBS"], axis=1),
+        node("ArgMax", ["SEG_PROBS"], ["indices"], axis=1, keepdims=0),
+        node("Cast", ["indices"], ["MASK"], to=onnx.TensorProto.UINT8),
+        node("GlobalAveragePool", ["logits"], ["pooled"]),
+        node("Flatten", ["pooled"], ["features"]),
+        node("MatMul", ["features", "head"], ["class_logits"]),
+        node("Sigmoid", ["class_logits"], ["CLASS_PROBS"]),
+    ]
+    floating, value = onnx.TensorProto.FLOAT, onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes,
+        "small",
+        [value("INPUT", floating, ["batch", 3, side, side])],
+        [
+            value("MASK", onnx.TensorProto.UINT8, ["batch", side, side]),
+            value("CLASS_PROBS", floating, ["batch", len(contract.labels)]),
+            value("SEG_PROBS", floating, ["batch", channels, side, side]),
+        ],
+        [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+@pytest.fixture(scope="session")
+def repository(contract: Contract, network: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_repository(tmp_path_factory.mktemp("build"), contract, network)
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path) -> Iterator[Server]:
+    with Server(repository, FREE_PORTS) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def in_process(contract: Contract, network: Path) -> Infer:
+    """The reference: the same file in another engine (ONNX Runtime), without a server around it."""
+    session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
+    preprocess = Preprocessor(contract.preprocessing)
+    names = [spec.name for spec in contract.outputs]
+
+    def infer(data: bytes) -> dict[str, NDArray[np.generic]]:
+        outputs = session.run(names, {contract.network_input.name: preprocess(data)[None]})
+        return {name: output[0] for name, output in zip(names, outputs, strict=True)}
+
+    return infer
+
+
+@pytest.fixture(scope="session")
+def make_image() -> MakeImage:
+    """A smooth colourful picture of `size` (width, height) as the bytes of a file of `kind`."""
+
+    def make(size: tuple[int, int] = (97, 64), kind: str = "PNG", seed: int = 0, **options: object) -> bytes:
+        coarse = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(file, kind, **options)
+        return file.getvalue()
+
+    return make

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from data_pipeline import Preprocessor, open_source
 from data_pipeline.overlay import open_upright
-from deploy import build_engine, demo
+from deploy import demo
+from deploy.building.plan import contract_of
 from deploy.engines import pytorch_runner
 from deploy.files import DIRECTORY
 from model.checkpoint import load_checkpoint
@@ -18,7 +19,7 @@ from tests.deploy.conftest import Built
 def test_the_served_answer_is_the_trained_networks(built: Built, tmp_path: Path) -> None:
     file = open_source("synthetic:skin", "test", samples=2, cache=tmp_path).records[1].image
     checkpoint = load_checkpoint(built.checkpoint)
-    contract = build_engine.contract_of(checkpoint.info, 4)
+    contract = contract_of(checkpoint.info, 4)
     image = Preprocessor(contract.preprocessing)(file.read_bytes())
     expected = pytorch_runner(checkpoint.build())(image[None])
     results = demo.ask(built.output / DIRECTORY, file.read_bytes())

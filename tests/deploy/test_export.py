@@ -1,16 +1,16 @@
 """The ONNX file against the PyTorch network, run by ONNX Runtime."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from deploy.contract import Contract
 from deploy.engines import onnx_runner, pytorch_runner
 from deploy.errors import BuildError
 from deploy.export import check_onnx, export_onnx
-from deploy.verify.parity import compare, failures
+from deploy.verify.parity import broken_tolerances, compare
 from tests.helpers.networks import SMALLEST, lived_in
 from tests.helpers.smallest import CONTRACT, images
 
@@ -19,7 +19,7 @@ from tests.helpers.smallest import CONTRACT, images
 def test_a_dynamic_batch_gives_what_pytorch_gives(exported: Path, batch: int) -> None:
     reference = pytorch_runner(lived_in(SMALLEST))(images(batch))
     output = onnx_runner(exported, 2)(images(batch))
-    assert not failures("fp32", compare(reference, output))
+    assert not broken_tolerances("fp32", compare(reference, output))
     np.testing.assert_allclose(output.seg_probs, reference.seg_probs, atol=1e-4)
     assert output.mask.dtype == np.uint8
     assert output.mask.shape == (batch, 64, 64)
@@ -27,11 +27,11 @@ def test_a_dynamic_batch_gives_what_pytorch_gives(exported: Path, batch: int) ->
 
 def test_one_image_at_most_gives_a_static_graph(tmp_path: Path) -> None:
     path = tmp_path / "one.onnx"
-    export_onnx(lived_in(SMALLEST), Contract(**{**vars(CONTRACT), "max_batch": 1}), path)
+    export_onnx(lived_in(SMALLEST), replace(CONTRACT, max_batch=1), path)
     (image,) = onnx.load(path).graph.input
     assert [dim.dim_value for dim in image.type.tensor_type.shape.dim] == [1, 3, 64, 64]
     reference = pytorch_runner(lived_in(SMALLEST))(images(1))
-    assert not failures("fp32", compare(reference, onnx_runner(path, 2)(images(1))))
+    assert not broken_tolerances("fp32", compare(reference, onnx_runner(path, 2)(images(1))))
 
 
 def test_the_graph_holds_no_batch_norm_that_could_fold_and_one_convolution_a_branch(exported: Path) -> None:
@@ -61,11 +61,11 @@ def test_a_file_with_other_tensors_or_broken_rules_is_refused(exported: Path, tm
 def test_parity_tolerances_notice_what_matters() -> None:
     reference = pytorch_runner(lived_in(SMALLEST))(images(2))
     same = compare(reference, reference)
-    assert not failures("fp32", same)
+    assert not broken_tolerances("fp32", same)
     flipped = reference.mask.copy()
     flipped[0, :4] = 3 - flipped[0, :4]  # 4 of 128 rows: 3 % of the pixels
-    (reason,) = failures("bf16", compare(reference, reference._replace(mask=flipped)))
+    (reason,) = broken_tolerances("bf16", compare(reference, reference._replace(mask=flipped)))
     assert reason == "mask differs by 3.12e-02, more than 2e-02"
     lost = reference._replace(class_probs=np.full_like(reference.class_probs, np.nan))
-    (reason,) = failures("bf16", compare(reference, lost))
+    (reason,) = broken_tolerances("bf16", compare(reference, lost))
     assert reason.startswith("classification differs by inf")

@@ -3,7 +3,9 @@
 import torch
 from torch import nn
 
+from data_pipeline import Preprocessing
 from model import ModelConfig, MultiTaskResFormer, build_model
+from model.checkpoint import CheckpointInfo
 
 SMALLEST = ModelConfig(
     image_size=64, channels=(8, 16, 32, 64), resnet_blocks=(1, 1, 2, 1), head_dim=8, dilations=(1, 2, 5)
@@ -23,3 +25,14 @@ def lived_in(config: ModelConfig) -> MultiTaskResFormer:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.5, 0.5)
     return model
+
+
+def info_of(config: ModelConfig, seg_classes: tuple[str, ...], labels: tuple[str, ...], data: str) -> CheckpointInfo:
+    """Describe weights of `config` that expect ImageNet's normalisation."""
+    return CheckpointInfo(
+        config=config,
+        seg_classes=seg_classes,
+        labels=labels,
+        data=data,
+        preprocessing=Preprocessing(config.image_size),
+    )

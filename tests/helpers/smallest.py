@@ -2,10 +2,14 @@
 
 import numpy as np
 
+from data_pipeline import Preprocessing
 from deploy.contract import Contract
 
 CONTRACT = Contract(
-    64, ("background", "a", "b", "c"), ("x", "y", "z"), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), max_batch=4
+    preprocessing=Preprocessing(64, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+    seg_classes=("background", "a", "b", "c"),
+    labels=("x", "y", "z"),
+    max_batch=4,
 )
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: what is written comes back, and what cannot be used is refused in one line."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,13 +8,14 @@ import torch
 from safetensors.torch import save_file
 
 from model import MultiTaskResFormer
-from model.checkpoint import Checkpoint, CheckpointError, CheckpointInfo, load_checkpoint, save_checkpoint
+from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from tests.helpers.networks import info_of
 
 
 @pytest.fixture
 def saved(network: MultiTaskResFormer, tmp_path: Path) -> Path:
-    info = CheckpointInfo(
-        network.config, ("background", "a", "b", "c"), ("x", "y", "z"), "synthetic:oct", training={"seed": 7}
+    info = replace(
+        info_of(network.config, ("background", "a", "b", "c"), ("x", "y", "z"), "synthetic:oct"), training={"seed": 7}
     )
     path = tmp_path / "net.safetensors"
     save_checkpoint(path, Checkpoint(info, network.state_dict()))
@@ -60,7 +62,7 @@ def test_unusable_files_are_refused_in_one_line(saved: Path, tmp_path: Path, net
 
 
 def test_weights_that_do_not_fit_or_are_not_finite_are_refused(tmp_path: Path, network: MultiTaskResFormer) -> None:
-    info = CheckpointInfo(network.config, ("background", "a", "b", "c"), ("x", "y", "z"), "synthetic:oct")
+    info = info_of(network.config, ("background", "a", "b", "c"), ("x", "y", "z"), "synthetic:oct")
     state = network.state_dict()
     path = tmp_path / "bad.safetensors"
     save_checkpoint(path, Checkpoint(info, {**state, "head.classify.1.bias": torch.zeros(9)}))

@@ -18,13 +18,13 @@ from data_pipeline import Dataset, Record, open_source
 from data_pipeline.records import Volume
 from model import evaluate
 from model.bootstrap import resample, weighted_auc
-from model.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
+from model.checkpoint import Checkpoint, save_checkpoint
 from model.evaluation.cases import Case, score_masks
 from model.evaluation.presentation import pick
 from model.evaluation.summary import Estimate, summarise
 from model.network import build_model
 from tests.helpers.challenges import write_isic2017, write_retouch
-from tests.helpers.networks import SMALLEST
+from tests.helpers.networks import SMALLEST, info_of
 
 CLASSES, LABELS = ("background", "a", "b"), ("x", "y")
 
@@ -161,7 +161,7 @@ def retouch(tmp_path: Path) -> Iterator[list[str]]:
     source = f"retouch:{write_retouch(tmp_path / 'data')}"
     labels = ("IRF", "SRF", "PED")
     network = build_model(SMALLEST)
-    info = CheckpointInfo(SMALLEST, ("background", *labels), labels, source)
+    info = info_of(SMALLEST, ("background", *labels), labels, source)
     save_checkpoint(tmp_path / "weights.safetensors", Checkpoint(info, network.state_dict()))
     yield ["--checkpoint", str(tmp_path / "weights.safetensors"), "--data", source]
 

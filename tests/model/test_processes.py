@@ -11,12 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from data_pipeline import open_source
-from model.checkpoint import CheckpointInfo
 from model.training import trainer as trainer_module
 from model.training.options import TrainingError, TrainingOptions
 from model.training.processes import Processes
 from tests.helpers.joint_gradients import gradients
-from tests.helpers.networks import SMALLEST
+from tests.helpers.networks import SMALLEST, info_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,6 +55,6 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, monkeypatch: p
     data = open_source(small_folder(tmp_path / "data", 14), "train", cache=tmp_path / "cache")
     three = Processes(0, 3, torch.device("cpu"))
     monkeypatch.setattr(trainer_module.Processes, "join", lambda: three)
-    info = CheckpointInfo(SMALLEST, data.seg_classes, data.labels, "folder")
+    info = info_of(SMALLEST, data.seg_classes, data.labels, "folder")
     with pytest.raises(TrainingError, match="must be a multiple of the 3 processes, got 8"):
         trainer_module.Trainer(info, data, data, TrainingOptions(1, 8, 1e-3, 0), tmp_path)

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_pipeline import Batch, Dataset, open_source
-from deploy.build_engine import contract_of
+from deploy.building.plan import contract_of
 from model import Prediction, evaluate, train
-from model.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
+from model.checkpoint import CheckpointError, load_checkpoint
 from model.training.losses import MultiTaskLoss, balanced_weights
 from model.training.options import TrainingError, TrainingOptions
 from model.training.trainer import Trainer
-from tests.helpers.networks import SMALLEST
+from tests.helpers.networks import SMALLEST, info_of
 
 QUIET = Console(quiet=True)
 OPTIONS = TrainingOptions(epochs=3, batch_size=4, learning_rate=3e-3, seed=1)
@@ -33,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def trainer(data: Dataset, output: Path, options: TrainingOptions = OPTIONS) -> Trainer:
     output.mkdir(exist_ok=True)
-    info = CheckpointInfo(replace(SMALLEST, seg_channels=1), data.seg_classes, data.labels, "synthetic:skin")
+    info = info_of(replace(SMALLEST, seg_channels=1), data.seg_classes, data.labels, "synthetic:skin")
     return Trainer(info, data, data, options, output)
 
 

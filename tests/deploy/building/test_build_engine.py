@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from deploy import build_engine, demo
-from deploy.engines import TARGETS, BuildRequest, GpuOptions, Runner
+from deploy.building.plan import contract_of
+from deploy.engines import TARGETS, BuildRequest, EngineRequest, GpuOptions, Runner
 from deploy.engines.base import Progress
 from deploy.engines.openvino_cpu import OpenVinoTarget, core, openvino_runner
 from deploy.engines.tensorrt_target import TensorRtTarget
@@ -148,8 +149,8 @@ class HalfGoodTarget(FaultyTarget):
 
     precisions = ("fp32", "bf16")
 
-    def refuses(self, precision: str) -> str | None:
-        return None
+    def check(self, request: EngineRequest) -> list[str]:
+        return []
 
     def version(self) -> str:
         return "half good"
@@ -245,13 +246,19 @@ def test_misuse_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[
 
 def test_rtx_engines_take_compute_capabilities_and_report_progress(built: Built, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(built.checkpoint)
-    contract = build_engine.contract_of(checkpoint.info, 4)
+    contract = contract_of(checkpoint.info, 4)
     target, seen = TARGETS["tensorrt-rtx"], []
     assert isinstance(target, TensorRtTarget)
     sizes = {}
     for capabilities in (("8.6",), ("12.0",), ("8.6", "12.0")):
-        options = GpuOptions(capabilities, optimization_level=1)
-        request = BuildRequest(checkpoint.build(), built.output / "model.onnx", contract, "fp32", options)
+        options = GpuOptions(compute_capabilities=capabilities, optimization_level=1)
+        request = BuildRequest(
+            model=checkpoint.build(),
+            onnx=built.output / "model.onnx",
+            contract=contract,
+            precision="fp32",
+            gpu=options,
+        )
         target.build(request, tmp_path / "engine", lambda phase, share: seen.append((phase, share)))
         sizes[capabilities] = (tmp_path / "engine").stat().st_size
     assert sizes[("8.6",)] != sizes[("12.0",)]
@@ -265,7 +272,7 @@ def test_every_parser_error_is_reported(built: Built, tmp_path: Path) -> None:
     model.graph.node[0].op_type = "NoSuchOperator"
     onnx.save(model, tmp_path / "odd.onnx")
     checkpoint = load_checkpoint(built.checkpoint)
-    contract = build_engine.contract_of(checkpoint.info, 4)
-    request = BuildRequest(checkpoint.build(), tmp_path / "odd.onnx", contract, "fp32")
+    contract = contract_of(checkpoint.info, 4)
+    request = BuildRequest(model=checkpoint.build(), onnx=tmp_path / "odd.onnx", contract=contract, precision="fp32")
     with pytest.raises(BuildError, match=r"odd.onnx could not be parsed: NoSuchOperator node \S+: "):
         TARGETS["tensorrt-rtx"].build(request, tmp_path / "engine", lambda phase, share: None)

@@ -13,10 +13,10 @@ import pytest
 from deploy.client import AsyncClient, Client, InvalidImage, ServerUnavailable
 from deploy.client.balancer import Balancer
 from deploy.contract import PIPELINE_MODEL
-from deploy.server import Server, ServerOptions, Supervisor
+from deploy.server import Server, Supervisor
+from deploy.server.options import FREE_PORTS
 from deploy.server.process.workers import workers_of
 
-FREE_PORTS = ServerOptions(http_port=0, grpc_port=0, metrics_port=0)
 NOBODY = "127.0.0.1:9"
 
 

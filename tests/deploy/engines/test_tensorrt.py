@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.engines import TARGETS, BuildRequest, GpuOptions, onnx_runner
+from deploy.engines import TARGETS, BuildRequest, EngineRequest, GpuOptions, onnx_runner
 from deploy.engines.tensorrt_builder import collecting_logger
 from deploy.engines.tensorrt_runner import check_plan
 from deploy.engines.tensorrt_target import TensorRtTarget
@@ -21,7 +21,9 @@ RTX = TARGETS["tensorrt-rtx"]
 
 
 def build(path: Path, onnx: Path, precision: str = "fp32", **options: Any) -> Path:
-    request = BuildRequest(build_model(SMALLEST), onnx, CONTRACT, precision, GpuOptions(**options))
+    request = BuildRequest(
+        model=build_model(SMALLEST), onnx=onnx, contract=CONTRACT, precision=precision, gpu=GpuOptions(**options)
+    )
     RTX.build(request, path, lambda phase, share: None)
     return path
 
@@ -68,11 +70,11 @@ def test_an_engine_of_another_version_or_gpu_is_refused(found: list[str], says: 
 def test_fp8_is_refused_on_a_gpu_without_it(
     capability: tuple[int, int], refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(RTX, "runs_here", True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda: capability)
     reason = "tensorrt-rtx fp8 needs a GPU of compute capability 8.9 or later; this one has 8.6"
-    assert RTX.refuses("fp8") == (reason if refused else None)
-    assert RTX.refuses("int8") is None
+    assert RTX.check(EngineRequest(precision="fp8")) == ([reason] if refused else [])
+    assert RTX.check(EngineRequest(precision="int8")) == []
 
 
 @pytest.mark.gpu

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from openvino import opset13 as ops
 
 from deploy.engines import openvino_winograd as openvino_tactics
-from deploy.engines.openvino_cpu import core
+from deploy.engines.openvino_core import core
 from deploy.engines.openvino_winograd import INPUT, OUTPUT, TILE, WEIGHT, Shape, convolution, use_winograd
 
 ROUNDING = 2e-5  # of the largest output: about ten times a plain float32 convolution's

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import pytest
 import triton
 
 from deploy import build_engine
-from deploy.contract import Contract
 from deploy.export import export_onnx
 from model import ModelConfig
 from tests.helpers.networks import lived_in
+from tests.helpers.smallest import CONTRACT
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 KERNELS = {
     "window_attention": ("attention_forward", ["u64"] * 2 + ["u32"] * 4 + ["u64"]),  # qkv, rows, sizes, shift, out
@@ -84,7 +85,7 @@ def test_ptxas_assembles_it(built: tuple[str, Built], name: str, tmp_path: Path)
 
 def test_the_export_names_the_plugins(tmp_path: Path) -> None:
     config = ModelConfig(image_size=64, channels=(16, 32, 64, 128), resnet_blocks=(1, 1, 1, 1), head_dim=16)
-    contract = Contract(64, ("background", "a", "b", "c"), ("x", "y", "z"), (0.5,) * 3, (0.25,) * 3, max_batch=1)
+    contract = replace(CONTRACT, max_batch=1)
     path = tmp_path / "plugins.onnx"
     export_onnx(lived_in(config), contract, path, precision="fp16", plugins=True)
     graph = onnx.load(path).graph

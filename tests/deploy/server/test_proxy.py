@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ import pytest
 from deploy.client import Client, ClientError, InvalidImage
 from deploy.client.transport import Access, Protocol
 from deploy.contract import PIPELINE_MODEL
-from deploy.server import Server, ServerError, ServerOptions, Supervisor, Tls
+from deploy.server import Server, ServerError, Supervisor, Tls
+from deploy.server.options import FREE_PORTS
 from deploy.server.process.workers import workers_of
 
 MakeImage = Callable[..., bytes]
@@ -44,9 +46,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 @pytest.fixture(scope="module")
 def guarded(repository: Path, certificate: Tls, log: list[str]) -> Iterator[Server]:
     """With TLS and a token."""
-    options = ServerOptions(
-        http_port=0, grpc_port=0, metrics_port=0, max_request_bytes=100_000, tls=certificate, token=TOKEN
-    )
+    options = replace(FREE_PORTS, max_request_bytes=100_000, tls=certificate, token=TOKEN)
     with Server(repository, options, log.append) as running:
         yield running
 
@@ -65,7 +65,7 @@ def counted(server: Server, family: str, reason: str) -> float:
 
 
 def test_health_is_what_the_last_probe_said(repository: Path) -> None:
-    with Server(repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as server:
+    with Server(repository, FREE_PORTS) as server:
         ready = ("/v2/health/ready", f"/v2/models/{PIPELINE_MODEL}/ready")
         assert [get(server.http_url, path)[0] for path in ready] == [200, 200]
         os.kill(workers_of(server.pid, PIPELINE_MODEL)[0], signal.SIGKILL)
@@ -180,6 +180,6 @@ def test_a_slow_client_is_given_up(server: Server, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_certificate_that_is_none(repository: Path, certificate: Tls) -> None:
-    wrong = ServerOptions(http_port=0, grpc_port=0, metrics_port=0, tls=Tls(certificate.key, certificate.key))
+    wrong = replace(FREE_PORTS, tls=Tls(certificate.key, certificate.key))
     with pytest.raises(ServerError, match="cannot start"), Server(repository, wrong):
         pass

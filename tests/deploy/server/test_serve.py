@@ -18,9 +18,8 @@ from deploy.contract import Contract
 from deploy.files import CONFIGURATION, read_config
 from deploy.repository.cpu import write_repository
 from deploy.serve import main
-from deploy.server import Server, ServerError, ServerOptions
-
-FREE_PORTS = ServerOptions(http_port=0, grpc_port=0, metrics_port=0)
+from deploy.server import Server, ServerError
+from deploy.server.options import FREE_PORTS
 
 
 def serve(repository: Path) -> tuple[subprocess.Popen[str], str]:

@@ -3,13 +3,15 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from deploy.client import Client, ClientError
 from deploy.contract import PIPELINE_MODEL
-from deploy.server import Server, ServerError, ServerOptions, Supervisor
+from deploy.server import Server, ServerError, Supervisor
+from deploy.server.options import FREE_PORTS
 from deploy.server.process.shared_memory import remove_leftovers
 from deploy.server.process.workers import workers_of
 
@@ -17,7 +19,7 @@ from deploy.server.process.workers import workers_of
 @pytest.fixture(scope="module")
 def fragile(repository: Path) -> Iterator[Server]:
     """A server that these tests break; two workers a model, so that one may die beside a live one."""
-    options = ServerOptions(http_port=0, grpc_port=0, metrics_port=0, tuning="throughput")
+    options = replace(FREE_PORTS, tuning="throughput")
     with Server(repository, options) as running:
         yield running
 

@@ -6,9 +6,9 @@ import torch
 from torchmetrics.functional.classification import binary_auroc
 
 from deploy.engines import EngineOutput
-from deploy.verify.samples import Samples, Truth
-from deploy.verify.task_gate import Change, lost_task, task_changes
-from deploy.verify.verifier import task_scores
+from deploy.verify import Change
+from deploy.verify.samples import Targets
+from deploy.verify.task_gate import lost_task, score, task_changes
 
 CLASSES, LABELS = ("background", "a", "b"), ("x", "y")
 
@@ -22,18 +22,18 @@ def random_output(seed: int, count: int = 40) -> EngineOutput:
     )
 
 
-def random_truth(count: int = 40) -> Truth:
+def random_targets(count: int = 40) -> Targets:
     random = np.random.default_rng(9)
     masks = torch.from_numpy(random.integers(0, 3, (count, 8, 8)))
     masks[: count // 4][masks[: count // 4] == 2] = 0  # images without the class
-    return Truth(masks, torch.from_numpy((random.random((count, 2)) < 0.3).astype(np.float32)), CLASSES, LABELS)
+    labels = torch.from_numpy((random.random((count, 2)) < 0.3).astype(np.float32))
+    return Targets(masks=masks, labels=labels, seg_classes=CLASSES, label_names=LABELS)
 
 
 def test_changes_are_differences_of_the_scores() -> None:
-    truth, before, after = random_truth(), random_output(1), random_output(2)
-    samples = Samples("random", np.zeros((40, 3, 8, 8), np.float32), truth)
-    changes = task_changes(before, after, truth)
-    old, new = task_scores(before, samples), task_scores(after, samples)
+    targets, before, after = random_targets(), random_output(1), random_output(2)
+    changes = task_changes(before, after, targets)
+    old, new = (score(output, targets).compute() for output in (before, after))
     assert old and new
     for name, change in changes.items():
         assert change.value == pytest.approx(new[name] - old[name], abs=1e-6)
@@ -42,22 +42,22 @@ def test_changes_are_differences_of_the_scores() -> None:
 
 
 def test_the_interval_is_that_of_drawing_images_anew() -> None:
-    truth, before, after = random_truth(), random_output(3), random_output(4)
+    targets, before, after = random_targets(), random_output(3), random_output(4)
     random, differences = np.random.default_rng(5), []
     for _ in range(400):
         index = random.integers(0, 40, 40)
-        labels = truth.labels[index, 0].int()
+        labels = targets.labels[index, 0].int()
         pair = [binary_auroc(torch.from_numpy(out.class_probs[index, 0]), labels) for out in (before, after)]
         differences.append(float(pair[1] - pair[0]))
-    change = task_changes(before, after, truth)["auc/x"]
+    change = task_changes(before, after, targets)["auc/x"]
     low, high = np.percentile(differences, [2.5, 97.5])
     assert change.low == pytest.approx(low, abs=0.05)
     assert change.high == pytest.approx(high, abs=0.05)
 
 
 def test_an_engine_that_changes_nothing_loses_nothing() -> None:
-    truth, output = random_truth(), random_output(1)
-    changes = task_changes(output, output, truth)
+    targets, output = random_targets(), random_output(1)
+    changes = task_changes(output, output, targets)
     assert set(changes.values()) == {Change(0.0, 0.0, 0.0)}
     assert not lost_task(changes)
 
