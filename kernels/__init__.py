@@ -3,7 +3,7 @@
 A network that no longer trains prepares their weights once (`prepare_bias`, `pack_taps`) and hands them in.
 """
 
-from kernels.attention import prepare_bias, relative_bias, window_attention
+from kernels.attention import prepare_bias, region_mask, relative_bias, window_attention
 from kernels.dilated import dilated_fusion, pack_taps
 from kernels.dispatch import Impl
 from kernels.errors import KernelInputError
@@ -14,6 +14,7 @@ __all__ = [
     "dilated_fusion",
     "pack_taps",
     "prepare_bias",
+    "region_mask",
     "relative_bias",
     "window_attention",
 ]

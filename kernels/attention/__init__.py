@@ -2,6 +2,6 @@
 
 from kernels.attention.api import window_attention
 from kernels.attention.prepare import prepare_bias
-from kernels.attention.reference import relative_bias
+from kernels.attention.reference import region_mask, relative_bias
 
-__all__ = ["prepare_bias", "relative_bias", "window_attention"]
+__all__ = ["prepare_bias", "region_mask", "relative_bias", "window_attention"]

@@ -22,7 +22,8 @@ def window_attention_reference(
 
     bias = relative_bias(bias_table.to(qkv.dtype), window_size)
     if shift_size:
-        bias = bias + region_mask(height, width, window_size, shift_size, bias)
+        regions = _shifted_regions(height, width, window_size, shift_size, bias.device)
+        bias = bias + region_mask(regions[:, None], bias.dtype)  # [windows, heads, tokens, tokens]
     scores = (query * scale) @ key.transpose(-1, -2)
     scores = scores.view(batch, windows, num_heads, tokens, tokens) + bias
     out = scores.view(-1, num_heads, tokens, tokens).softmax(-1) @ value
@@ -44,17 +45,24 @@ def relative_bias(bias_table: Tensor, window_size: int) -> Tensor:
     return bias.permute(4, 0, 2, 1, 3).reshape(-1, window_size**2, window_size**2)
 
 
-def region_mask(height: int, width: int, window_size: int, shift_size: int, like: Tensor) -> Tensor:
-    """`(windows, 1, w^2, w^2)`: -100 between tokens of different regions of the shifted map, else 0."""
+def region_mask(regions: Tensor, dtype: torch.dtype) -> Tensor:
+    """Map region numbers `(..., w^2)` of a window's tokens to the mask `(..., w^2, w^2)` that is added to its scores.
+
+    The mask is -100 between tokens of different regions and 0 elsewhere.
+    """
+    return (regions[..., :, None] != regions[..., None, :]).to(dtype) * MASKED
+
+
+def _shifted_regions(height: int, width: int, window_size: int, shift_size: int, device: torch.device) -> Tensor:
+    """Number the regions of the shifted map that no attention may cross, `(windows, w^2)`."""
 
     def region(length: int) -> Tensor:
-        position = torch.arange(length, device=like.device)
+        position = torch.arange(length, device=device)
         return (position >= length - window_size).long() + (position >= length - shift_size).long()
 
     regions = region(height)[:, None] * 3 + region(width)
     regions = regions.view(height // window_size, window_size, width // window_size, window_size)
-    regions = regions.transpose(1, 2).reshape(-1, window_size**2)
-    return (regions[:, :, None] != regions[:, None, :])[:, None].to(like.dtype) * MASKED
+    return regions.transpose(1, 2).reshape(-1, window_size**2)
 
 
 def _partition(qkv: Tensor, num_heads: int, window_size: int) -> Tensor:
