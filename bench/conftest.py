@@ -1,4 +1,7 @@
-"""One build and one server for all benchmarks; `--checkpoint` chooses the network."""
+"""Provide one build and one server for all benchmarks.
+
+`--checkpoint` chooses the network, `--threads` the threads of every engine.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,18 +25,30 @@ THREADS = 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options that all benchmarks share."""
     parser.addoption("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="file or random:PRESET")
-    parser.addoption("--threads", type=int, default=THREADS, help="of every engine (default 2)")
-    parser.addoption("--precision", default="auto", help="of our engines in test_engines.py (default auto: all)")
+    parser.addoption("--threads", type=int, default=THREADS, help="threads of every engine (default 2)")
+    parser.addoption(
+        "--precision", default="auto", help="precision of our engines in test_engines.py (default auto: all)"
+    )
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, object]) -> None:
+    """Add the processor, as our reports name it, to the machine that pytest-benchmark describes."""
     machine_info["resformer"] = machine()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is measured: the network, its engines in `output`, and one image file of the kind it was trained on."""
+    """Hold what is measured.
+
+    name: the checkpoint's file name, or random:PRESET.
+    checkpoint: the trained network.
+    contract: what its engines take and return.
+    output: folder of its engines.
+    threads: of every engine.
+    image: one image file of the kind that the network was trained on.
+    """
 
     name: str
     checkpoint: Checkpoint
@@ -47,11 +62,20 @@ class Subject:
 def subject(request: pytest.FixtureRequest) -> Subject:
     name, threads = request.config.getoption("--checkpoint"), request.config.getoption("--threads")
     arguments = ["--checkpoint", name, "--output", str(OUTPUT), "--target", "onnx", "--target", "openvino"]
+    # The command, not `deploy.build`: what is measured is what a user gets, and a second run finds it current.
     assert build_engine.main([*arguments, "--threads", str(threads)]) == 0
     checkpoint = load_checkpoint(name)
+    # Random weights were trained on nothing, but still need an image that the preprocessing accepts.
     source = "synthetic:skin" if checkpoint.info.data.startswith("random:") else checkpoint.info.data
     image = open_source(source, "test", samples=4).records[0].image.read_bytes()
-    return Subject(Path(name).name, checkpoint, contract_of(checkpoint.info, 8), OUTPUT, threads, image)
+    return Subject(
+        name=Path(name).name,
+        checkpoint=checkpoint,
+        contract=contract_of(checkpoint.info, 8),
+        output=OUTPUT,
+        threads=threads,
+        image=image,
+    )
 
 
 @pytest.fixture(scope="session")

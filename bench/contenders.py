@@ -1,20 +1,28 @@
-"""The engines that are timed side by side, each loaded by name in this process or in one of its own."""
+"""Load the engines that are timed side by side, in this process or each in a fresh one.
+
+`python -m bench.contenders TITLE` loads one, runs it and prints the peak memory of its process.
+"""
 
 import argparse
 import json
 import shutil
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench import BASELINE
+from data_pipeline.command_line import new_parser, positive
 from deploy.contract import Contract
 from deploy.engines import EngineOutput, Runner, engine_runner, onnx_runner, pytorch_runner
-from deploy.engines.openvino_cpu import core, openvino_runner
-from deploy.report.records import read_report
+from deploy.engines.openvino_core import core
+from deploy.engines.openvino_cpu import openvino_runner
+from deploy.report.records import EngineRecord, Report, read_report
 from model.checkpoint import load_checkpoint
 from model.network.outputs import DecodedNetwork
 
@@ -22,86 +30,112 @@ PLAIN = "plain.onnx"
 EAGER, COMPILED = "PyTorch eager fp32", "torch.compile fp32"
 
 
+class Contender(NamedTuple):
+    """Hold an engine's precision and the function that opens it, compiled where it has to be."""
+
+    precision: str
+    load: Callable[[], Runner]
+
+
 @dataclass(frozen=True)
 class Contenders:
-    """What `build_engine` left in `output`, with the plain export beside it."""
+    """Find the engines that `build_engine` left in `output`, and the plain export next to them."""
 
     checkpoint: str
     output: Path
     threads: int
 
-    def names(self) -> list[str]:
-        """Everything that this machine runs, what a user would pick instead first."""
-        names = [EAGER, "plain export, ONNX Runtime fp32", "plain export, OpenVINO fp32"]
+    def by_title(self) -> dict[str, Contender]:
+        """Return every engine that this machine runs by its title, what a user would pick instead of ours first."""
+        plain = self.output / PLAIN
+        contenders = {EAGER: Contender("fp32", self._eager)}
+        # torch.compile's CPU backend writes C++ and fails without a compiler.
         if shutil.which("c++"):
-            names.insert(1, COMPILED)  # it needs a C++ compiler
+            contenders[COMPILED] = Contender("fp32", self._compiled)
+        contenders[BASELINE] = Contender("fp32", partial(onnx_runner, plain, self.threads))
+        contenders["plain export, OpenVINO fp32"] = Contender(
+            "fp32", partial(openvino_runner, plain, "f32", self.threads)
+        )
+        # A processor without bf16 instructions would only emulate them.
         if "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            names.append("plain export, OpenVINO bf16")
-        report = read_report(self.output)
-        assert report is not None
-        ours = [record for record in report.engines if record.parity and record.precision in ("fp32", "bf16", "int8")]
-        return names + [f"ours, {record.target} {record.precision}" for record in ours]
+            contenders["plain export, OpenVINO bf16"] = Contender(
+                "bf16", partial(openvino_runner, plain, "bf16", self.threads)
+            )
+        # An engine without parity cannot run here, and files in fp16 and fp8 are meant for GPUs.
+        ours = [
+            record
+            for record in report_of(self.output).engines
+            if record.parity and record.precision in ("fp32", "bf16", "int8")
+        ]
+        return contenders | {
+            f"ours, {record.target} {record.precision}": Contender(record.precision, partial(self._ours, record))
+            for record in ours
+        }
 
-    def load(self, name: str) -> Runner:
-        """Ready to run; compiled where it has to be."""
-        maker, _, rest = name.partition(", ")
-        if maker == "plain export":
-            runtime, precision = rest.rsplit(" ", 1)
-            path, execution = self.output / PLAIN, "bf16" if precision == "bf16" else "f32"
-            if runtime == "ONNX Runtime":
-                return onnx_runner(path, self.threads)
-            return openvino_runner(path, execution, self.threads)
-        if maker == "ours":
-            target, precision = rest.split()
-            report = read_report(self.output)
-            assert report is not None
-            (record,) = [one for one in report.engines if (one.target, one.precision) == (target, precision)]
-            runner = engine_runner(target, precision, self.output / record.file, self.threads)
-            assert runner is not None
-            return runner
+    def _eager(self) -> Runner:
         torch.set_num_threads(self.threads)
-        model = load_checkpoint(self.checkpoint).build()
-        return pytorch_runner(model) if name == EAGER else _compiled(DecodedNetwork(model).eval())
+        return pytorch_runner(load_checkpoint(self.checkpoint).build())
+
+    def _compiled(self) -> Runner:
+        torch.set_num_threads(self.threads)
+        compiled = torch.compile(DecodedNetwork(load_checkpoint(self.checkpoint).build()).eval())
+
+        def run(images: NDArray[np.float32]) -> EngineOutput:
+            with torch.inference_mode():
+                return EngineOutput(*(output.numpy() for output in compiled(torch.from_numpy(images))))
+
+        return run
+
+    def _ours(self, record: EngineRecord) -> Runner:
+        runner = engine_runner(record.target, record.precision, self.output / record.file, self.threads)
+        assert runner is not None
+        return runner
 
 
-def _compiled(network: DecodedNetwork) -> Runner:
-    compiled = torch.compile(network)
-
-    def run(images: NDArray[np.float32]) -> EngineOutput:
-        with torch.inference_mode():
-            return EngineOutput(*(output.numpy() for output in compiled(torch.from_numpy(images))))
-
-    return run
+def report_of(output: Path) -> Report:
+    """Return the report of the build in `output`, which must be there."""
+    report = read_report(output)
+    assert report is not None, f"{output} holds no report that this version reads"
+    return report
 
 
 def noise(contract: Contract, batch: int) -> NDArray[np.float32]:
-    """Images for timing: (batch, 3, S, S)."""
+    """Make images for timing: (batch, 3, S, S), the same each time."""
     return np.random.default_rng(0).standard_normal((batch, *contract.network_input.shape), np.float32)
 
 
+def _parser() -> argparse.ArgumentParser:
+    description = "Load one contender, run it on a batch, print the process' peak memory in MB."
+    parser = new_parser("bench.contenders", description)
+    parser.add_argument("--checkpoint", required=True, help="file or random:PRESET")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the engines")
+    parser.add_argument("--threads", type=positive(int), default=2, help="threads of the engine (default 2)")
+    parser.add_argument("--batch", type=positive(int), default=1, help="images a run (default 1)")
+    parser.add_argument("name", help='title of the contender, such as "ours, openvino fp32"')
+    return parser
+
+
 def main() -> None:
-    """Load one contender, run it on a batch, print the process' peak memory in MB: `python -m bench.contenders`."""
-    parser = argparse.ArgumentParser(prog="python -m bench.contenders", description=main.__doc__)
-    parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("name")
+    """Load one contender, run it on a batch, print the peak memory of the process as JSON."""
+    parser = _parser()
     options = parser.parse_args()
-    report = read_report(options.output)
-    assert report is not None
-    images = noise(Contract.from_fields(report.contract), options.batch)
-    runner = Contenders(options.checkpoint, options.output, options.threads).load(options.name)
+    images = noise(Contract.from_fields(report_of(options.output).contract), options.batch)
+    contenders = Contenders(options.checkpoint, options.output, options.threads).by_title()
+    if options.name not in contenders:
+        parser.error(f"the contenders are {'; '.join(contenders)}, got {options.name}")
+    runner = contenders[options.name].load()
+    # More than once: torch.compile and the runtimes allocate in their first runs what later ones reuse.
     for _ in range(3):
         runner(images)
     print(json.dumps({"peak_mb": peak_mb()}))
 
 
 def peak_mb() -> float:
-    """Of this process since it began; `getrusage` would count the process that started it too."""
+    """Return the largest resident size of this process since it began, in MB."""
+    # Not `getrusage`, whose maximum includes the process that started this one.
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) * 1024 / 1e6
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

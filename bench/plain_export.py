@@ -1,4 +1,4 @@
-"""What a user would pick instead: the trained network exported as it is, for ONNX Runtime and OpenVINO."""
+"""Export the trained network as it is, for ONNX Runtime and OpenVINO: what a user would do without this project."""
 
 import warnings
 from pathlib import Path
@@ -11,13 +11,14 @@ from model.network.outputs import DecodedNetwork
 
 
 def plain_export(model: MultiTaskResFormer, contract: Contract, path: Path) -> Path:
-    """`model` in evaluation mode, neither folded nor rewritten: only what the exporter does by itself."""
+    """Write `model` in evaluation mode, neither folded nor rewritten, with only what the exporter does by itself."""
     network = DecodedNetwork(model).eval()
     shape = contract.network_input.shape
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             network,
+            # Two images, because the exporter takes a length of 1 for a constant.
             (torch.zeros(2, *shape),),
             input_names=[contract.network_input.name],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=contract.max_batch)},),

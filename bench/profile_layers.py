@@ -1,9 +1,8 @@
-"""Where the time of an OpenVINO engine goes, by kind of layer.
+"""Show where the time of an OpenVINO engine goes, by kind of layer.
 
 python -m bench.profile_layers build/openvino.fp32.xml
 """
 
-import argparse
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from data_pipeline.command_line import new_parser, positive
 from deploy.engines.openvino_cpu import compiled_for_latency
 
 RUNS = 5
@@ -19,14 +19,16 @@ Kind = tuple[str, str]  # the layer's type, the implementation that ran
 
 
 def layer_ms(path: Path, batch: int, threads: int) -> tuple[Mapping[Kind, float], Mapping[Kind, int]]:
-    """Milliseconds of one call, the mean of a few, and how many layers there are of each kind."""
+    """Return the milliseconds of one call, the mean of a few, and the number of layers, both by kind of layer."""
     compiled = compiled_for_latency(path, "f32", threads, profiled=True)
+    # The engine's batch is dynamic, its other lengths are not.
     shape = [batch, *(size.get_length() for size in list(compiled.input().partial_shape)[1:])]
     images, request = np.random.default_rng(0).standard_normal(shape, np.float32), compiled.create_infer_request()
     request.infer([images])
     times: defaultdict[Kind, float] = defaultdict(float)
     for _ in range(RUNS):
         request.infer([images])
+        # Layers that were fused into others or folded away are listed as well, with a time of zero.
         ran = [layer for layer in request.profiling_info if layer.real_time]
         for layer in ran:
             times[layer.node_type, layer.exec_type] += 1000 * layer.real_time.total_seconds() / RUNS
@@ -34,11 +36,11 @@ def layer_ms(path: Path, batch: int, threads: int) -> tuple[Mapping[Kind, float]
 
 
 def main() -> None:
-    """Print the kinds of layer that take most, down to a hundredth of the whole."""
-    parser = argparse.ArgumentParser(prog="python -m bench.profile_layers", description=__doc__)
+    """Print the kinds of layer that take at least a hundredth of the whole, the slowest first."""
+    parser = new_parser("bench.profile_layers", __doc__)
     parser.add_argument("engine", type=Path, help="an OpenVINO .xml, or an ONNX file, in fp32 or int8")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=positive(int), default=1, help="images a call (default 1)")
+    parser.add_argument("--threads", type=positive(int), default=2, help="threads of the engine (default 2)")
     options = parser.parse_args()
     times, layers = layer_ms(options.engine, options.batch, options.threads)
     total = sum(times.values())

@@ -1,9 +1,8 @@
-"""Turn a benchmark's JSON into the README's tables and a plot.
+"""Turn a benchmark's JSON into the tables of bench/README.md and a plot.
 
-python -m bench.report build/bench.json [--update README.md] [--plot build/engines.png]
+python -m bench.report build/bench.json [--update bench/README.md] [--plot bench/engines.png]
 """
 
-import argparse
 import json
 import re
 from pathlib import Path
@@ -11,11 +10,15 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from bench import BASELINE
+from data_pipeline.command_line import new_parser
+from data_pipeline.files import write_whole
+
 Results = dict[str, Any]
 
 
 def path_table(results: Results) -> str | None:
-    """A Markdown table of the path's stages; None where they were not measured."""
+    """Return a Markdown table of the path's stages, or None where they were not measured."""
     stages = [bench for bench in results["benchmarks"] if "stage" in bench["extra_info"]]
     if not stages:
         return None
@@ -31,7 +34,7 @@ def path_table(results: Results) -> str | None:
 
 
 def engines_table(results: Results) -> str | None:
-    """A Markdown table of the engines of each batch size; None where they were not measured."""
+    """Return a Markdown table of the engines at each batch size, or None where they were not measured."""
     runs = [bench["extra_info"] for bench in results["benchmarks"] if "engines" in bench["extra_info"]]
     if not runs:
         return None
@@ -48,17 +51,18 @@ def engines_table(results: Results) -> str | None:
 
 
 def _engine_row(run: dict[str, Any], name: str, figures: dict[str, Any]) -> str:
-    baseline = run["engines"]["plain export, ONNX Runtime fp32"]["p50_ms"]
+    baseline = run["engines"][BASELINE]["p50_ms"]
     times = " | ".join(f"{figures[f'p{p}_ms']:.1f}" for p in (50, 90, 99))
     ratio = f"{figures['p50_ms'] / baseline:.2f}x"
     share = f"{figures['share_of_gemm_rate']:.0%}"
     rate = f"{figures['images_per_second']:.1f}"
+    # torch.compile's process includes its compiler, whose memory says nothing about the engine.
     memory = f"{figures['peak_mb']:.0f}" if figures["peak_mb"] else "not taken"
     return f"| {run['batch']} | {name} | {times} | {ratio} | {rate} | {memory} | {share} |"
 
 
 def rewrites_table(results: Results) -> str | None:
-    """A Markdown table of the exact rewrites, one more in each row; None where they were not measured."""
+    """Return a Markdown table of the exact rewrites, one more in each row, or None where they were not measured."""
     runs = [bench["extra_info"] for bench in results["benchmarks"] if "rewrites" in bench["extra_info"]]
     if not runs:
         return None
@@ -88,43 +92,49 @@ def _ms(bench: dict[str, Any], statistic: str) -> str:
 
 
 def plot(results: Results, path: Path) -> None:
-    """Bars of every engine's median and middle range, and lines of how cost grows with batch and image size."""
+    """Draw a bar for every engine's median, and how the cost grows with batch and image size."""
     extras = [bench["extra_info"] | {"stats": bench["stats"]} for bench in results["benchmarks"]]
+    # A Figure of its own, not pyplot's: no window system is asked for, and nothing is left open.
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     bars, batches, sizes = figure.subplots(1, 3, width_ratios=[2, 1, 1])
     for run in (extra for extra in extras if extra.get("batch") == 1 and "engines" in extra):
+        # Bars are drawn from below, tables read from above.
         names = list(run["engines"])[::-1]
         colours = ["tab:blue" if name.startswith("ours") else "silver" for name in names]
         bars.barh(names, [run["engines"][name]["p50_ms"] for name in names], color=colours)
         bars.set(xlabel="one image, ms (median)", title=run["checkpoint"])
     for run in (extra for extra in extras if "growth_with_batch" in extra):
+        # JSON has turned the counts into text.
         counts = {int(count): time for count, time in run["growth_with_batch"].items()}
         batches.plot(list(counts), list(counts.values()), "o-")
         batches.set(xlabel="batch", ylabel="ms", ylim=0, title=run["engine"])
+    # "size" alone will not do: the path's benchmarks use that name for the bytes of the image file.
     grown = sorted((extra["size"], 1000 * extra["stats"]["median"]) for extra in extras if "exported_mb" in extra)
     if grown:
         sizes.loglog(*zip(*grown, strict=True), "o-")
         sides = [side for side, _ in grown]
         sizes.set_xticks(sides, [str(side) for side in sides])
+        # Otherwise the logarithmic axis labels its own ticks among these.
         sizes.minorticks_off()
     sizes.set(xlabel="image side, px", ylabel="ms", title="tiny, openvino fp32")
     figure.savefig(path, dpi=120)
 
 
 def update(page: str, name: str, text: str | None) -> str:
-    """`page` with `text` between the comments `name` and `/name`; unchanged where there is no text."""
+    """Return `page` with `text` between the comments `name` and `/name`, unchanged where there is no text."""
     if text is None:
         return page
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    # A function as the replacement, because backslashes in a text would be read as group references.
     return re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{text}\n{end}", page, flags=re.DOTALL)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the tables, or write them between the markers of a Markdown file; draw the plot where asked for."""
-    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
+    """Print the tables or write them between the markers of a Markdown file, and draw the plot on request."""
+    parser = new_parser("bench.report", __doc__)
     parser.add_argument("results", type=Path, help="what --benchmark-json wrote")
-    parser.add_argument("--update", type=Path, metavar="FILE", help="file with the tables' markers")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="of test_engines.py")
+    parser.add_argument("--update", type=Path, metavar="FILE", help="Markdown file that has the tables' markers")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="plot of test_engines.py's results")
     options = parser.parse_args(arguments)
     results = json.loads(options.results.read_text())
     tables = {
@@ -140,7 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
     page = options.update.read_text()
     for name, text in tables.items():
         page = update(page, name, text)
-    options.update.write_text(page)
+    write_whole(options.update, page)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Ways to the server that are closed to clients, measured beside those that are open: its key opens them here."""
+"""Open the ways into the server that are closed to clients, to measure them next to the open ones.
+
+They need the key of the server's start, which only the process that started it has.
+"""
 
 from contextlib import AbstractContextManager, closing
 from types import TracebackType
@@ -19,18 +22,18 @@ OUTPUTS = ("MASK", "CLASS_PROBS")
 
 
 def request_for(api: Any, subject: Subject) -> dict[str, Any]:
-    """The arguments of an inference on the subject's image, as the client sends them."""
+    """Return the arguments of an inference on the subject's image, as the client sends them."""
     image = np.frombuffer(subject.image, np.uint8)
     return question(api, image, subject.contract, list(OUTPUTS), "bench")
 
 
 def bare_http(server: Server) -> AbstractContextManager[Any]:
-    """A connection to tritonserver's HTTP side, past the front."""
+    """Connect to tritonserver's own HTTP endpoint, past the proxy."""
     return closing(http_api.InferenceServerClient(f"{ADDRESS}:{server.private.port}"))
 
 
 class SharedMemory:
-    """Image and mask in memory that client and server share; the request carries neither."""
+    """Share the memory of image and mask with the server, so that the request carries neither."""
 
     def __init__(self, server: Server, subject: Subject) -> None:
         self._client = grpc_api.InferenceServerClient(server.grpc_url)
@@ -41,17 +44,19 @@ class SharedMemory:
             name: shared_memory.create_shared_memory_region(name, f"/{name}", size)
             for name, size in (("bench_image", image.nbytes), ("bench_mask", mask_bytes))
         }
+        # Once and for all: what is measured is the way without the copies, not the copy into the region.
         shared_memory.set_shared_memory_region(self._regions["bench_image"], [image])
         source = grpc_api.InferInput(subject.contract.encoded_image.name, list(image.shape), "UINT8")
         source.set_shared_memory("bench_image", image.nbytes)
         mask, classes = (grpc_api.InferRequestedOutput(name) for name in OUTPUTS)
+        # The class probabilities are a few bytes and come with the answer.
         mask.set_shared_memory("bench_mask", mask_bytes)
         self._arguments = {"model_name": PIPELINE_MODEL, "inputs": [source], "outputs": [mask, classes]}
         for name, size in (("bench_image", image.nbytes), ("bench_mask", mask_bytes)):
             self._client.register_system_shared_memory(name, f"/{name}", size, headers=self._headers)
 
-    def ask(self) -> Any:
-        """One inference; the mask, (S, S) uint8, lies in the region."""
+    def infer(self) -> Any:
+        """Run one inference and return the mask, (S, S) uint8, which lies in the region."""
         answer = self._client.infer(**self._arguments)
         spec = answer.get_output("MASK")
         return shared_memory.get_contents_as_numpy(self._regions["bench_mask"], np.uint8, list(spec.shape))
@@ -62,6 +67,7 @@ class SharedMemory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # The server lets go of the regions before they are destroyed under it.
         self._client.unregister_system_shared_memory(headers=self._headers)
         for region in self._regions.values():
             shared_memory.destroy_shared_memory_region(region)

@@ -1,4 +1,6 @@
-"""The two kernels on a GPU at the stages of the paper, beside eager PyTorch and torch.compile; validated, then timed.
+"""Time the two kernels on a GPU at the stages of the paper, next to eager PyTorch and torch.compile.
+
+Every contender is validated before it is timed.
 
 python -m pytest bench/test_kernels.py --benchmark-only -m gpu
 """
@@ -26,21 +28,24 @@ half = partial(torch.randn, device="cuda", dtype=torch.float16)
 def measure(
     benchmark: BenchmarkFixture, call: Call, contender: str, problem: AttentionProblem | DilatedProblem
 ) -> None:
-    """`call` takes an impl. GPU work is waited for; bytes and FLOPs are the compulsory ones, whoever runs."""
+    """Validate and time one contender of `call`, which takes an impl.
+
+    Bytes and FLOPs are the compulsory ones of the problem, whichever contender runs.
+    """
     expected = call("reference")
     run: Callable[[], Tensor] = partial(call, "triton" if contender == "triton" else "reference")
     if contender == "compiled":
         run = torch.compile(run)
+    # In half precision: relative to the largest value, because small ones are sums that nearly cancel.
     tolerance = 0.02 * float(expected.abs().max())
     torch.testing.assert_close(run(), expected, rtol=0.02, atol=tolerance)
 
     def synchronised() -> None:
         run()
+        # Launches are asynchronous: without this the launch alone would be timed.
         torch.cuda.synchronize()
 
-    benchmark.pedantic(  # type: ignore[no-untyped-call]
-        synchronised, rounds=50, iterations=4, warmup_rounds=10
-    )
+    benchmark.pedantic(synchronised, rounds=50, iterations=4, warmup_rounds=10)
     assert benchmark.stats is not None
     seconds = benchmark.stats.stats.median
     benchmark.extra_info.update(
@@ -55,8 +60,10 @@ def measure(
 @pytest.mark.parametrize("image_size, stage", STAGES)
 def test_attention(benchmark: BenchmarkFixture, image_size: int, stage: int, contender: str) -> None:
     size, channels, window = image_size >> stage, 32 << stage, image_size // 16
+    # A map of one window has nothing to shift.
     heads, shift = channels // HEAD_DIM, window // 2 if size > window else 0
     qkv, table = half(BATCH, size, size, 3 * channels), half((2 * window - 1) ** 2, heads)
+    # Prepared once, as in the deployed network. The preparation is not part of the call.
     rows = prepare_bias(table, window_size=window, shift_size=shift, scale=HEAD_DIM**-0.5)
     call = partial(window_attention, qkv, table, num_heads=heads, window_size=window, shift_size=shift, bias_rows=rows)
     problem = AttentionProblem(BATCH, size, size, heads, HEAD_DIM, window, shift, torch.float16)

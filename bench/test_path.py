@@ -1,4 +1,4 @@
-"""The stages of the path from an image file to a mask: preprocess, network per engine, served."""
+"""Time the stages of the path from an image file to a mask: preprocessing, the network in each engine, the server."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def image(subject: Subject, preprocessor: Preprocessor) -> NDArray[np.float32]:
 
 
 def runner_of(subject: Subject, engine: str) -> Runner:
-    """The engine's runner; PyTorch's is the trained network itself."""
+    """Open the engine's runner, for PyTorch that of the trained network itself."""
     if engine == "pytorch":
         return pytorch_runner(subject.checkpoint.build())
     file = {"onnx": "model.onnx", "openvino": "openvino.fp32.xml"}[engine]
@@ -38,7 +38,7 @@ def runner_of(subject: Subject, engine: str) -> Runner:
 
 
 def note(benchmark: BenchmarkFixture, subject: Subject, stage: str) -> None:
-    """What the table needs beside the times."""
+    """Keep what the table needs in addition to the times."""
     benchmark.extra_info.update(stage=stage, checkpoint=subject.name, threads=subject.threads, size=len(subject.image))
 
 
@@ -50,7 +50,7 @@ def test_preprocess(benchmark: BenchmarkFixture, subject: Subject, preprocessor:
 @pytest.mark.parametrize("engine", ["pytorch", "onnx", "openvino"])
 def test_network(benchmark: BenchmarkFixture, subject: Subject, image: NDArray[np.float32], engine: str) -> None:
     runner = runner_of(subject, engine)
-    # Before it is timed, it must be right: the same mask as the trained network but for a pixel in a thousand.
+    # A wrong engine's time means nothing, so the mask is compared first. Rounding may move a border's pixel.
     assert np.mean(runner(image).mask != runner_of(subject, "pytorch")(image).mask) < 0.001
     names = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
     note(benchmark, subject, f"network, {names[engine]} fp32")

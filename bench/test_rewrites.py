@@ -1,4 +1,6 @@
-"""What each exact rewrite saves in each runtime: one more is applied each time, all in alternating rounds of one run.
+"""Measure what each exact rewrite saves in each runtime, in alternating rounds of one run.
+
+Each graph has one rewrite more than the one before, the first has none.
 
 python -m pytest bench/test_rewrites.py -m slow --benchmark-only --checkpoint random:paper-224
 """
@@ -38,8 +40,10 @@ def test_rewrites(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -
         file = plain_export(simplify(checkpoint.build(), REWRITES[:count]), contract, folder / f"{count}.onnx")
         runners[step, RUNTIMES[0]] = onnx_runner(file, threads)
         runners[step, RUNTIMES[1]] = openvino_runner(file, "f32", threads)
+    # All graphs are open before any is timed: a round must not wait for an export.
     images = noise(contract, 1)
     torch.set_num_threads(threads)
+    # Exact rewrites change no mask beyond rounding. What fails here is not worth timing.
     reference = next(iter(runners.values()))(images)
     assert all(compare(reference, runner(images)).mask < 0.001 for runner in runners.values())
     times: dict[tuple[str, str], list[float]] = {key: [] for key in runners}
@@ -51,8 +55,11 @@ def test_rewrites(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -
             times[key].append(1000 * (time.perf_counter() - start))
 
     benchmark.pedantic(one_round, rounds=ROUNDS, warmup_rounds=1)
+    # The benchmark's own figures are those of a whole round, so every graph's median stands beside them.
     steps = list(dict.fromkeys(step for step, _ in runners))
     benchmark.extra_info.update(checkpoint=Path(name).name, threads=threads)
     benchmark.extra_info["rewrites"] = {
-        step: {runtime: median(times[step, runtime][1:]) for runtime in RUNTIMES} for step in steps
+        # The first time is that of the warm-up round.
+        step: {runtime: median(times[step, runtime][1:]) for runtime in RUNTIMES}
+        for step in steps
     }

@@ -1,4 +1,6 @@
-"""The server under load: what serving costs beside the same work in process, how much it takes, and what faults cost.
+"""Measure the server under load: what serving costs, how much load it carries, and what faults cost.
+
+The cost is that of a request less the same work in process.
 
 `pytest bench/test_serving.py --benchmark-only` runs the short forms, with `-m slow` the long ones.
 """
@@ -34,7 +36,7 @@ KILLS, REQUESTS_BETWEEN_KILLS = 5, 400
 
 @pytest.fixture(scope="module")
 def in_process(subject: Subject) -> Callable[[], object]:
-    """The served work without a server: the same code on the same file, with every core."""
+    """Do the served work without a server: the same code on the same file, with every core."""
     folder = subject.output / DIRECTORY / PIPELINE_MODEL
     parameters = {name: one.string_value for name, one in tuned(read_config(folder), FREE_PORTS).parameters.items()}
     contract, wanted = subject.contract, {"MASK", "CLASS_PROBS"}
@@ -56,7 +58,7 @@ def client(server: Server) -> Iterator[Client]:
 
 
 def record(benchmark: BenchmarkFixture, run: Callable[[], Load], stage: str) -> Load:
-    """Run once under the benchmark's clock and keep the figures beside its own."""
+    """Run once under the benchmark's clock and keep the figures next to its own."""
     load: Load = benchmark.pedantic(run, rounds=1)
     benchmark.extra_info.update(stage=stage, **load.summary())
     return load
@@ -66,16 +68,16 @@ def test_cost_of_serving(
     benchmark: BenchmarkFixture, subject: Subject, server: Server, client: Client, in_process: Callable[[], object]
 ) -> None:
     with Client(server.http_url, "http") as http, bare_http(server) as bare, SharedMemory(server, subject) as shared:
-        questions = {
+        operations = {
             "in process": in_process,
             "gRPC": lambda: client.segment(subject.image),
-            "gRPC, shared memory": shared.ask,
+            "gRPC, shared memory": shared.infer,
             "HTTP": lambda: http.segment(subject.image),
             "HTTP without the front": lambda: bare.infer(
                 **request_for(http_api, subject), headers=server.private.headers
             ),
         }
-        loads = benchmark.pedantic(alternately, args=(questions, 100), rounds=1)
+        loads = benchmark.pedantic(alternately, args=(operations, 100), rounds=1)
     benchmark.extra_info.update({name: load.summary() for name, load in loads.items()})
 
 
@@ -92,18 +94,19 @@ def test_closed_loop(benchmark: BenchmarkFixture, subject: Subject, client: Clie
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.8, 1.1])
 def test_poisson_arrivals(benchmark: BenchmarkFixture, subject: Subject, client: Client, share: float) -> None:
-    def ask() -> object:
+    def send() -> object:
         return client.segment(subject.image)
 
-    saturation = closed_loop(ask, 4, 60).rate
+    # Taken right before, because a shared machine's rate changes from hour to hour.
+    saturation = closed_loop(send, 4, 60).rate
     stage = f"Poisson arrivals at {share:.0%} of saturation"
-    record(benchmark, lambda: open_loop(ask, share * saturation, 200, seed=1), stage)
+    record(benchmark, lambda: open_loop(send, share * saturation, 200, seed=1), stage)
 
 
 def test_throughput_with_a_worker_a_core(
     benchmark: BenchmarkFixture, subject: Subject, in_process: Callable[[], object]
 ) -> None:
-    # Before the server starts: its supervision and the figure would share the cores.
+    # Before the server starts, whose health probe would share the cores with it.
     alone = closed_loop(in_process, 1, 100).rate
     options = replace(FREE_PORTS, tuning="throughput")
     with Server(subject.output / DIRECTORY, options) as server, Client(server.grpc_url) as client:
@@ -117,12 +120,13 @@ def test_throughput_with_a_worker_a_core(
 def test_soak(benchmark: BenchmarkFixture, subject: Subject, server: Server, client: Client) -> None:
     known = client.segment(subject.image).mask.tobytes()
 
-    def ask() -> None:
+    def send() -> None:
         assert client.segment(subject.image).mask.tobytes() == known
 
-    closed_loop(ask, SOAK_CALLERS, 1000)
+    # The server allocates its buffers in the first requests, which is no leak.
+    closed_loop(send, SOAK_CALLERS, 1000)
     before = resident_bytes(server)
-    load = record(benchmark, lambda: closed_loop(ask, SOAK_CALLERS, SOAK_REQUESTS), f"soak, {SOAK_REQUESTS} requests")
+    load = record(benchmark, lambda: closed_loop(send, SOAK_CALLERS, SOAK_REQUESTS), f"soak, {SOAK_REQUESTS} requests")
     after = resident_bytes(server)
     benchmark.extra_info.update(
         answered=len(load.latencies), megabytes_before=before // 2**20, megabytes_after=after // 2**20
@@ -137,15 +141,16 @@ def test_worker_killed_again_and_again(benchmark: BenchmarkFixture, subject: Sub
     with Server(repository, FREE_PORTS) as server, Client(server.grpc_url, retry_for=60) as client:
         known = client.segment(subject.image).mask.tobytes()
 
-        def ask() -> None:
+        def send() -> None:
             assert client.segment(subject.image).mask.tobytes() == known
 
         def run() -> Load:
             stop = threading.Event()
+            # `Server` alone replaces no worker: `python -m deploy.serve` runs this loop next to it.
             attendant = threading.Thread(target=attend, args=(server, stop))
             attendant.start()
             try:
-                return max((killed_then(server, ask) for _ in range(KILLS)), key=lambda load: load.latencies.max())
+                return max((killed_then(server, send) for _ in range(KILLS)), key=lambda load: load.latencies.max())
             finally:
                 stop.set()
                 attendant.join()
@@ -154,15 +159,15 @@ def test_worker_killed_again_and_again(benchmark: BenchmarkFixture, subject: Sub
         benchmark.extra_info["longest_wait_s"] = round(float(load.latencies.max()), 2)
 
 
-def killed_then(server: Server, ask: Callable[[], None]) -> Load:
-    """Kill the workers and go on asking: the longest latency is how long nobody was answered."""
+def killed_then(server: Server, send: Callable[[], None]) -> Load:
+    """Kill the workers and go on sending. The longest latency is how long nobody was answered."""
     for worker in workers_of(server.pid, PIPELINE_MODEL):
         os.kill(worker, signal.SIGKILL)
-    return closed_loop(ask, SOAK_CALLERS, REQUESTS_BETWEEN_KILLS)
+    return closed_loop(send, SOAK_CALLERS, REQUESTS_BETWEEN_KILLS)
 
 
 def attend(server: Server, stop: threading.Event) -> None:
-    """The supervisor's loop, which ends when told."""
+    """Run the supervisor's loop until `stop` is set."""
     supervisor = Supervisor(server, print)
     while not stop.wait(1.0):
         supervisor.attend()
