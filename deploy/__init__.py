@@ -1,7 +1,6 @@
 """Carry the network from a checkpoint to an answer: simplify, export, build, verify, serve and query.
 
-`from deploy import build` builds engines from a program. The names below load their module on first use, so that the
-client, which lives in this package, needs neither torch nor DALI.
+`from deploy import build` builds engines from a program, as `python -m deploy.build_engine` does from a command line.
 """
 
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from deploy.errors import BuildError as BuildError
     from deploy.report.records import Report as Report
 
+# The client lives in this package and runs on machines with neither torch nor DALI, so `import deploy` loads nothing.
 _MODULES = {"build": "deploy.building", "BuildError": "deploy.errors", "Report": "deploy.report.records"}
 __all__ = list(_MODULES)
 __getattr__ = lazy_names(__name__, _MODULES)

@@ -1,19 +1,20 @@
-"""Define what crosses the wire: tensor names, types and shapes, in one place.
+"""Define what crosses the wire: the names, types and shapes of the served tensors.
 
-Export, engines, repository, server and client all read this module, so a name is never repeated by hand. It needs
-neither torch nor DALI: the client depends on it.
+Export, engines, repository, server and client all read this module, so no name is repeated by hand.
 """
 
 import json
 from dataclasses import dataclass
 from typing import Any
 
+# Not from `data_pipeline` itself: the client imports this module, and has neither torch nor DALI.
 from data_pipeline.spec import SIXTEEN_BITS, Preprocessing
 
 PIPELINE_MODEL = "resformer"
 NETWORK_MODEL = "resformer_network"
 PROBE_ID = "probe"  # the id of the supervisor's own requests, which the log leaves out
-# Request header of a token over gRPC, which the server checks itself; over HTTP it is "Authorization: Bearer TOKEN".
+# The header that carries a client's token over gRPC. tritonserver checks it by itself and demands this prefix. Over
+# HTTP our proxy checks the usual "Authorization: Bearer TOKEN".
 GRPC_TOKEN_HEADER = "triton-grpc-protocol-resformer-token"
 
 
@@ -21,8 +22,9 @@ GRPC_TOKEN_HEADER = "triton-grpc-protocol-resformer-token"
 class TensorSpec:
     """Describe one tensor.
 
+    name: as clients and engines call it.
     dtype: the server's name of the type (UINT8, FP32).
-    shape: lengths without the batch; -1 is any length.
+    shape: lengths without the batch axis; -1 is any length.
     """
 
     name: str
@@ -32,12 +34,12 @@ class TensorSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """Describe what a served checkpoint takes and gives.
+    """Describe what a served checkpoint takes and returns.
 
-    preprocessing: what becomes of an image before the network sees it, as in training.
-    seg_classes: names of the mask's values, "background" first. Two are one sigmoid channel, more are a softmax.
-    labels: names of the image-level labels; each has its own sigmoid probability (several may be present).
-    max_batch: largest batch the engines take.
+    preprocessing: size and normalisation of the network's input, the same as in training.
+    seg_classes: names of the mask's values, "background" first. Two classes are one sigmoid channel, more a softmax.
+    labels: names of the image-level labels. Each has its own sigmoid probability, so several may be present.
+    max_batch: largest batch that the engines take.
     """
 
     preprocessing: Preprocessing
@@ -47,27 +49,32 @@ class Contract:
 
     @property
     def image_size(self) -> int:
-        """Return the side S of the network's square input, in pixels."""
+        """Return the side S of the network's square input in pixels."""
         return self.preprocessing.image_size
 
     @property
     def seg_channels(self) -> int:
-        """Return K: 1 where the mask is binary (sigmoid), else one channel a class (softmax)."""
+        """Return the number K of mask channels: 1 for two classes (sigmoid), else one for each class (softmax)."""
         return 1 if len(self.seg_classes) == 2 else len(self.seg_classes)
 
     @property
     def encoded_image(self) -> TensorSpec:
-        """Describe the bytes of one JPEG, PNG or TIFF file; rows of a batch are padded with zeros to equal length."""
+        """Describe IMAGE: the bytes of one JPEG, PNG or TIFF file."""
+        # A batch is one array, so shorter files in it are padded with zeros at their end.
         return TensorSpec("IMAGE", "UINT8", (-1,))
 
     @property
     def network_input(self) -> TensorSpec:
-        """Describe the normalised RGB image, channels first."""
+        """Describe INPUT: the normalised RGB image, channels first."""
         return TensorSpec("INPUT", "FP32", (3, self.image_size, self.image_size))
 
     @property
     def outputs(self) -> tuple[TensorSpec, TensorSpec, TensorSpec]:
-        """Describe MASK (class index a pixel), CLASS_PROBS (one a label), SEG_PROBS (probabilities before argmax)."""
+        """Describe MASK, CLASS_PROBS and SEG_PROBS, in the order in which every engine returns them.
+
+        MASK holds a class index for each pixel, CLASS_PROBS a probability for each label, and SEG_PROBS the
+        probabilities that the mask is decided from.
+        """
         side = self.image_size
         return (
             TensorSpec("MASK", "UINT8", (side, side)),
@@ -76,38 +83,49 @@ class Contract:
         )
 
     def to_fields(self) -> dict[str, Any]:
-        """Return the contract as flat JSON-able fields, as reports and repositories carry it."""
+        """Return the contract as flat fields for JSON, as reports and repositories store it."""
         return {
             "image_size": self.image_size,
             "seg_classes": self.seg_classes,
             "labels": self.labels,
             "mean": self.preprocessing.mean,
             "std": self.preprocessing.std,
-            "levels": self.preprocessing.white_level,  # the name of older files, which stay readable
+            "levels": self.preprocessing.white_level,  # the name in files that already exist
             "max_batch": self.max_batch,
         }
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> "Contract":
-        """Return the contract of `to_fields`, also after JSON; raises ValueError for a missing or unknown field."""
+        """Return the contract that `to_fields` described.
+
+        Raises ValueError for a missing or unknown field.
+        """
+        # JSON has no tuples, so they come back as lists.
         given: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
         }
         try:
             preprocessing = Preprocessing(
-                given.pop("image_size"), given.pop("mean"), given.pop("std"), given.pop("levels", SIXTEEN_BITS)
+                image_size=given.pop("image_size"),
+                mean=given.pop("mean"),
+                std=given.pop("std"),
+                white_level=given.pop("levels", SIXTEEN_BITS),  # the first repositories were written without it
             )
+            # What is left must be this class's own fields: an unknown one is a TypeError.
             return cls(preprocessing=preprocessing, **given)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a served-model contract: {error}") from None
 
     def to_json(self) -> str:
-        """Return the contract as one line of JSON, as the repository's configuration carries it."""
+        """Return the contract as one line of JSON, as the repository's configuration stores it."""
         return json.dumps(self.to_fields())
 
     @classmethod
     def from_json(cls, text: str) -> "Contract":
-        """Return the contract of `to_json`; raises ValueError where the text is none."""
+        """Return the contract that `to_json` wrote.
+
+        Raises ValueError where the text is not one.
+        """
         fields = json.loads(text)
         if not isinstance(fields, dict):
             raise ValueError(f"not a served-model contract: {text[:40]!r}")

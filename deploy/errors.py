@@ -1,5 +1,5 @@
-"""The errors that the commands of this package show as one line."""
+"""Define the error that the commands of this package show as one line."""
 
 
 class BuildError(Exception):
-    """Something could not be exported, built or verified; the message says what, why and what to do."""
+    """Report what could not be exported, built or verified, why, and what to do about it, in one line."""

@@ -1,6 +1,6 @@
-"""Name and read what builds leave and servers load: the files of a network, and the layout of a model repository.
+"""Name and read the files that builds leave and servers load.
 
-Build and server share this module and `contract.py`, and nothing else.
+Build and server share this module and `contract.py`, and no other.
 """
 
 import hashlib
@@ -10,23 +10,28 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
 DIRECTORY, GPU_DIRECTORY = "model_repository", "model_repository_gpu"
+# Triton Inference Server's own names: REPOSITORY/MODEL/config.pbtxt and REPOSITORY/MODEL/VERSION/.
 CONFIGURATION = "config.pbtxt"
 VERSION = "1"
 
 
 def network_files(network: Path) -> list[Path]:
-    """List the network's file and what belongs to it: IR's `.bin`, ONNX's `.onnx.data`, a TensorRT engine's layers."""
+    """List a network's file, and the companions of it that exist."""
     companions = (
-        network.with_suffix(".bin"),
-        network.with_name(network.name + ".data"),
-        network.with_suffix(".layers.json"),
+        network.with_suffix(".bin"),  # the weights of OpenVINO's IR
+        network.with_name(network.name + ".data"),  # the weights of an ONNX file that keeps them apart
+        network.with_suffix(".layers.json"),  # what TensorRT made of each layer
     )
     return [network, *(file for file in companions if file.exists())]
 
 
 def network_fingerprint(network: Path) -> str:
-    """Hash the network's file and what belongs to it (SHA-256); raises OSError where one cannot be read."""
+    """Hash a network's file and its companions (SHA-256).
+
+    Raises OSError where one of them cannot be read.
+    """
     digest = hashlib.sha256()
+    # The companions hold the weights: a hash of the named file alone would pass an engine whose weights were changed.
     for path in network_files(network):
         with path.open("rb") as file:
             while block := file.read(1 << 20):
@@ -35,10 +40,13 @@ def network_fingerprint(network: Path) -> str:
 
 
 def write_config(folder: Path, config: schema.ModelConfig) -> None:
-    """Write a model's configuration in the form the server reads."""
+    """Write a model's configuration in the text form that the server reads."""
     (folder / CONFIGURATION).write_text(text_format.MessageToString(config))
 
 
 def read_config(folder: Path) -> schema.ModelConfig:
-    """Read a model's configuration from its folder; raises OSError or text_format.ParseError."""
+    """Read a model's configuration from its folder.
+
+    Raises OSError where the file cannot be read, and text_format.ParseError where it is not a configuration.
+    """
     return text_format.Parse((folder / CONFIGURATION).read_text(), schema.ModelConfig())

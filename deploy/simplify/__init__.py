@@ -1,8 +1,8 @@
-"""Exact rewriting before export: the same function with less to compute and less to move.
+"""Rewrite the network exactly before export: the same function with less to compute and less to move.
 
-An engine has one image size, so what depends on it is settled here: which taps can reach the map, which windows the
-shift wraps, in which order the tokens lie. Every rewrite gives the trained network's output up to rounding;
-`bench/test_rewrites.py` measures what each saves in each runtime.
+An engine has one image size, so whatever depends on it is decided here: which taps can reach the map, which windows the
+shift wraps, in which order the tokens lie. Every rewrite keeps the trained network's output up to rounding, and
+`bench/test_rewrites.py` measures what each of them saves in each runtime.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,22 +19,24 @@ from model.network.decoder import DFE
 from model.network.encoder import ResFormerStage
 from model.network.layers import ConvNorm
 
+__all__ = ["REWRITES", "simplify"]
+
 
 def fuse_dilated(network: MultiTaskResFormer) -> None:
-    """Fold the 1x1 behind each dilated convolution, drop taps that only meet padding, merge the centres of the rest."""
+    """Fold each dilated branch into one convolution, and drop the taps that only meet padding."""
     for index, stride in enumerate(STRIDES):
         network.dfe[index] = StaticDFE(cast(DFE, network.dfe[index]), network.config.image_size // stride)
 
 
 def order_windows(network: MultiTaskResFormer) -> None:
-    """Keep a stage's tokens in window order, mask only windows that the shift wraps, fold the query's scale."""
+    """Keep a stage's tokens in window order, mask only windows that the shift wraps, and fold the query's scale."""
     for index, stride in enumerate(STRIDES):
         stage = cast(ResFormerStage, network.encoder.stages[index])
         stage.register_module("swin", WindowedStage(stage.swin, network.config.image_size // stride))
 
 
 def classify_first(network: MultiTaskResFormer) -> None:
-    """Enlarge K class maps instead of all channels."""
+    """Upsample the K class maps instead of all channels of the decoder."""
     network.register_module("decoder", ClassifyFirst(network.decoder))
 
 
@@ -44,15 +46,17 @@ def fold_norms(network: MultiTaskResFormer) -> None:
 
 
 Rewrite = Callable[[MultiTaskResFormer], None]
+# The benchmark applies them one more at a time, in this order. The norms come last: `fuse_dilated` folds its own, and
+# needs the branches as they were trained.
 REWRITES: tuple[Rewrite, ...] = (fuse_dilated, order_windows, classify_first, fold_norms)
 
 
 def simplify(model: MultiTaskResFormer, rewrites: Sequence[Rewrite] = REWRITES) -> MultiTaskResFormer:
-    """A copy in evaluation mode for images of the configured size only; the original is left as it is."""
+    """Return a rewritten copy in evaluation mode, for images of the configured size only.
+
+    The original is not changed.
+    """
     network = deepcopy(model).eval().requires_grad_(False)
     for rewrite in rewrites:
         rewrite(network)
     return network
-
-
-__all__ = ["REWRITES", "simplify"]

@@ -1,4 +1,4 @@
-"""DFE for one map size: only the taps that reach the map."""
+"""Rewrite DFE for maps of one size: only the taps that reach the map are left."""
 
 from typing import cast
 
@@ -11,20 +11,21 @@ from model.network.decoder import DFE, DilatedBranch
 
 
 class StaticDFE(nn.Module):
-    """DFE on maps of one size as a sum of the convolutions that are left, ReLU and the spatial attention."""
+    """Run DFE on maps of one size: the sum of the convolutions that are left, ReLU, and the spatial attention."""
 
     def __init__(self, dfe: DFE, side: int) -> None:
-        """side: of the square map."""
+        """Fold the branches of `dfe` for square maps of `side` pixels."""
         super().__init__()
         branches = [cast(DilatedBranch, branch) for branch in dfe.branches]
         weights, biases = zip(*(fold_branch(branch) for branch in branches), strict=True)
         live = live_branches({branch.dilation: weight for branch, weight in zip(branches, weights, strict=True)}, side)
         self.convs = nn.ModuleList(_convolution(weight, dilation) for dilation, weight in live.items())
+        # The branches are summed, so one convolution can add the biases of all of them.
         cast(nn.Conv2d, self.convs[0]).bias = nn.Parameter(torch.stack(biases).sum(dim=0), requires_grad=False)
         self.attention = dfe.attention
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, side, side) to the same shape."""
+        """Map (B, C, side, side) to the same shape."""
         total = self.convs[0](x)
         for conv in self.convs[1:]:
             total = total + conv(x)
@@ -33,17 +34,24 @@ class StaticDFE(nn.Module):
 
 
 def live_branches(branches: dict[int, Tensor], side: int) -> dict[int, Tensor]:
-    """Weights (C_out, C_in, 3, 3) by dilation, to the fewest with the same sum on a `side` x `side` map.
+    """Reduce dilated convolutions to the fewest that have the same sum on a `side` x `side` map.
 
     Proof: an outer tap of dilation d reads at distance d from the output pixel, so with d >= side it reads zero padding
-    everywhere, and the branch is its centre tap: a 1x1 convolution. A 1x1 convolution adds to the centre tap of any
-    other branch, because W x + V x = (W + V) x. Branches that keep outer taps need them for some pixel, and runtimes
-    already skip rows of taps in the padding (measured: cropping columns as well by splitting the kernel was no faster
-    in OpenVINO at 14, 28, 56 and 112 px), so they stay whole.
+    everywhere, and the branch is its centre tap, a 1x1 convolution. A 1x1 convolution adds to the centre tap of any
+    other branch, because W x + V x = (W + V) x. A branch that keeps outer taps needs them for some pixel.
+
+    Args:
+        branches: weights (C_out, C_in, 3, 3) by dilation.
+        side: of the map in pixels.
+
+    Returns:
+        Weights by dilation: (C_out, C_in, 3, 3), or a single (C_out, C_in, 1, 1) where no outer tap reaches the map.
     """
+    # Runtimes skip rows of taps in the padding by themselves. Splitting the kernel to crop columns as well was measured
+    # in OpenVINO at 14, 28, 56 and 112 px and was no faster, so branches with outer taps stay whole.
     live = {dilation: weight for dilation, weight in branches.items() if dilation < side}
     centre = sum(weight[:, :, 1:2, 1:2] for dilation, weight in branches.items() if dilation >= side)
-    if isinstance(centre, int):  # every branch reaches the map
+    if isinstance(centre, int):  # an empty sum: every branch reaches the map
         return live
     if not live:
         return {1: centre}

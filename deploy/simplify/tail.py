@@ -1,4 +1,4 @@
-"""The decoder's end with its two linear maps exchanged."""
+"""Rewrite the end of the decoder: the 1x1 convolution runs before the upsampling."""
 
 from collections.abc import Sequence
 
@@ -9,18 +9,19 @@ from model.network.decoder import Decoder
 
 
 class ClassifyFirst(nn.Module):
-    """The decoder with the 1x1 convolution before the upsampling.
+    """Run the decoder with its 1x1 convolution before the upsampling.
 
-    Proof: bilinear upsampling U acts on every channel alike and the 1x1 convolution A (without bias) on every pixel
-    alike, so A (U x) = U (A x). K channels are upsampled in place of 64, and A runs on a quarter of the pixels.
+    Proof: bilinear upsampling U does the same to every channel, and the 1x1 convolution A (without bias) does the same
+    to every pixel, so A (U x) = U (A x). Instead of 64 channels, K are upsampled, and A runs on a quarter of the pixels.
     """
 
     def __init__(self, decoder: Decoder) -> None:
+        """Take over the decoder's weights."""
         super().__init__()
         self.blocks, self.classify = decoder.blocks, decoder.classify
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Four enhanced maps, finest first, to logits (B, K, H, W) at the image's size."""
+        """Map the four enhanced maps, finest first, to logits (B, K, H, W) at the image's size."""
         x = features[3]
         for block, skip in zip(self.blocks, reversed(features[:3]), strict=True):
             x = block(x, skip)

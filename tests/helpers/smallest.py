@@ -1,4 +1,4 @@
-"""What the tests of exported files share: the smallest network's contract, and images for it."""
+"""Share the smallest network's contract, and images for it, among the tests of exported files."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from data_pipeline import Preprocessing
 from deploy.contract import Contract
 
 CONTRACT = Contract(
-    preprocessing=Preprocessing(64, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+    preprocessing=Preprocessing(image_size=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
     seg_classes=("background", "a", "b", "c"),
     labels=("x", "y", "z"),
     max_batch=4,
@@ -14,5 +14,5 @@ CONTRACT = Contract(
 
 
 def images(count: int) -> np.ndarray:  # type: ignore[type-arg]
-    """(count, 3, 64, 64) noise from the seed `count`."""
+    """Return noise (count, 3, 64, 64) from the seed `count`."""
     return np.random.default_rng(count).standard_normal((count, 3, 64, 64), dtype=np.float32)

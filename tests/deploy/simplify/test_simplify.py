@@ -1,4 +1,4 @@
-"""Every rewrite against what it replaces, in float64, where rounding cannot hide a mistake."""
+"""Compare every rewrite with what it replaces, in float64, where rounding cannot hide a mistake."""
 
 from dataclasses import replace
 
@@ -27,7 +27,8 @@ ROUNDING = {"rtol": 1e-10, "atol": 1e-10}
 
 
 def random_tables(module: nn.Module) -> None:
-    """Fresh tables are nearly zero and would hide a wrong bias."""
+    """Fill the bias tables with noise."""
+    # Fresh tables are zero and would hide a wrong bias.
     for name, parameter in module.named_parameters():
         if name.endswith("bias_table"):
             nn.init.normal_(parameter)
@@ -53,8 +54,8 @@ def test_the_whole_network_is_the_same_function(config: ModelConfig) -> None:
     image = noise(3, 3, config.image_size, config.image_size)
     with torch.no_grad():
         for rewrites in (REWRITES, *((alone,) for alone in REWRITES)):
-            for expected, found in zip(model(image), simplify(model, rewrites)(image), strict=True):
-                torch.testing.assert_close(found, expected, **ROUNDING)
+            for expected, actual in zip(model(image), simplify(model, rewrites)(image), strict=True):
+                torch.testing.assert_close(actual, expected, **ROUNDING)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), f"{name} of the original was changed"
 
@@ -76,6 +77,7 @@ def test_dfe_of_one_size(side: int) -> None:
     torch.manual_seed(side)
     dfe = DFE(6, (6, 12, 18)).double().eval()
     for module in dfe.modules():
+        # Fresh norms are the identity and would hide a wrong fold.
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.bias)
             assert module.running_mean is not None
@@ -110,7 +112,7 @@ def test_windows_come_in_kinds(shift: int) -> None:
 
 
 def test_scores_of_many_windows_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
+    made: list[int] = []  # windows of each part
     attend = StaticAttention._attend
 
     def counted(self: StaticAttention, qkv: Tensor, bias: Tensor) -> Tensor:
