@@ -1,62 +1,234 @@
-"""The rules that keep the code base readable: who imports whom, how long files get, what they may be called."""
+"""Hold the code to its layout: who imports whom, what is exported and declared, and that importing does nothing."""
 
-import ast
-from pathlib import Path
+import importlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib.metadata import packages_distributions
+from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-PACKAGES = ("kernels", "model", "data_pipeline", "deploy")
-ALLOWED = {
-    "kernels": {"kernels"},
-    "model": {"kernels", "model"},
-    "data_pipeline": {"data_pipeline"},
-    "deploy": {"kernels", "model", "data_pipeline", "deploy"},
+from tests.helpers.imports import EVERYWHERE, MODULES, PACKAGES, ROOT, exported, imports, python_files, reachable
+
+# The modules of `data_pipeline` that need neither torch nor DALI, which every other package may use.
+LIGHT = ("lazy_names", "files", "spec", "records", "image_header", "overlay", "command_line")
+# Of `deploy`, what build, server and client share.
+BASE = ("errors", "contract", "files", "sample")
+# A part may import the parts before it, never those behind it: the folders are the arrow of the README.
+ORDER: dict[str, tuple[str, ...]] = {
+    "kernels": ("errors", "dispatch", "launch", "attention", "dilated", "cost_model", "aot"),
+    "model": (
+        *("config", "network", "inference", "checkpoint", "bootstrap", "metrics", "evaluation", "training", "ablation"),
+        *("train", "evaluate", "ablate"),
+    ),
+    "data_pipeline": (*LIGHT, "graph", "sources", "scan", "loader", "serving", "prepare", "preview"),
+    "deploy": (
+        *(*BASE, "simplify", "plugins", "export", "engines", "precision", "verify", "report", "repository"),
+        *("building", "build_engine", "manifest", "server", "client", "serve", "demo"),
+    ),
 }
-# Training and evaluation are the commands of `model` that read data.
-MODEL_COMMANDS = tuple(f"model/{name}" for name in ("train.py", "training/", "evaluate.py", "evaluation", "ablat"))
-KERNEL_INSIDERS = ("deploy/plugins",)
-FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
+# The parts of `model` that read data.
+MODEL_READERS = ("evaluation", "training", "ablation", "train", "evaluate", "ablate")
+# Modules that only run where TensorRT or the server provide what they import.
+ELSEWHERE = ("deploy.plugins.registration", "deploy.server.worker.models")
+HERE = [module for module in MODULES if module not in ELSEWHERE]
+# Loggers of ours and of libraries whose levels have been set on import before.
+LOGGERS = ("", "torch", "nncf", "onnx", "onnxruntime", "openvino", "tritonclient", "matplotlib")
 
 
-def imported(file: Path) -> set[str]:
-    """Full names of the modules that a file imports, at whatever depth."""
+def of(*packages: str) -> list[str]:
+    """List the modules of packages of ours, given by their full names."""
+    return [module for module in MODULES if within(module, packages)]
+
+
+def within(module: str, packages: Iterable[str]) -> bool:
+    """Say whether a module is one of the packages or lies in one."""
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def ours(module: str) -> set[str]:
+    """Return those of a module's imports that are this project's."""
+    return {name for name in imports(module) if name.split(".")[0] in EVERYWHERE}
+
+
+def check(modules: Iterable[str], allowed: Iterable[str]) -> None:
+    """Fail with every import of ours in `modules` that lies outside the packages allowed."""
+    allowed = tuple(allowed)
+    wrong = [
+        f"{module} imports {name}" for module in modules for name in sorted(ours(module)) if not within(name, allowed)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def light(*names: str) -> list[str]:
+    """Return the full names of modules of `data_pipeline`."""
+    return [f"data_pipeline.{name}" for name in names]
+
+
+def test_kernels_and_data_pipeline_import_nothing_of_ours() -> None:
+    check(of("kernels"), ["kernels"])
+    check(of("data_pipeline"), ["data_pipeline"])
+
+
+def test_only_the_readers_of_model_import_the_data_pipeline() -> None:
+    readers = of(*(f"model.{name}" for name in MODEL_READERS))
+    check(readers, ["kernels", "model", "data_pipeline"])
+    check([module for module in of("model") if module not in readers], ["kernels", "model", *light(*LIGHT)])
+
+
+def test_checkpoints_need_the_specification_and_files_alone() -> None:
+    check(["model.checkpoint"], ["model", *light("spec", "files")])
+
+
+def test_deploy_imports_no_tests_and_no_benchmarks() -> None:
+    check(of("deploy"), PACKAGES)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_parts_are_imported_in_one_direction(package: str) -> None:
+    order = ORDER[package]
+    parts = {module.split(".")[1] for module in of(package) if module != package}
+    assert parts == set(order), "every part needs a place in ORDER"
+    for position, part in enumerate(order):
+        others = [name for name in PACKAGES if name != package]
+        check(of(f"{package}.{part}"), [*others, *(f"{package}.{earlier}" for earlier in order[: position + 1])])
+
+
+def test_the_two_kernels_do_not_know_each_other() -> None:
+    check(of("kernels.dilated"), ["kernels.dilated", "kernels.errors", "kernels.dispatch", "kernels.launch"])
+
+
+def test_sources_do_not_need_the_graph() -> None:
+    check(of("data_pipeline.sources"), ["data_pipeline.sources", *light(*LIGHT)])
+
+
+def test_server_and_client_know_the_contract_and_not_each_other() -> None:
+    base = [f"deploy.{name}" for name in BASE] + light(*LIGHT)
+    worker = of("deploy.server.worker")
+    check(of("deploy.client"), ["deploy.client", *base])
+    check([module for module in of("deploy.server") if module not in worker], ["deploy.server", *base])
+    check(worker, ["deploy.server", "data_pipeline", *base])
+
+
+def test_light_modules_and_the_client_need_neither_torch_nor_dali() -> None:
+    modules = [*of("deploy.client"), *light(*LIGHT), "deploy", "deploy.contract", "data_pipeline", "deploy.server"]
+    reached = {name.split(".")[0] for name in reachable(modules)}
+    assert not reached & {"torch", "nvidia", "model", "kernels"}
+
+
+def test_only_the_plugins_reach_inside_the_kernels() -> None:
+    insiders = ("kernels", "deploy.plugins.payload", "deploy.plugins.registration")
+    wrong = [
+        f"{module} imports {name}"
+        for module in MODULES
+        if not within(module, insiders)
+        for name in sorted(imports(module))
+        if name.startswith("kernels.")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_file_hides_a_library() -> None:
+    assert not [file for file in python_files(*EVERYWHERE) if file.name in ("triton.py", "tensorrt.py", "onnx.py")]
+
+
+def test_annotations_are_evaluated() -> None:
+    # Nothing else of __future__ is lacking in Python 3.10.
+    wrong = [
+        file for file in python_files(*EVERYWHERE) if re.search("^from __future__ ", file.read_text(), re.MULTILINE)
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", [name for name in HERE if exported(MODULES[name])])
+def test_every_exported_name_exists(module: str) -> None:
+    loaded = importlib.import_module(module)
+    missing = [name for name in loaded.__all__ if not hasattr(loaded, name)]
+    assert not missing
+    assert len(set(loaded.__all__)) == len(loaded.__all__)
+
+
+def test_everything_of_the_client_can_be_imported() -> None:
+    namespace: dict[str, Any] = {}
+    exec("from deploy.client import *", namespace)
+    assert {"Client", "AsyncClient", "Result"} <= namespace.keys()
+
+
+# Run in a fresh process: the libraries first, so that only what our own modules do is seen.
+IMPORT_ALL = """
+import importlib, json, logging, os, sys
+modules, libraries, loggers = json.loads(sys.argv[1])
+for name in libraries:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        pass
+import torch
+levels = {name: logging.getLogger(name).level for name in loggers}
+threads = torch.get_num_threads()
+for name in modules:
+    importlib.import_module(name)
+print(json.dumps({
+    "cuda": torch.cuda.is_initialized(),
+    "levels": [name for name in loggers if logging.getLogger(name).level != levels[name]],
+    "threads": torch.get_num_threads() != threads,
+}))
+"""
+
+
+def test_importing_has_no_effect() -> None:
+    libraries = sorted({name.split(".")[0] for module in HERE for name in imports(module)} - set(EVERYWHERE))
+    argument = json.dumps([HERE, libraries, LOGGERS])
+    finished = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL, argument], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert json.loads(finished.stdout.splitlines()[-1]) == {"cuda": False, "levels": [], "threads": False}
+
+
+def declared(*extras: str) -> set[str]:
+    """Return the distributions that the base and these extras name, with the extras that they include."""
+    # Of pyproject.toml itself: the installed package's metadata may be those of an older one.
+    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    project = toml.loads((ROOT / "pyproject.toml").read_text())["project"]
     names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module}
+    for requirement in [
+        *project["dependencies"],
+        *(one for e in extras for one in project["optional-dependencies"][e]),
+    ]:
+        if included := re.match(r"resformer-deploy\[(.+)\]", requirement):
+            names |= declared(*included[1].split(","))
+        else:
+            names.add(normalised(re.split(r"[\[<>=!~; ]", requirement)[0]))
     return names
 
 
-def relative(file: Path) -> str:
-    return file.relative_to(ROOT).as_posix()
+def normalised(distribution: str) -> str:
+    """Return a distribution's name as the index compares it."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-@pytest.mark.parametrize("file", FILES, ids=relative)
-def test_imports_follow_the_design(file: Path) -> None:
-    name = relative(file)
-    package = name.split("/")[0]
-    allowed = ALLOWED[package] | ({"data_pipeline"} if name.startswith(MODEL_COMMANDS) else set())
-    ours = {module.split(".")[0] for module in imported(file)} & {*PACKAGES, "bench", "tests"}
-    assert ours <= allowed
+def undeclared(modules: Iterable[str], *extras: str) -> list[str]:
+    """List what the modules import and neither the base nor the extras declare."""
+    names, distributions = declared(*extras), packages_distributions()
+    roots = {(name.split(".")[0], module) for module in modules for name in imports(module)}
+    wrong = []
+    for root, module in sorted(roots):
+        # The server brings the last one along.
+        if root in sys.stdlib_module_names or root in EVERYWHERE or root == "triton_python_backend_utils":
+            continue
+        # What is not installed here (TensorRT, without a GPU) is looked for under its own name.
+        if not names & {normalised(one) for one in distributions.get(root, [root])}:
+            wrong.append(f"{module} imports {root}")
+    return wrong
 
 
-@pytest.mark.parametrize("file", FILES, ids=relative)
-def test_only_the_plugin_module_reaches_into_kernels(file: Path) -> None:
-    name = relative(file)
-    if name.startswith("kernels/") or name.startswith(KERNEL_INSIDERS):
-        return
-    assert not {module for module in imported(file) if module.startswith("kernels.")}
+def test_what_is_imported_is_declared() -> None:
+    assert not undeclared(MODULES, "toolkit", "gpu")
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if relative(f).startswith("deploy/client/")], ids=relative)
-def test_the_client_needs_neither_torch_nor_dali(file: Path) -> None:
-    assert not {module.split(".")[0] for module in imported(file)} & {"torch", "nvidia", "model", "data_pipeline"}
-
-
-def test_files_are_short_and_do_not_hide_a_library() -> None:
-    everything = [*FILES, *(file for folder in ("tests", "bench") for file in (ROOT / folder).rglob("*.py"))]
-    assert not [relative(file) for file in everything if len(file.read_text().splitlines()) > 300]
-    assert not [relative(file) for file in everything if file.name in ("triton.py", "tensorrt.py", "onnx.py")]
+def test_what_the_client_imports_is_declared_for_a_client_machine() -> None:
+    client = [module for module in reachable(of("deploy.client")) if module in MODULES]
+    assert not undeclared(client, "client")
