@@ -13,7 +13,7 @@ Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def documented(file: Path) -> Iterator[tuple[str, str]]:
-    """List what a file documents: its name and its docstring."""
+    """Yield the name and the docstring of everything that a file documents."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, Documented) and (text := ast.get_docstring(node)):
             yield getattr(node, "name", "module"), text
