@@ -25,7 +25,7 @@ def faults(text: str) -> list[str]:
     checks = {
         "no verb first": first.split(" ")[0].rstrip(".,:").lower() not in VERBS,
         "a semicolon": ";" in first,
-        "no full stop": not first.endswith((".", ":")),
+        "no full stop": not first.endswith("."),
         "no blank line after it": bool(rest) and not rest.startswith("\n"),
     }
     return [fault for fault, found in checks.items() if found]
