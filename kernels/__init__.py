@@ -1,6 +1,7 @@
-"""The two operations this project adds: windowed attention and the three-branch dilated convolution.
+"""Provide the two operations this project adds: windowed attention and the fused dilated convolution.
 
-A network that no longer trains prepares their weights once (`prepare_bias`, `pack_taps`) and hands them in.
+A network whose weights no longer change prepares them once (`prepare_bias`, `pack_taps`) and passes the result to each
+call. `README.md` is the guide to this package.
 """
 
 from kernels.attention import prepare_bias, region_mask, relative_bias, window_attention

@@ -1,6 +1,6 @@
-"""What a call must move and compute, and what the kernels move and compute: counted by formula.
+"""Model the bytes and FLOPs of a call by formula: what it needs at least, and what the kernels move and compute.
 
-Tests hold the formulas to `tests.helpers.traffic`, which counts in Triton's interpreter.
+`tests/kernels/test_traffic.py` compares these formulas with every load, store and product of the kernels.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,23 @@ from kernels.dilated.prepare import distinct
 
 
 def ceil_div(amount: int, size: int) -> int:
+    """Divide and round up."""
     return -(-amount // size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AttentionProblem:
-    """One call of `window_attention`."""
+    """Describe one call of `window_attention`.
+
+    batch: images.
+    height: rows of the map in tokens.
+    width: columns of the map in tokens.
+    num_heads: attention heads.
+    head_dim: channels of a head.
+    window_size: side of a window in tokens.
+    shift_size: cyclic shift in tokens.
+    dtype: type of qkv and of the output.
+    """
 
     batch: int
     height: int
@@ -33,7 +44,7 @@ class AttentionProblem:
 
     @property
     def _values(self) -> int:
-        """Of q, and as many of k, v and the output."""
+        """Count the values of q. k, v and the output hold as many each."""
         return self.batch * self.height * self.width * self.num_heads * self.head_dim
 
     @property
@@ -42,50 +53,64 @@ class AttentionProblem:
 
     @property
     def _blocks(self) -> int:
+        """Count the blocks of queries that a window is divided into."""
         return ceil_div(self.window_size**2, self._tiles.block_m)
 
     @property
     def programs(self) -> int:
+        """Count the programs of the launch."""
         return attention.program_count(
             self.batch, self.height, self.width, self.num_heads, self.window_size, self._tiles
         )
 
     @property
     def iterations(self) -> int:
-        """Of the main loop of every program."""
+        """Count the iterations of the main loop of one program."""
         return ceil_div(self.window_size, self._tiles.block_n // padded_size(self.window_size))
 
     @property
     def compulsory_bytes(self) -> int:
-        """qkv read once and the output written once."""
+        """Count the bytes that any implementation moves: qkv read once and the output written once."""
         return 4 * self._values * self.dtype.itemsize
 
     @property
     def moved_bytes(self) -> int:
-        """q and the output once, k and v once a block of queries."""
+        """Count the bytes that the kernel loads and stores, without the bias rows."""
+        # Every block of queries reads all keys and values of its window.
         return (2 + 2 * self._blocks) * self._values * self.dtype.itemsize
 
     @property
     def bias_bytes(self) -> int:
-        """Of the prepared rows, which stay in the caches."""
+        """Count the bytes of the prepared bias rows."""
+        # Not part of moved_bytes: all windows read the same rows, so they come from the caches.
         kinds = 3 if self.shift_size else 1
         rows = (2 * self.window_size - 1) * self.window_size
         return 4 * self.num_heads * kinds * rows * padded_size(self.window_size)
 
     @property
     def flops(self) -> int:
-        """Of the two products, without padding."""
+        """Count the FLOPs of the two matrix products, without padding."""
         return 4 * self._values * self.window_size**2
 
     @property
     def executed_flops(self) -> int:
+        """Count the FLOPs of the two matrix products, with the padding of the tiles."""
         tile = self._tiles.block_m * self._tiles.block_n
         return 4 * self.programs * self.iterations * tile * self.head_dim
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DilatedProblem:
-    """One call of `dilated_fusion`."""
+    """Describe one call of `dilated_fusion`.
+
+    batch: images.
+    height: rows of the map in pixels.
+    width: columns of the map in pixels.
+    c_in: input channels.
+    c_out: output channels.
+    dilations: one of each branch.
+    dtype: type of x, the taps and the output.
+    """
 
     batch: int
     height: int
@@ -101,70 +126,76 @@ class DilatedProblem:
 
     @property
     def _offsets(self) -> list[tuple[int, int]]:
-        """(dy, dx) of every tap."""
+        """List the (dy, dx) of every tap."""
         steps = (-1, 0, 1)
         outer = [(y * d, x * d) for d in distinct(self.dilations) for y in steps for x in steps if (y, x) != (0, 0)]
         return [(0, 0), *outer]
 
     @property
     def _live_pixels(self) -> int:
-        """(pixel, tap) pairs that read the map."""
+        """Count the (pixel, tap) pairs that read the map."""
         pairs = (max(0, self.height - abs(dy)) * max(0, self.width - abs(dx)) for dy, dx in self._offsets)
         return self.batch * sum(pairs)
 
     @property
     def live_tiles(self) -> int:
-        """(tile, tap) pairs of which some pixel reads the map: those that the kernel computes."""
+        """Count the (tile, tap) pairs that the kernel computes: some pixel of the tile reads the map at this tap."""
         tile_y, tile_x = self._tiles.tile_y, self._tiles.tile_x
 
         def live(length: int, size: int, offset: int) -> int:
+            # Along one axis. The last tile ends at the edge of the map, not at its own size.
             starts = range(0, length, size)
             return sum(min(first + size, length) - 1 + offset >= 0 and first + offset < length for first in starts)
 
+        # A tile is a rectangle, so it is live where both of its axes are.
         pairs = (live(self.height, tile_y, dy) * live(self.width, tile_x, dx) for dy, dx in self._offsets)
         return self.batch * sum(pairs)
 
     @property
     def _channel_blocks(self) -> int:
+        """Count the blocks of output channels."""
         return ceil_div(self.c_out, self._tiles.block_n)
 
     @property
     def main_loop_iterations(self) -> int:
-        """Of all programs together."""
+        """Count the iterations of the main loops of all programs together."""
         return self.live_tiles * self._channel_blocks * ceil_div(self.c_in, self._tiles.block_k)
 
     @property
     def compulsory_bytes(self) -> int:
-        """x, taps and bias read once, the output written once."""
+        """Count the bytes that any implementation moves: x, taps and bias read once, the output written once."""
         pixels = self.batch * self.height * self.width
         weights = len(self._offsets) * self.c_in * self.c_out
         return (pixels * (self.c_in + self.c_out) + weights) * self.dtype.itemsize + 4 * self.c_out
 
     @property
     def moved_bytes(self) -> int:
-        """x once a live tap and block of output channels, taps once a tile; mostly from the caches."""
+        """Count the bytes that the kernel loads and stores, most of them answered by the caches."""
+        # x is read once per live tap and block of output channels, each live tap's weights once per tile.
         inputs = self._live_pixels * self.c_in * self._channel_blocks + self.live_tiles * self.c_in * self.c_out
         tiles = self.batch * ceil_div(self.height, self._tiles.tile_y) * ceil_div(self.width, self._tiles.tile_x)
         outputs = self.batch * self.height * self.width * self.c_out
+        # The last term is the bias, counted as float32.
         return (inputs + outputs) * self.dtype.itemsize + 4 * tiles * self.c_out
 
     @property
     def flops(self) -> int:
-        """Of the products that do not meet padding."""
+        """Count the FLOPs of the products that do not meet zero padding."""
         return 2 * self._live_pixels * self.c_in * self.c_out
 
     @property
     def dense_flops(self) -> int:
-        """Of all taps at all pixels."""
+        """Count the FLOPs of all taps at all pixels."""
         return 2 * len(self._offsets) * self.batch * self.height * self.width * self.c_in * self.c_out
 
     @property
     def written_flops(self) -> int:
-        """Of the module as written: a 3x3 and a 1x1 convolution a branch."""
-        a_branch = 9 * self.c_in * self.c_out + self.c_out**2
-        return 2 * len(self.dilations) * a_branch * self.batch * self.height * self.width
+        """Count the FLOPs of the module as written, with a 3x3 and a 1x1 convolution in each branch."""
+        per_pixel = 9 * self.c_in * self.c_out + self.c_out**2
+        return 2 * len(self.dilations) * per_pixel * self.batch * self.height * self.width
 
     @property
     def executed_flops(self) -> int:
+        """Count the FLOPs that the kernel executes, with the padding of the tiles."""
         tiles = self._tiles
         return 2 * self.main_loop_iterations * tiles.tile_y * tiles.tile_x * tiles.block_n * tiles.block_k

@@ -1,4 +1,7 @@
-"""Which implementation runs: an explicit choice is obeyed or refused, `auto` chooses and logs why."""
+"""Choose the implementation of an operation: the reference or the Triton kernel.
+
+An explicit choice is obeyed or refused, and never falls back. `auto` chooses and logs why at level DEBUG.
+"""
 
 import logging
 import os
@@ -16,25 +19,39 @@ _log = logging.getLogger(__name__)
 
 
 def choose(impl: str, operation: str, device: torch.device, refusal: str | None) -> bool:
-    """True for the Triton kernel, False for the reference; `refusal` says why the kernel can not run."""
+    """Return True for the Triton kernel and False for the reference.
+
+    Args:
+        impl: "auto", "reference" or "triton".
+        operation: name of the operation, for messages.
+        device: device of the tensors.
+        refusal: why the kernel cannot run, or None.
+
+    Raises:
+        KernelInputError: `impl` is unknown, or it is "triton" and there is a refusal.
+    """
     require(impl in _IMPLS, f"impl must be one of {', '.join(_IMPLS)}, got {impl!r}")
     if impl == "triton":
         require(refusal is None, f"impl='triton' is not possible for {operation}: {refusal}")
         return True
     if impl == "auto" and device.type != "cuda":
-        refusal = f"the tensors are on {device}"  # the interpreter could run the kernel, but only a test wants that
+        # Triton's interpreter could run the kernel on a CPU, but far too slowly for anything except tests.
+        refusal = f"the tensors are on {device}"
     use_triton = impl == "auto" and refusal is None
+    # A call of the logger would break the graph that torch.compile traces.
     if not torch.compiler.is_compiling():
         _log.debug("%s: %s", operation, "Triton kernel" if use_triton else f"reference, {refusal or 'as asked'}")
     return use_triton
 
 
 def device_refusal(tensor: Tensor) -> str | None:
-    """Why no Triton kernel can run on this tensor's device, or None."""
+    """Return why no Triton kernel can run on this tensor's device, or None."""
+    # Looked up and not imported: the reference must work on machines without Triton.
     if find_spec("triton") is None:
         return "the package triton is not installed"
     if tensor.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
         return None
+    # An exported program only names the operator. Its device is chosen where the program runs.
     if torch.compiler.is_exporting():
-        return None  # an exported program names the operator, whoever runs it brings the device
+        return None
     return f"it needs a CUDA device (or TRITON_INTERPRET=1), got {tensor.device}"

@@ -1,8 +1,11 @@
-"""The one exception of this package, and the helper that raises it."""
+"""Define the one exception of this package and the helper that raises it."""
 
 
 class KernelInputError(ValueError):
-    """An argument breaks a rule of the operation; the message states the rule and the values found."""
+    """Report an argument that breaks a rule of the operation.
+
+    The message states the rule and the values found.
+    """
 
 
 def require(holds: bool, rule: str) -> None:

@@ -1,4 +1,4 @@
-"""Compiling one configuration for one architecture, without a GPU, and the PTX that TensorRT takes."""
+"""Compile one configuration for one architecture, without a GPU, and make the PTX that TensorRT takes."""
 
 import re
 from dataclasses import dataclass, replace
@@ -15,10 +15,18 @@ PAYLOAD_SHARED_BYTES = 48 * 1024  # whether TensorRT asks the driver for more is
 ALIGNED = [["tt.divisibility", 16]]  # torch and TensorRT align tensors to more than the 16 bytes of a wide load
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """entry: name of the kernel in both. arguments: names of its runtime arguments in order. shared_bytes: dynamic
-    shared memory. threads: of a block. scratch_bytes: what Triton would want in its two hidden arguments."""
+    """Hold a compiled kernel.
+
+    entry: name of the kernel in `ptx` and `cubin`.
+    arguments: names of its runtime arguments, in order.
+    ptx: the kernel in NVIDIA's portable instruction set.
+    cubin: the machine code of one architecture.
+    shared_bytes: dynamic shared memory of a block.
+    threads: threads of a block.
+    scratch_bytes: memory that Triton would pass in its two hidden arguments.
+    """
 
     entry: str
     arguments: tuple[str, ...]
@@ -35,13 +43,22 @@ def refuse_interpreter() -> None:
 
 
 def compile_kernel(configuration: Configuration, capability: int, ptx_version: int | None = None) -> Compiled:
-    """capability as 80 or 120; ptx_version as 85 lowers the PTX instruction set for an older driver.
+    """Compile a configuration for one architecture.
 
-    Raises KernelInputError under TRITON_INTERPRET, where nothing compiles.
+    Args:
+        configuration: kernel and compile-time arguments.
+        capability: compute capability as an integer, such as 80 or 120.
+        ptx_version: PTX instruction set as an integer, such as 85 for 8.5. None means Triton's choice. A driver refuses
+            PTX that is newer than itself.
+
+    Raises:
+        KernelInputError: TRITON_INTERPRET=1 is set, where nothing compiles.
     """
     refuse_interpreter()
-    triton.knobs.compilation.disable_line_info = True  # it would carry this machine's paths
+    # Line information would carry the paths of this machine into the PTX.
+    triton.knobs.compilation.disable_line_info = True
     names: list[str] = configuration.function.arg_names
+    # The same signature as at a launch: whatever has no runtime type is a compile-time constant.
     source = ASTSource(
         fn=configuration.function,
         signature={name: configuration.types.get(name, "constexpr") for name in names},
@@ -52,22 +69,26 @@ def compile_kernel(configuration: Configuration, capability: int, ptx_version: i
     kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     metadata = kernel.metadata
     return Compiled(
-        metadata.name,
-        tuple(configuration.types),
-        kernel.asm["ptx"],
-        kernel.asm["cubin"],
-        metadata.shared,
-        metadata.num_warps * 32,
-        metadata.global_scratch_size + metadata.profile_scratch_size,
+        entry=metadata.name,
+        arguments=tuple(configuration.types),
+        ptx=kernel.asm["ptx"],
+        cubin=kernel.asm["cubin"],
+        shared_bytes=metadata.shared,
+        threads=metadata.num_warps * 32,
+        scratch_bytes=metadata.global_scratch_size + metadata.profile_scratch_size,
     )
 
 
 def compile_payload(configuration: Configuration, capability: int, ptx_version: int | None = None) -> Compiled:
-    """As `compile_kernel`, for a TensorRT plugin: PTX without scratch parameters, less than 48 KB of shared memory.
+    """Compile a kernel for a TensorRT plugin: PTX without scratch parameters, less than 48 KB of shared memory.
 
-    Hopper and data-centre Blackwell buffer one more tile a load stage, so there it may take a stage less. Raises
-    KernelInputError if not even one stage fits, or if the kernel uses scratch memory.
+    Takes the arguments of `compile_kernel`.
+
+    Raises:
+        KernelInputError: the kernel needs more shared memory even with one load stage, it uses scratch memory, or
+            TRITON_INTERPRET=1 is set.
     """
+    # Hopper and data-centre Blackwell buffer one more tile per load stage, so there it may have to take a stage less.
     for stages in range(configuration.options["num_stages"], 0, -1):
         staged = replace(configuration, options={**configuration.options, "num_stages": stages})
         compiled = compile_kernel(staged, capability, ptx_version)
@@ -80,12 +101,16 @@ def compile_payload(configuration: Configuration, capability: int, ptx_version: 
 
 
 def without_scratch(compiled: Compiled) -> str:
-    """The PTX with only the kernel's own parameters: TensorRT does not pass Triton's two scratch pointers.
+    """Return the PTX with only the kernel's own parameters.
 
-    Raises KernelInputError if the kernel uses them.
+    Triton appends two pointers to scratch memory, which TensorRT does not pass.
+
+    Raises:
+        KernelInputError: the kernel uses scratch memory.
     """
     count = len(compiled.arguments)
     hidden = [f"{compiled.entry}_param_{index}" for index in (count, count + 1)]
+    # The parameter list ends where the body opens.
     entry = compiled.ptx.index(".entry " + compiled.entry)
     opening = compiled.ptx.index("\n{", entry)
     head, body = compiled.ptx[:opening], compiled.ptx[opening:]
@@ -95,5 +120,6 @@ def without_scratch(compiled: Compiled) -> str:
     )
     for name in hidden:
         head, found = re.subn(rf",\s*\.param [^,()]*\b{name}\b", "", head)
+        # Another version of Triton may print parameters otherwise: then fail instead of handing out wrong PTX.
         require(found == 1, f"PTX of {compiled.entry} must name the scratch parameter {name} once, found {found}")
     return head + body

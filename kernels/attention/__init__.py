@@ -1,4 +1,4 @@
-"""Shifted-window attention with relative position bias (paper, Swin blocks)."""
+"""Provide shifted-window attention with relative position bias (paper, Swin blocks)."""
 
 from kernels.attention.api import window_attention
 from kernels.attention.prepare import prepare_bias

@@ -1,4 +1,4 @@
-"""`window_attention`: checks, then the reference or the Triton kernel."""
+"""Check the arguments of `window_attention`, then run the reference or the Triton kernel."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from kernels.errors import require
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _KERNEL_HEAD_DIMS = (16, 32, 64)
 _KERNEL_WINDOWS = range(4, 33)
-_INT32_LIMIT = 2**31
+_INT32_LIMIT = 2**31  # the kernels compute offsets in int32, which is cheaper than int64 on a GPU
 
 
 def window_attention(
@@ -26,24 +26,26 @@ def window_attention(
     impl: Impl = "auto",
     bias_rows: Tensor | None = None,
 ) -> Tensor:
-    """Shifted-window multi-head attention with relative position bias (paper, Swin block; arXiv 2103.14030).
+    """Compute shifted-window multi-head attention with relative position bias (paper, Swin block, arXiv 2103.14030).
 
     Args:
-        qkv: `(B, H, W, 3C)`, last axis ordered (q | k | v, head, head dim); H and W multiples of `window_size`.
-            float16, bfloat16, float32 (float64 with the reference). The kernel copies it if it is not contiguous.
-        bias_table: `((2w-1)^2, heads)`, same dtype or float32, row `(dy + w - 1) * (2w - 1) + (dx + w - 1)` for
-            dy, dx = query minus key.
+        qkv: `(B, H, W, 3C)`, float16, bfloat16 or float32 (also float64 with the reference). The last axis is ordered
+            (q | k | v, head, head dim), H and W are multiples of `window_size`. The kernel copies a tensor that is not
+            contiguous.
+        bias_table: `((2w-1)^2, heads)`, qkv's dtype or float32. Row `(dy + w - 1) * (2w - 1) + (dx + w - 1)` is the
+            bias for dy, dx = query minus key.
         num_heads: divides C.
         window_size: w, side of a window in tokens.
-        shift_size: cyclic shift in tokens, `0 <= shift < window_size`; regions that it joins are masked by -100.
-        scale: positive factor of q k^T; None means `head_dim ** -0.5`.
-        impl: "reference", "triton" or "auto"; an explicit choice never falls back. The kernel takes head dims 16,
-            32, 64, windows 4 to 32 and fewer than 2^31 values.
-        bias_rows: what `prepare_bias` makes of the table for the same window, shift and scale. Weights that no longer
-            change are prepared once; without it the kernel's call prepares them. The reference reads the table.
+        shift_size: cyclic shift in tokens, `0 <= shift < window_size`. The regions that it brings together are masked
+            by -100.
+        scale: positive factor of q k^T. None means `head_dim ** -0.5`.
+        impl: "reference", "triton" or "auto". An explicit choice never falls back. The kernel takes head dims 16, 32
+            and 64, windows from 4 to 32 and fewer than 2^31 values.
+        bias_rows: result of `prepare_bias` for the same table, window, shift and scale, so that weights that no longer
+            change are prepared once. Without it, each call of the kernel prepares them. The reference reads the table.
 
     Returns:
-        `(B, H, W, C)` in qkv's dtype, differentiable in qkv and in bias_table, or in bias_rows where they are given.
+        `(B, H, W, C)` in qkv's dtype, differentiable in qkv and in bias_table (in bias_rows where those are given).
 
     Raises:
         KernelInputError: an argument breaks one of the rules above.
@@ -54,6 +56,7 @@ def window_attention(
     if bias_rows is not None:
         _check_rows(qkv, bias_rows, num_heads, window_size, shift_size)
     if choose(impl, "window_attention", qkv.device, kernel_refusal(qkv, num_heads, window_size)):
+        # Prepared outside the operator, so that autograd carries the gradient of the rows on to the table.
         if bias_rows is None:
             bias_rows = prepare_bias(bias_table, window_size=window_size, shift_size=shift_size, scale=scale)
         out: Tensor = attention_op(qkv, bias_rows, window_size, shift_size, scale)
@@ -62,7 +65,7 @@ def window_attention(
 
 
 def kernel_refusal(qkv: Tensor, num_heads: int, window_size: int) -> str | None:
-    """Why the Triton kernel can not take this problem here, or None."""
+    """Return why the Triton kernel cannot take this problem on this device, or None."""
     head_dim = qkv.shape[3] // (3 * num_heads)
     if (refusal := device_refusal(qkv)) is not None:
         return refusal
@@ -78,6 +81,7 @@ def kernel_refusal(qkv: Tensor, num_heads: int, window_size: int) -> str | None:
 
 
 def _positive_scale(qkv: Tensor, num_heads: int, scale: float | None) -> float:
+    """Return the scale, by default `head_dim ** -0.5`."""
     if scale is None:
         return float((qkv.shape[3] // (3 * num_heads)) ** -0.5)
     require(0 < scale < float("inf"), f"scale must be positive and finite, got {scale}")
@@ -85,6 +89,7 @@ def _positive_scale(qkv: Tensor, num_heads: int, scale: float | None) -> float:
 
 
 def _check_qkv(qkv: Tensor, num_heads: int, window_size: int, shift_size: int) -> None:
+    # The order matters: each check divides by or indexes what the ones above it have established.
     require(qkv.ndim == 4, f"qkv must have 4 axes (B, H, W, 3C), got shape {tuple(qkv.shape)}")
     batch, height, width, channels = qkv.shape
     require(batch > 0, f"qkv must hold at least 1 image, got shape {tuple(qkv.shape)}")
@@ -121,6 +126,7 @@ def _check_table(qkv: Tensor, bias_table: Tensor, num_heads: int, window_size: i
 
 
 def _check_rows(qkv: Tensor, bias_rows: Tensor, num_heads: int, window_size: int, shift_size: int) -> None:
+    # The shape reveals rows of another window or without a mask. Another scale or table cannot be noticed here.
     expected = (num_heads, 3 if shift_size else 1, (2 * window_size - 1) * window_size, padded_size(window_size))
     require(
         tuple(bias_rows.shape) == expected and bias_rows.dtype == torch.float32 and bias_rows.is_contiguous(),

@@ -1,4 +1,4 @@
-"""The Triton kernels as custom operators: schema, fake and autograd, so that compile and export accept them."""
+"""Register the Triton kernels as custom operators with fakes and autograd, for torch.compile and torch.export."""
 
 from typing import Any
 
@@ -8,8 +8,12 @@ from torch import Tensor
 
 @torch.library.custom_op("resformer::window_attention", mutates_args=())
 def attention_op(qkv: Tensor, bias_rows: Tensor, window_size: int, shift_size: int, scale: float) -> Tensor:
-    """qkv `(B, H, W, 3C)` and prepared bias rows to `(B, H, W, C)`; allocates its result and nothing else."""
-    from kernels.attention.triton_launch import launch_forward  # Triton is not needed to define or export the operator
+    """Map qkv `(B, H, W, 3C)` and prepared bias rows to `(B, H, W, C)`.
+
+    Allocates its result and nothing else, apart from a copy of a qkv that is not contiguous.
+    """
+    # Imported here because defining and exporting the operator must not need Triton.
+    from kernels.attention.triton_launch import launch_forward
 
     return launch_forward(qkv.contiguous(), bias_rows, window_size, shift_size, scale)
 
@@ -20,11 +24,12 @@ def _(qkv: Tensor, bias_rows: Tensor, window_size: int, shift_size: int, scale: 
     return qkv.new_empty(batch, height, width, channels // 3)
 
 
+# A second operator, so that torch.compile can trace the backward pass, which it does with fake tensors.
 @torch.library.custom_op("resformer::window_attention_backward", mutates_args=())
 def attention_backward_op(
     grad: Tensor, qkv: Tensor, bias_rows: Tensor, out: Tensor, window_size: int, shift_size: int, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of qkv and of the bias rows; scores are computed again, never stored."""
+    """Return the gradients of qkv and of the bias rows."""
     from kernels.attention.triton_launch import launch_backward
 
     return launch_backward(grad.contiguous(), qkv.contiguous(), bias_rows, out, window_size, shift_size, scale)
@@ -39,6 +44,7 @@ def _(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     qkv, bias_rows, *ctx.sizes = inputs
+    # The scores are not saved: the backward kernels compute them again from these three.
     ctx.save_for_backward(qkv, bias_rows, output)
 
 

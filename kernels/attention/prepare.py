@@ -1,4 +1,4 @@
-"""The learned bias table in the form that the kernels load, prepared once per weights."""
+"""Arrange the learned bias table in the form that the kernels load."""
 
 import torch
 import torch.nn.functional as F
@@ -8,34 +8,41 @@ from kernels.attention.reference import MASKED
 
 
 def padded_size(window_size: int) -> int:
-    """Slots of a padded window row: the power of two from 4 up."""
+    """Return the slots of a padded window row: the next power of two, at least 4."""
     return max(4, 1 << (window_size - 1).bit_length())
 
 
 def prepare_bias(bias_table: Tensor, *, window_size: int, shift_size: int, scale: float) -> Tensor:
-    """Bias rows for `window_attention`; differentiable, so training calls it at each step.
+    """Make the bias rows of `window_attention` from its bias table.
+
+    Row `(yq - yk + w - 1) * w + xq` holds the bias of query column xq to the key columns 0 .. w-1 at that row distance.
+    Since `yq * w + xq` is the query's token number t, its bias to key row y stands in row `t + (w - 1 - y) * w`: a tile
+    of consecutive queries reads one contiguous piece. A head needs w^3 values where the full matrix has w^4.
+
+    Differentiable, so training calls it at each step.
 
     Args:
         bias_table: `((2w-1)^2, heads)` as for `window_attention`.
-        window_size: w.
-        shift_size: above 0 the masked kinds are added.
-        scale: positive; the rows are in units of `1 / scale`, where they are the accumulator's first value.
+        window_size: w, side of a window in tokens.
+        shift_size: cyclic shift in tokens. Above 0, the rows come in three kinds instead of one.
+        scale: positive factor of q k^T. The rows are in units of `1 / scale`, as the kernels start from the bias and
+            add q k^T to it.
 
     Returns:
-        float32 `(heads, kinds, (2w-1) * w, padded w)`. Row `(yq - yk + w - 1) * w + xq` holds the bias of query
-        column xq to key columns 0 .. w-1 at that row distance, then -inf: a query token t meets key row y in row
-        `t + (w - 1 - y) * w`, so a tile is one contiguous piece. w^3 values a head stand for w^4.
-        Kind 0 is plain, 1 masks between columns that the shift made neighbours, 2 masks everything.
+        float32 `(heads, kinds, (2w-1) * w, padded w)`, with -inf from column w on. Kind 0 is plain, kind 1 masks
+        between the columns that the shift brings together, kind 2 masks everything.
     """
     span, padding = 2 * window_size - 1, padded_size(window_size) - window_size
     position = torch.arange(window_size, device=bias_table.device)
-    offset = (position[:, None] - position + window_size - 1).flatten()  # [xq, xk]
-    rows = bias_table.float().view(span, span, -1).index_select(1, offset) / scale
+    column_distance = (position[:, None] - position + window_size - 1).flatten()  # [xq, xk], from 0
+    rows = bias_table.float().view(span, span, -1).index_select(1, column_distance) / scale
     rows = rows.view(span * window_size, window_size, -1).permute(2, 0, 1)
     if shift_size:
-        beyond = position >= window_size - shift_size
-        beside = (beyond[:, None] != beyond).float().repeat(span, 1) * (MASKED / scale)
-        rows = torch.stack((rows, rows + beside, rows + MASKED / scale), dim=1)
+        # Only windows of the last column wrap: there, the last `shift` columns come from the other side of the map.
+        wrapped = position >= window_size - shift_size
+        column_mask = (wrapped[:, None] != wrapped).float().repeat(span, 1) * (MASKED / scale)
+        rows = torch.stack((rows, rows + column_mask, rows + MASKED / scale), dim=1)
     else:
         rows = rows[:, None]
+    # -inf gives padded keys the weight 0, so the kernels' loop needs no mask for them.
     return F.pad(rows, (0, padding), value=float("-inf")).contiguous()

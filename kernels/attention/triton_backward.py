@@ -1,4 +1,7 @@
-"""The backward kernels: gradients of q and of the bias rows, then of k and v. Scores are computed again."""
+"""Compute the gradients in two kernels: first of q and of the bias rows, then of k and v.
+
+Scores are never stored: each kernel computes them again.
+"""
 
 # mypy: ignore-errors
 # Functions of the Triton language are compiled, not called: their arguments have no Python types.
@@ -19,13 +22,16 @@ from kernels.attention.triton_tiles import (
 
 @triton.jit
 def attention_backward_query(
-    qkv_ptr, bias_ptr, out_ptr, grad_ptr, qkv_grad_ptr, bias_grad_ptr, peak_ptr, share_ptr, delta_ptr,
+    qkv_ptr, bias_ptr, out_ptr, grad_ptr, qkv_grad_ptr, bias_grad_ptr, row_max_ptr, inverse_sum_ptr, delta_ptr,
     height, width, num_heads, shift,
     SCALE: tl.constexpr, SCALE_LOG2: tl.constexpr, WINDOW: tl.constexpr, PADDED: tl.constexpr, HEAD_DIM: tl.constexpr,
     SHIFTED: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
-    """dq and the bias gradient for BLOCK_M queries; leaves the softmax statistics and sum(grad * out) for dk and dv."""
+    """Compute dq and the bias gradient for BLOCK_M queries, with streamed keys.
+
+    Stores the softmax statistics and delta = sum(grad * out) of each query for the kernel of dk and dv.
+    """
     KINDS: tl.constexpr = 3 if SHIFTED else 1
     EVEN: tl.constexpr = WINDOW % (BLOCK_N // PADDED) == 0
     block, head, image, window_y, window_x = locate(num_heads, height, width, WINDOW, BLOCK_M)
@@ -43,8 +49,9 @@ def attention_backward_query(
     delta = tl.sum(grad.to(tl.float32) * out.to(tl.float32), 1)
     slot = streamed_slots(BLOCK_N)
 
-    highest = tl.full([BLOCK_M], -1e30, tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
+    # First pass: the softmax statistics, as in the forward kernel, which does not store them.
+    running_max = tl.full([BLOCK_M], -1e30, tl.float32)
+    running_sum = tl.zeros([BLOCK_M], tl.float32)
     for first_row in range(0, WINDOW, BLOCK_N // PADDED):
         key_pixel, key_valid = streamed_pixels(
             first_row, slot, window_y, window_x, height, width, shift, WINDOW, PADDED, SHIFTED
@@ -58,14 +65,15 @@ def attention_backward_query(
         bias = tl.load(bias_ptr + bias_offset + offset, mask=exists | EVEN, other=float("-inf"))
         bias = to_fragments(bias, BLOCK_M, BLOCK_N, WARPS)
         scores = tl.dot(query, tl.trans(key), bias, input_precision=PRECISION)
-        higher = tl.maximum(highest, tl.max(scores, 1))
-        total = total * tl.exp2((highest - higher) * SCALE_LOG2)
-        total += tl.sum(tl.exp2(scores * SCALE_LOG2 - (higher * SCALE_LOG2)[:, None]), 1)
-        highest = higher
-    # Two numbers a row, not their log-sum-exp: its rounding alone would double float32's error.
-    peak = highest * SCALE_LOG2
-    share = 1.0 / total
+        new_max = tl.maximum(running_max, tl.max(scores, 1))
+        running_sum = running_sum * tl.exp2((running_max - new_max) * SCALE_LOG2)
+        running_sum += tl.sum(tl.exp2(scores * SCALE_LOG2 - (new_max * SCALE_LOG2)[:, None]), 1)
+        running_max = new_max
+    # Two numbers a row and not their log-sum-exp, whose rounding alone would double the error in float32.
+    row_max = running_max * SCALE_LOG2  # in the exponents of exp2
+    inverse_sum = 1.0 / running_sum
 
+    # Second pass: with the statistics of the whole row, every tile's weights are final.
     query_grad = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
     for first_row in range(0, WINDOW, BLOCK_N // PADDED):
         key_pixel, key_valid = streamed_pixels(
@@ -81,10 +89,14 @@ def attention_backward_query(
         bias = tl.load(bias_ptr + bias_offset + offset, mask=exists | EVEN, other=float("-inf"))
         bias = to_fragments(bias, BLOCK_M, BLOCK_N, WARPS)
         scores = tl.dot(query, tl.trans(key), bias, input_precision=PRECISION)
-        weights = tl.exp2(scores * SCALE_LOG2 - peak[:, None])  # times share
+        # These weights lack the factor inverse_sum, which both terms of the score gradients carry instead. The score
+        # gradients lack the factor SCALE, which dq and the bias gradient receive below.
+        weights = tl.exp2(scores * SCALE_LOG2 - row_max[:, None])
         weights_grad = tl.dot(grad, tl.trans(value), input_precision=PRECISION)
-        scores_grad = weights * (weights_grad * share[:, None] - (delta * share)[:, None])  # [M, N], times SCALE
+        scores_grad = weights * (weights_grad * inverse_sum[:, None] - (delta * inverse_sum)[:, None])  # [M, N]
         query_grad = tl.dot(scores_grad.to(key.dtype), key, query_grad, input_precision=PRECISION)
+        # Padded columns have no gradient. Many programs add to the same rows: on a GPU the order of those sums, and so
+        # their last bits, change from run to run.
         real = exists & (tl.arange(0, 16) % PADDED < WINDOW)[None, None, :]
         tile = from_fragments(scores_grad * SCALE, BLOCK_M, BLOCK_N, WARPS)
         tl.atomic_add(bias_grad_ptr + bias_offset + offset, tile, mask=real, sem="relaxed")
@@ -92,19 +104,23 @@ def attention_backward_query(
     qkv_grad_ptrs = qkv_grad_ptr + qkv_offset + pixel[:, None] * (3 * channels) + dims
     tl.store(qkv_grad_ptrs, (query_grad * SCALE).to(qkv_grad_ptr.dtype.element_ty), mask=valid[:, None])
     row = (image * num_heads + head) * (height * width) + pixel
-    tl.store(peak_ptr + row, peak, mask=valid)
-    tl.store(share_ptr + row, share, mask=valid)
+    tl.store(row_max_ptr + row, row_max, mask=valid)
+    tl.store(inverse_sum_ptr + row, inverse_sum, mask=valid)
     tl.store(delta_ptr + row, delta, mask=valid)
 
 
 @triton.jit
 def attention_backward_key_value(
-    qkv_ptr, mirrored_bias_ptr, grad_ptr, qkv_grad_ptr, peak_ptr, share_ptr, delta_ptr, height, width, num_heads, shift,
+    qkv_ptr, mirrored_bias_ptr, grad_ptr, qkv_grad_ptr, row_max_ptr, inverse_sum_ptr, delta_ptr,
+    height, width, num_heads, shift,
     SCALE: tl.constexpr, SCALE_LOG2: tl.constexpr, WINDOW: tl.constexpr, PADDED: tl.constexpr, HEAD_DIM: tl.constexpr,
     SHIFTED: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
-    """dk and dv for BLOCK_M keys, queries streamed; the bias rows are mirrored, so that keys own the rows."""
+    """Compute dk and dv for BLOCK_M keys, with streamed queries.
+
+    Here keys own the rows of the score tiles, so the bias rows are those of `triton_launch.mirror`.
+    """
     KINDS: tl.constexpr = 3 if SHIFTED else 1
     EVEN: tl.constexpr = WINDOW % (BLOCK_N // PADDED) == 0
     block, head, image, window_y, window_x = locate(num_heads, height, width, WINDOW, BLOCK_M)
@@ -131,8 +147,9 @@ def attention_backward_key_value(
         grad_ptrs = grad_ptr + out_offset + query_pixel[:, None] * channels + dims
         grad = tl.load(grad_ptrs, mask=query_valid[:, None], other=0.0)
         row = (image * num_heads + head) * (height * width) + query_pixel
-        peak = tl.load(peak_ptr + row, mask=query_valid, other=0.0)
-        share = tl.load(share_ptr + row, mask=query_valid, other=0.0)
+        # Padded queries score -inf, and these zeros keep their weights at 0.
+        row_max = tl.load(row_max_ptr + row, mask=query_valid, other=0.0)
+        inverse_sum = tl.load(inverse_sum_ptr + row, mask=query_valid, other=0.0)
         delta = tl.load(delta_ptr + row, mask=query_valid, other=0.0)
         offset, exists = bias_offsets(
             first_row, block, window_y, window_x, height, width, shift,
@@ -141,7 +158,7 @@ def attention_backward_key_value(
         bias = tl.load(mirrored_bias_ptr + offset, mask=exists | EVEN, other=float("-inf"))
         bias = to_fragments(bias, BLOCK_M, BLOCK_N, WARPS)
         scores = tl.dot(key, tl.trans(query), bias, input_precision=PRECISION)  # [M keys, N queries]
-        weights = tl.exp2(scores * SCALE_LOG2 - peak[None, :]) * share[None, :]
+        weights = tl.exp2(scores * SCALE_LOG2 - row_max[None, :]) * inverse_sum[None, :]
         value_grad = tl.dot(weights.to(grad.dtype), grad, value_grad, input_precision=PRECISION)
         weights_grad = tl.dot(value, tl.trans(grad), input_precision=PRECISION)
         scores_grad = weights * (weights_grad - delta[None, :])

@@ -1,4 +1,4 @@
-"""Tile sizes and launches of the attention kernels."""
+"""Choose the tile sizes of the attention kernels and launch them."""
 
 import math
 from dataclasses import dataclass
@@ -15,9 +15,15 @@ from kernels.attention.triton_forward import attention_forward
 from kernels.launch import compiler_options, dot_precision
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """Owned tokens and streamed slots of a program, its warps and its load stages."""
+    """Hold the tile sizes and the compiler's settings of a kernel.
+
+    block_m: tokens that a program owns.
+    block_n: slots of a tile of streamed tokens.
+    warps: warps of a program.
+    stages: depth of the load pipeline.
+    """
 
     block_m: int
     block_n: int
@@ -26,24 +32,28 @@ class Tiles:
 
 
 def choose_tiles(window_size: int, dtype: torch.dtype, backward: bool = False) -> Tiles:
-    """128 queries read the K and V of a 14-window twice where 64 read them four times; in a smaller window they would
-    be mostly padding, and two warps load 32 keys of 16 dims 16 bytes a thread where four load 8. The backward kernels
-    hold two score tiles, which leaves registers for 64; float32 has no tensor cores here and spreads over twice the
-    warps."""
+    """Choose the tile sizes for a window, a dtype and a direction."""
     if window_size == 4:
-        return Tiles(16, 16, 1, 2)
+        return Tiles(block_m=16, block_n=16, warps=1, stages=2)
+    # The backward kernels hold two score tiles at a time, which leaves registers for 64 tokens.
     if backward:
-        return Tiles(64, 32, 4, 2)
+        return Tiles(block_m=64, block_n=32, warps=4, stages=2)
+    # float32 runs without tensor cores here, and spreads its work over twice the warps.
+    single = dtype == torch.float32
+    # 128 queries would be mostly padding in a window of at most 64 tokens. Two warps load 32 keys of 16 dims with 16
+    # bytes a thread, four would load 8.
     if window_size <= 8:
-        return Tiles(64, 32, 4 if dtype == torch.float32 else 2, 2)
-    return Tiles(128, 32, 8 if dtype == torch.float32 else 4, 2)
+        return Tiles(block_m=64, block_n=32, warps=4 if single else 2, stages=2)
+    # 128 queries read K and V of a 14-window twice, 64 would read them four times.
+    return Tiles(block_m=128, block_n=32, warps=8 if single else 4, stages=2)
 
 
 def constants(
     window_size: int, head_dim: int, shifted: bool, scale: float, dtype: torch.dtype, tiles: Tiles
 ) -> dict[str, Any]:
-    """The compile-time arguments that all three kernels share."""
+    """Return the compile-time arguments that all three kernels share."""
     return {
+        # exp2 is the instruction that GPUs have, so e^x is computed as 2^(x log2 e).
         "SCALE_LOG2": scale * math.log2(math.e),
         "WINDOW": window_size,
         "PADDED": padded_size(window_size),
@@ -57,11 +67,13 @@ def constants(
 
 
 def program_count(batch: int, height: int, width: int, num_heads: int, window_size: int, tiles: Tiles) -> int:
+    """Count the programs of a launch."""
     windows = (height // window_size) * (width // window_size)
     return batch * windows * num_heads * int(triton.cdiv(window_size**2, tiles.block_m))
 
 
 def launch_forward(qkv: Tensor, bias_rows: Tensor, window_size: int, shift_size: int, scale: float) -> Tensor:
+    """Compute `(B, H, W, C)` from contiguous qkv `(B, H, W, 3C)` and prepared bias rows."""
     batch, height, width, channels = qkv.shape
     num_heads = bias_rows.shape[0]
     tiles = choose_tiles(window_size, qkv.dtype)
@@ -77,6 +89,7 @@ def launch_forward(qkv: Tensor, bias_rows: Tensor, window_size: int, shift_size:
 def launch_backward(
     grad: Tensor, qkv: Tensor, bias_rows: Tensor, out: Tensor, window_size: int, shift_size: int, scale: float
 ) -> tuple[Tensor, Tensor]:
+    """Return the gradients of qkv and of the bias rows for the gradient of the output, all contiguous."""
     batch, height, width, channels = qkv.shape
     num_heads = bias_rows.shape[0]
     tiles = choose_tiles(window_size, qkv.dtype, backward=True)
@@ -86,7 +99,9 @@ def launch_backward(
         "SCALE": scale,
         **compiler_options(tiles.warps, tiles.stages),
     }
+    # The kernels write every value of the first, and add to the second.
     qkv_grad, bias_grad = torch.empty_like(qkv), torch.zeros_like(bias_rows)
+    # Row maximum, inverse row sum and delta of each query: the first kernel stores them for the second.
     statistics = qkv.new_empty(3, batch, num_heads, height, width, dtype=torch.float32)
     sizes = (height, width, num_heads, shift_size)
     attention_backward_query[grid](
@@ -98,7 +113,10 @@ def launch_backward(
 
 
 def mirror(bias_rows: Tensor, window_size: int) -> Tensor:
-    """The bias rows seen from the keys: row `(yk - yq + w - 1) * w + xk` holds the bias of query columns 0 .. w-1."""
+    """Turn the bias rows to the view of the keys.
+
+    Row `(yk - yq + w - 1) * w + xk` of the result holds the bias of key column xk to the query columns 0 .. w-1.
+    """
     heads, kinds, _, padded = bias_rows.shape
     rows = bias_rows.view(heads, kinds, -1, window_size, padded)[..., :window_size].flip(2).transpose(3, 4)
     rows = F.pad(rows, (0, padded - window_size), value=float("-inf"))

@@ -1,8 +1,8 @@
-"""Index arithmetic that the forward and the backward attention kernels share.
+"""Share the index arithmetic of the forward and the backward attention kernels.
 
-A program owns BLOCK_M tokens of one window and one head (queries, or keys in the dK/dV kernel) and streams the other
-side of the same window in tiles of BLOCK_N slots. A tile is ROWS = BLOCK_N / PADDED window rows, each padded to PADDED
-(a power of two) slots, so that a slot's row and column are shifts and never a division.
+A program owns BLOCK_M tokens of one window and one head: queries, or keys in the kernel of dk and dv. It streams the
+other side of the same window in tiles of BLOCK_N slots. A tile is BLOCK_N / PADDED window rows, each padded to PADDED
+slots. PADDED is a power of two, so that the row and the column of a slot are bit operations and never a division.
 """
 
 # mypy: ignore-errors
@@ -14,8 +14,9 @@ import triton.language as tl
 
 @triton.jit
 def locate(num_heads, height, width, WINDOW: tl.constexpr, BLOCK_M: tl.constexpr):
-    """This program's (block of tokens, head, image, window row, window column)."""
+    """Return this program's (block of tokens, head, image, window row, window column)."""
     BLOCKS: tl.constexpr = (WINDOW * WINDOW + BLOCK_M - 1) // BLOCK_M
+    # Blocks of one window and head are neighbours in the grid: they read the same keys and values.
     program = tl.program_id(0)
     window = program // BLOCKS // num_heads
     columns = width // WINDOW
@@ -31,8 +32,9 @@ def locate(num_heads, height, width, WINDOW: tl.constexpr, BLOCK_M: tl.constexpr
 
 @triton.jit
 def pixels(y, x, height, width, shift, SHIFTED: tl.constexpr):
-    """Pixel index of the token at (y, x) of the cyclically shifted map; one subtraction stands for the `%`."""
+    """Return the pixel index of the token at (y, x) of the cyclically shifted map."""
     if SHIFTED:
+        # The shift is below the map's size, so one subtraction replaces the remainder of a division.
         y += shift
         x += shift
         y = tl.where(y >= height, y - height, y)
@@ -45,7 +47,8 @@ def owned_pixels(
     block, window_y, window_x, height, width, shift,
     WINDOW: tl.constexpr, SHIFTED: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """Pixel index and validity of the tokens that this program owns, [BLOCK_M]."""
+    """Return the pixel index and the validity of the tokens that this program owns, [BLOCK_M] each."""
+    # The last block may exceed the window.
     token = block * BLOCK_M + tl.arange(0, BLOCK_M)
     y = token // WINDOW
     pixel = pixels(window_y * WINDOW + y, window_x * WINDOW + token - y * WINDOW, height, width, shift, SHIFTED)
@@ -54,13 +57,11 @@ def owned_pixels(
 
 @triton.jit
 def streamed_slots(BLOCK_N: tl.constexpr):
-    """Slot of each column of a score tile, [BLOCK_N].
-
-    A thread of the tensor-core layout holds columns 2c, 2c+1, 8+2c, 8+2c+1 of every 16. Ordering the streamed tokens
-    as below makes those the four neighbouring slots 4c .. 4c+3, so the thread's bias is one 16-byte load:
-
-        column  = [high][c1 c0][low]   ->   slot = [c1 c0][high][low]      (softmax does not mind the order)
-    """
+    """Return the slot of each column of a score tile, [BLOCK_N]."""
+    # A thread of the tensor-core layout holds columns 2c, 2c+1, 8+2c, 8+2c+1 of every 16. Reordering the bits of the
+    # column makes those the four neighbouring slots 4c .. 4c+3, so the thread's bias is one 16-byte load:
+    #     column = [high][c1 c0][low]   ->   slot = [c1 c0][high][low]
+    # The softmax and the sum over the streamed tokens do not depend on their order.
     column = tl.arange(0, BLOCK_N)
     return column // 16 * 16 + column % 8 // 2 * 4 + column % 16 // 8 * 2 + column % 2
 
@@ -70,7 +71,7 @@ def streamed_pixels(
     first_row, slot, window_y, window_x, height, width, shift,
     WINDOW: tl.constexpr, PADDED: tl.constexpr, SHIFTED: tl.constexpr,
 ):  # fmt: skip
-    """Pixel index and validity of the tile of window rows that starts at `first_row`, [BLOCK_N]."""
+    """Return the pixel index and the validity of the window rows from `first_row` on, [BLOCK_N] each."""
     y = first_row + slot // PADDED
     x = slot % PADDED
     pixel = pixels(window_y * WINDOW + y, window_x * WINDOW + x, height, width, shift, SHIFTED)
@@ -83,38 +84,43 @@ def bias_offsets(
     WINDOW: tl.constexpr, PADDED: tl.constexpr, SHIFTED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
-    """Offsets into one head's bias rows, [BLOCK_N / 16, BLOCK_M, 16], and which streamed rows exist.
-
-    Axis 1 runs over the owned tokens in the order (repeat, half, warp, row of 8): with 16 slots to a row, Triton's
-    16-byte loads then give every thread exactly the elements of its tensor-core fragment (`to_fragments`).
-    """
+    """Return the offsets into one head's bias rows, [BLOCK_N / 16, BLOCK_M, 16], and which streamed rows exist."""
+    # Axis 1 runs over the owned tokens in the order (repeat, half, warp, row of 8): with 16 slots to a row, Triton's
+    # 16-byte loads then give every thread exactly the elements of its tensor-core fragment (see `to_fragments`).
     place = tl.arange(0, BLOCK_M)
     repeat, half = place // (16 * WARPS), place // (8 * WARPS) % 2
     token = block * BLOCK_M + repeat * (16 * WARPS) + place // 8 % WARPS * 16 + half * 8 + place % 8
+    # Tokens beyond the window take the bias of the last real one, which keeps the loads inside the rows. Their outputs
+    # are not stored, and their gradients are 0.
     token = tl.minimum(token, WINDOW * WINDOW - 1)[None, :, None]
     slot = tl.arange(0, BLOCK_N // 16)[:, None, None] * 16 + tl.arange(0, 16)[None, None, :]
     row = first_row + slot // PADDED
-    offset = (token + (WINDOW - 1 - row) * WINDOW) * PADDED + slot % PADDED
+    offset = (token + (WINDOW - 1 - row) * WINDOW) * PADDED + slot % PADDED  # see `prepare_bias` for the row
     if SHIFTED:
         KIND_STRIDE: tl.constexpr = (2 * WINDOW - 1) * WINDOW * PADDED
-        last = WINDOW - shift  # rows from here on come from the other side of the map, in the last row of windows
-        apart = ((token // WINDOW >= last) != (row >= last)) & ((window_y + 1) * WINDOW == height)
-        beside = tl.where((window_x + 1) * WINDOW == width, KIND_STRIDE, 0)
-        offset += tl.where(apart, 2 * KIND_STRIDE, beside)
-        # The choice of kind is the same for all slots of a row, which the compiler can not see.
+        # In the last row of windows, the rows from here on come from the other side of the map.
+        first_wrapped = WINDOW - shift
+        rows_differ = (token // WINDOW >= first_wrapped) != (row >= first_wrapped)
+        rows_differ &= (window_y + 1) * WINDOW == height
+        # Kind 2 masks everything, kind 1 between the columns of a window in the last column of windows.
+        column_offset = tl.where((window_x + 1) * WINDOW == width, KIND_STRIDE, 0)
+        offset += tl.where(rows_differ, 2 * KIND_STRIDE, column_offset)
+        # The kind is the same for all slots of a row. The compiler cannot see that, and without the hint it would give
+        # up the 16-byte loads.
         offset = tl.multiple_of(tl.max_contiguous(offset, [1, 1, 4]), [1, 1, 4])
     return offset, row < WINDOW
 
 
 @triton.jit
 def to_fragments(tile, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WARPS: tl.constexpr):
-    """[BLOCK_N / 16, BLOCK_M, 16] as loaded to [BLOCK_M, BLOCK_N] scores: moves no data between threads."""
+    """Rearrange a loaded bias tile [BLOCK_N / 16, BLOCK_M, 16] as scores [BLOCK_M, BLOCK_N]."""
+    # Every thread already holds the elements of its fragment, so this only renames registers.
     tile = tl.reshape(tile, [BLOCK_N // 16, BLOCK_M // (16 * WARPS), 2, WARPS, 8, 4, 2, 2])
     return tl.reshape(tl.permute(tile, [1, 3, 2, 4, 0, 6, 5, 7]), [BLOCK_M, BLOCK_N])
 
 
 @triton.jit
 def from_fragments(scores, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WARPS: tl.constexpr):
-    """The inverse of `to_fragments`."""
+    """Invert `to_fragments`."""
     tile = tl.reshape(scores, [BLOCK_M // (16 * WARPS), WARPS, 2, 8, BLOCK_N // 16, 2, 4, 2])
     return tl.reshape(tl.permute(tile, [4, 0, 2, 1, 3, 6, 5, 7]), [BLOCK_N // 16, BLOCK_M, 16])

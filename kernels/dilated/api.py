@@ -1,4 +1,4 @@
-"""`dilated_fusion`: checks, then the reference or the Triton kernel."""
+"""Check the arguments of `dilated_fusion`, then run the reference or the Triton kernel."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from kernels.dispatch import Impl, choose, device_refusal
 from kernels.errors import require
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_INT32_LIMIT = 2**31
+_INT32_LIMIT = 2**31  # the kernel computes offsets in int32, which is cheaper than int64 on a GPU
 
 
 def dilated_fusion(
@@ -24,29 +24,29 @@ def dilated_fusion(
     impl: Impl = "auto",
     taps: Tensor | None = None,
 ) -> Tensor:
-    """`relu(bias + sum over b of conv3x3(x, weight[b], dilation = padding = dilations[b]))` (paper, DFE module).
+    """Compute `relu(bias + sum over b of conv3x3(x, weight[b], dilation=padding=dilations[b]))` (paper, DFE module).
 
     Args:
-        x: `(B, H, W, C_in)`, float16, bfloat16, float32 (float64 with the reference). The kernel copies it if it is
-            not contiguous.
+        x: `(B, H, W, C_in)`, float16, bfloat16 or float32 (also float64 with the reference). The kernel copies a tensor
+            that is not contiguous.
         weight: `(branches, C_out, C_in, 3, 3)`, x's dtype.
         bias: `(C_out,)`, x's dtype or float32.
-        dilations: one positive dilation a branch.
-        impl: "reference", "triton" or "auto"; an explicit choice never falls back. The kernel takes maps of fewer
-            than 2^31 values and no gradient.
-        taps: what `pack_taps` makes of the weight for the same dilations. Weights that no longer change are packed
-            once; without it the kernel's call packs them. The reference reads the weight.
+        dilations: one positive dilation for each branch.
+        impl: "reference", "triton" or "auto". An explicit choice never falls back. The kernel takes maps of fewer than
+            2^31 values and has no gradient.
+        taps: result of `pack_taps` for the same weight and dilations, so that weights that no longer change are packed
+            once. Without it, each call of the kernel packs them. The reference reads the weight.
 
     Returns:
-        `(B, H, W, C_out)`, contiguous, in x's dtype. Inference only. The kernel sums the centre taps beforehand, so
-        an infinite input gives infinity where centre taps of opposite signs give the reference NaN.
+        `(B, H, W, C_out)`, contiguous, in x's dtype. The kernel sums the centre taps of all branches beforehand, so an
+        infinite input gives infinity where centre taps of opposite signs give NaN in the reference.
 
     Raises:
         KernelInputError: an argument breaks one of the rules above.
     """
     _check_x(x)
     _check_weight(x, weight, dilations)
-    _check_beside(x, weight, "weight", (x.dtype,))
+    _check_dtype_and_device(x, weight, "weight", (x.dtype,))
     _check_bias(x, bias, weight.shape[1])
     if taps is not None:
         _check_taps(x, taps, weight.shape[1], dilations)
@@ -57,7 +57,7 @@ def dilated_fusion(
 
 
 def kernel_refusal(x: Tensor, weight: Tensor, bias: Tensor, c_out: int) -> str | None:
-    """Why the Triton kernel can not take this problem here, or None."""
+    """Return why the Triton kernel cannot take this problem on this device, or None."""
     if (refusal := device_refusal(x)) is not None:
         return refusal
     if x.dtype == torch.float64:
@@ -90,7 +90,7 @@ def _check_weight(x: Tensor, weight: Tensor, dilations: Sequence[int]) -> None:
 
 def _check_bias(x: Tensor, bias: Tensor, c_out: int) -> None:
     require(tuple(bias.shape) == (c_out,), f"bias must have shape (C_out,) = ({c_out},), got {tuple(bias.shape)}")
-    _check_beside(x, bias, "bias", (x.dtype, torch.float32))
+    _check_dtype_and_device(x, bias, "bias", (x.dtype, torch.float32))
 
 
 def _check_taps(x: Tensor, taps: Tensor, c_out: int, dilations: Sequence[int]) -> None:
@@ -99,9 +99,9 @@ def _check_taps(x: Tensor, taps: Tensor, c_out: int, dilations: Sequence[int]) -
         tuple(taps.shape) == expected and taps.is_contiguous(),
         f"taps must be contiguous of shape {expected} for dilations {tuple(dilations)}, got {tuple(taps.shape)}",
     )
-    _check_beside(x, taps, "taps", (x.dtype,))
+    _check_dtype_and_device(x, taps, "taps", (x.dtype,))
 
 
-def _check_beside(x: Tensor, tensor: Tensor, name: str, dtypes: tuple[torch.dtype, ...]) -> None:
+def _check_dtype_and_device(x: Tensor, tensor: Tensor, name: str, dtypes: tuple[torch.dtype, ...]) -> None:
     require(tensor.dtype in dtypes, f"{name} must have one of the dtypes {dtypes}, got {tensor.dtype}")
     require(tensor.device == x.device, f"{name} must be on x's device, got {tensor.device} beside {x.device}")

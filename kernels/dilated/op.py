@@ -1,4 +1,4 @@
-"""The Triton kernel as a custom operator: schema and fake, so that compile and export accept it."""
+"""Register the Triton kernel as a custom operator with a fake, for torch.compile and torch.export."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,12 @@ from torch import Tensor
 
 @torch.library.custom_op("resformer::dilated_fusion", mutates_args=())
 def dilated_op(x: Tensor, taps: Tensor, bias: Tensor, dilations: Sequence[int]) -> Tensor:
-    """x `(B, H, W, C_in)` and packed taps to `(B, H, W, C_out)`; allocates its result and nothing else."""
-    from kernels.dilated.triton_launch import launch  # Triton is not needed to define or export the operator
+    """Map x `(B, H, W, C_in)` and packed taps to `(B, H, W, C_out)`.
+
+    Allocates its result and nothing else, apart from copies of inputs that are not contiguous.
+    """
+    # Imported here because defining and exporting the operator must not need Triton.
+    from kernels.dilated.triton_launch import launch
 
     return launch(x.contiguous(), taps, bias.contiguous(), dilations)
 

@@ -1,4 +1,4 @@
-"""The sum of dilated convolutions in plain PyTorch: the definition."""
+"""Define the sum of dilated convolutions in plain PyTorch."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,8 @@ from torch import Tensor
 
 
 def dilated_fusion_reference(x: Tensor, weight: Tensor, bias: Tensor, dilations: Sequence[int]) -> Tensor:
-    """See `kernels.dilated_fusion`. Traceable with a dynamic batch."""
+    """Compute `kernels.dilated_fusion`, traceable with a dynamic batch."""
+    # The axes move here and back: PyTorch's convolutions take channels first, both operations of this package last.
     image = x.permute(0, 3, 1, 2)
     total = bias.to(x.dtype)[:, None, None]
     for branch, dilation in zip(weight.unbind(0), dilations, strict=True):
