@@ -83,7 +83,7 @@ def _machine(results: Results, subject: str) -> str:
     info = results["machine_info"]["resformer"]
     return (
         f"{subject}, on {info['processor']} ({info['cores']} cores), Python {info['python']}, "
-        f"{results['datetime'][:10]}. Measured; absolute times of a shared machine are noisy."
+        f"{results['datetime'][:10]}. Measured. Absolute times of a shared machine are noisy."
     )
 
 
