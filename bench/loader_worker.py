@@ -22,8 +22,8 @@ def photographs(folder: Path, samples: int) -> Dataset:
     """Return `samples` records over the files of `folder`, which repeat."""
     images = sorted(folder.glob("*.jpg"))
     files = [images[index % len(images)] for index in range(samples)]
-    records = tuple(Record(path, path.with_suffix(".png"), (0,)) for path in files)
-    return Dataset("photographs", records, ("background", "lesion"), ("label",))
+    records = tuple(Record(image=path, mask=path.with_suffix(".png"), labels=(0,)) for path in files)
+    return Dataset(name="photographs", records=records, seg_classes=("background", "lesion"), labels=("label",))
 
 
 def build(options: Namespace) -> Iterable[Any]:

@@ -13,7 +13,7 @@ import tritonclient.http as http_api
 from tritonclient.utils import shared_memory
 
 from bench.conftest import Subject
-from deploy.client.transport import question
+from deploy.client.transport import inference_request
 from deploy.contract import PIPELINE_MODEL
 from deploy.server import Server
 from deploy.server.internal_endpoint import ADDRESS
@@ -24,12 +24,12 @@ OUTPUTS = ("MASK", "CLASS_PROBS")
 def request_for(api: Any, subject: Subject) -> dict[str, Any]:
     """Return the arguments of an inference on the subject's image, as the client sends them."""
     image = np.frombuffer(subject.image, np.uint8)
-    return question(api, image, subject.contract, list(OUTPUTS), "bench")
+    return inference_request(api, image, subject.contract, list(OUTPUTS), "bench")
 
 
 def bare_http(server: Server) -> AbstractContextManager[Any]:
     """Connect to tritonserver's own HTTP endpoint, past the proxy."""
-    return closing(http_api.InferenceServerClient(f"{ADDRESS}:{server.private.port}"))
+    return closing(http_api.InferenceServerClient(f"{ADDRESS}:{server.internal.port}"))
 
 
 class SharedMemory:
@@ -37,7 +37,7 @@ class SharedMemory:
 
     def __init__(self, server: Server, subject: Subject) -> None:
         self._client = grpc_api.InferenceServerClient(server.grpc_url)
-        self._headers = {"triton-grpc-protocol-resformer-key": server.private.key}
+        self._headers = {"triton-grpc-protocol-resformer-key": server.internal.key}
         image = np.frombuffer(subject.image, np.uint8)[None]
         mask_bytes = subject.contract.image_size**2
         self._regions = {

@@ -66,7 +66,16 @@ def test_attention(benchmark: BenchmarkFixture, image_size: int, stage: int, con
     # Prepared once, as in the deployed network. The preparation is not part of the call.
     rows = prepare_bias(table, window_size=window, shift_size=shift, scale=HEAD_DIM**-0.5)
     call = partial(window_attention, qkv, table, num_heads=heads, window_size=window, shift_size=shift, bias_rows=rows)
-    problem = AttentionProblem(BATCH, size, size, heads, HEAD_DIM, window, shift, torch.float16)
+    problem = AttentionProblem(
+        batch=BATCH,
+        height=size,
+        width=size,
+        num_heads=heads,
+        head_dim=HEAD_DIM,
+        window_size=window,
+        shift_size=shift,
+        dtype=torch.float16,
+    )
     measure(benchmark, lambda impl: call(impl=impl), contender, problem)
 
 
@@ -77,5 +86,13 @@ def test_dilated_fusion(benchmark: BenchmarkFixture, image_size: int, stage: int
     x, bias = half(BATCH, size, size, channels), half(channels)
     weight = half(len(DILATIONS), channels, channels, 3, 3) / (27 * channels) ** 0.5
     call = partial(dilated_fusion, x, weight, bias, dilations=DILATIONS, taps=pack_taps(weight, DILATIONS))
-    problem = DilatedProblem(BATCH, size, size, channels, channels, DILATIONS, torch.float16)
+    problem = DilatedProblem(
+        batch=BATCH,
+        height=size,
+        width=size,
+        c_in=channels,
+        c_out=channels,
+        dilations=DILATIONS,
+        dtype=torch.float16,
+    )
     measure(benchmark, lambda impl: call(impl=impl), contender, problem)

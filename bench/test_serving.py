@@ -74,7 +74,7 @@ def test_cost_of_serving(
             "gRPC, shared memory": shared.infer,
             "HTTP": lambda: http.segment(subject.image),
             "HTTP without the front": lambda: bare.infer(
-                **request_for(http_api, subject), headers=server.private.headers
+                **request_for(http_api, subject), headers=server.internal.headers
             ),
         }
         loads = benchmark.pedantic(alternately, args=(operations, 100), rounds=1)
