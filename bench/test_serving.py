@@ -68,6 +68,7 @@ def test_cost_of_serving(
     benchmark: BenchmarkFixture, subject: Subject, server: Server, client: Client, in_process: Callable[[], object]
 ) -> None:
     with Client(server.http_url, "http") as http, bare_http(server) as bare, SharedMemory(server, subject) as shared:
+        # The names are keys of the JSON, by which runs are compared: renaming one would end its row.
         operations = {
             "in process": in_process,
             "gRPC": lambda: client.segment(subject.image),
