@@ -1,1 +1,1 @@
-"""What the two kernels cost at the stages of the paper, modelled: `python -m bench.kernels`."""
+"""Model the cost of the two kernels at the stages of the paper: `python -m bench.kernels`."""

@@ -1,4 +1,7 @@
-"""Bytes that the reference moves as PyTorch runs it: each operator reads its inputs and writes its outputs."""
+"""Count the bytes that the reference moves as PyTorch runs it.
+
+Each operator reads its inputs and writes its outputs.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +13,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class MovedBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the bytes of all operators that are not views. On meta tensors nothing is computed."""
+    """Add up the bytes of all operators that are not views.
+
+    total: bytes read and written so far.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -24,7 +30,8 @@ class MovedBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def unfused_bytes(reference: Callable[..., Tensor], *shapes: tuple[int, ...]) -> int:
-    """Of one call on half-precision tensors of these shapes."""
+    """Count the bytes of one call on half-precision tensors of these shapes."""
+    # Meta tensors have shapes and no values, so nothing is computed.
     tensors = [torch.empty(shape, dtype=torch.float16, device="meta") for shape in shapes]
     moved = MovedBytes()
     with moved, torch.no_grad():

@@ -1,4 +1,4 @@
-"""Triton's interpreter made fit for these tests: one error of it repaired, and two costs removed."""
+"""Prepare Triton's interpreter for the tests: repair an error and remove two costs."""
 
 import dataclasses
 from typing import Any
@@ -9,15 +9,17 @@ from triton.runtime import interpreter as triton_interpreter
 
 
 def prepare() -> None:
+    """Apply all changes to the interpreter of this process."""
     _repair_bfloat16_products()
     _patch_each_function_once()
-    # Doubles the cost of every integer operation to report overflow; operations then wrap as they do on a GPU.
+    # The check for overflow doubles the cost of every integer operation. Without it they wrap, as on a GPU.
     builder = triton_interpreter.interpreter_builder
     builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
 
 
 def _repair_bfloat16_products() -> None:
-    """The interpreter keeps bfloat16 as its 16 bits and multiplies those as integers."""
+    """Multiply bfloat16 matrices as floats."""
+    # The interpreter keeps bfloat16 values as their 16 bits and would multiply those as integers.
     original = triton_interpreter.InterpreterBuilder.create_dot
 
     def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
@@ -29,12 +31,14 @@ def _repair_bfloat16_products() -> None:
 def _as_float32(handle: Any) -> Any:
     if handle.dtype.scalar != tl.bfloat16:
         return handle
+    # bfloat16 is the upper half of float32.
     bits = handle.data.astype(np.uint32) << 16
     return triton_interpreter.TensorHandle(bits.view(np.float32), tl.float32)
 
 
 def _patch_each_function_once() -> None:
-    """Every call of a helper replaces the whole language again, which is half of a small kernel's time."""
+    """Replace the language of each function once and not at every call."""
+    # Every call of a helper function would do it again, which is half of a small kernel's time.
     original = triton_interpreter.InterpretedFunction.__call__
     patched: set[Any] = set()
 

@@ -1,4 +1,4 @@
-"""Counts what a kernel reads, writes and multiplies, by running it in Triton's interpreter (TRITON_INTERPRET=1)."""
+"""Count what a kernel reads, writes and multiplies, by running it in Triton's interpreter (TRITON_INTERPRET=1)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,25 +13,31 @@ from triton.runtime.interpreter import InterpreterBuilder
 
 @dataclass
 class Traffic:
-    """Addresses of every unmasked element access, with the element's bytes, and multiply-adds of all dot products."""
+    """Hold what kernels have accessed and multiplied.
+
+    loads: addresses of the elements of each load that its mask lets through, and the bytes of an element.
+    stores: the same of each store.
+    multiply_adds: of all matrix products.
+    """
 
     loads: list[tuple[NDArray[np.uint64], int]] = field(default_factory=list)
     stores: list[tuple[NDArray[np.uint64], int]] = field(default_factory=list)
     multiply_adds: int = 0
 
     def loaded(self, tensor: Tensor) -> tuple[int, int]:
-        """(total, unique) bytes loaded from the tensor."""
+        """Return the (total, unique) bytes loaded from the tensor."""
         return _bytes_within(self.loads, tensor)
 
     def stored(self, tensor: Tensor) -> tuple[int, int]:
-        """(total, unique) bytes stored to the tensor."""
+        """Return the (total, unique) bytes stored to the tensor."""
         return _bytes_within(self.stores, tensor)
 
 
 @contextmanager
 def recorded_traffic() -> Iterator[Traffic]:
-    """Everything that kernels do inside the block."""
+    """Record everything that kernels do inside the block."""
     traffic = Traffic()
+    # Masked accesses are all there are: the interpreter sends plain ones through these methods too.
     names = ("create_masked_load", "create_masked_store", "create_dot")
     load, store, dot = originals = [getattr(InterpreterBuilder, name) for name in names]
 
@@ -63,6 +69,7 @@ def _itemsize(pointers: Any) -> int:
 def _bytes_within(accesses: list[tuple[NDArray[np.uint64], int]], tensor: Tensor) -> tuple[int, int]:
     first, last = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
     inside = [(kept, size) for addresses, size in accesses if (kept := _between(addresses, first, last)).size]
+    # np.concatenate needs at least one array.
     if not inside:
         return 0, 0
     total = sum(kept.size * size for kept, size in inside)

@@ -1,4 +1,4 @@
-"""Runs the Triton kernels on the GPU if there is one, else in Triton's interpreter."""
+"""Run the Triton kernels on the GPU if there is one, else in Triton's interpreter."""
 
 from collections.abc import Iterator
 
@@ -7,8 +7,10 @@ import torch
 
 from tests.kernels.fences import fenced
 
+# Known at import, because pytest.mark.skipif wants it there.
 ON_GPU = torch.cuda.is_available()
 if not ON_GPU:
+    # Triton's interpreter exists only where tests/conftest.py has chosen it, before Triton was imported.
     from tests.helpers import interpreter
 
     interpreter.prepare()
@@ -16,12 +18,14 @@ if not ON_GPU:
 
 @pytest.fixture
 def device() -> torch.device:
+    """Return the device that the kernels run on."""
     return torch.device("cuda" if ON_GPU else "cpu")
 
 
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
-    """torch.empty is filled with NaN, so that what a kernel forgets to write is seen."""
+    """Fill torch.empty with NaN, so that what a kernel forgets to write is seen."""
+    # Deterministic mode does this. With warn_only, operators that have no deterministic form run all the same.
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -29,7 +33,7 @@ def poisoned_memory() -> Iterator[None]:
 
 @pytest.fixture
 def fences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All launches are fenced: reading or writing outside a tensor fails the test."""
+    """Fence all launches: reading or writing outside a tensor fails the test."""
     from kernels.attention import triton_launch as attention
     from kernels.dilated import triton_launch as dilated
 

@@ -1,4 +1,4 @@
-"""Every tensor that a launch reads or writes, inside a larger buffer of NaN.
+"""Place every tensor that a launch reads or writes inside a larger buffer of NaN.
 
 A read outside a tensor shows as NaN in the result, a write outside as a lost NaN.
 """
@@ -15,7 +15,7 @@ MARGIN = 4096  # values on either side
 
 
 class Fenced:
-    """A copy of `content` inside its fence."""
+    """Hold a copy of `content` inside its fence."""
 
     def __init__(self, content: Tensor) -> None:
         self.buffer = torch.full((content.numel() + 2 * MARGIN,), torch.nan, device=content.device, dtype=content.dtype)
@@ -23,12 +23,13 @@ class Fenced:
         self.tensor.copy_(content)
 
     def is_intact(self) -> bool:
+        """Tell whether nothing has been written outside the tensor."""
         return bool(self.buffer[:MARGIN].isnan().all() and self.buffer[-MARGIN:].isnan().all())
 
 
 @contextmanager
 def fenced_allocations() -> Iterator[list[Fenced]]:
-    """What the block allocates in the ways that the launchers do; `empty` is NaN."""
+    """Fence what the block allocates in the ways that the launchers do, with NaN for what is empty."""
     fences: list[Fenced] = []
     plain_new_empty = Tensor.new_empty
 
@@ -37,7 +38,8 @@ def fenced_allocations() -> Iterator[list[Fenced]]:
         return fences[-1].tensor
 
     def new_empty(self: Tensor, *sizes: int, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        if sizes == (0,):  # the interpreter's own
+        # The interpreter allocates empty tensors of its own.
+        if sizes == (0,):
             return plain_new_empty(self, 0, device=device)
         return fence(torch.full(sizes, torch.nan, device=self.device, dtype=dtype or self.dtype))
 
@@ -49,7 +51,7 @@ def fenced_allocations() -> Iterator[list[Fenced]]:
 
 
 def fenced(launch: Callable[..., Any]) -> Callable[..., Any]:
-    """`launch` with fenced arguments and results, all of them checked."""
+    """Wrap `launch` so that its arguments and results are fenced and checked."""
 
     def run(*arguments: Any) -> Any:
         inputs = [Fenced(one) if isinstance(one, Tensor) else one for one in arguments]
@@ -57,8 +59,9 @@ def fenced(launch: Callable[..., Any]) -> Callable[..., Any]:
         with fenced_allocations() as made:
             result = launch(*(one.tensor if isinstance(one, Fenced) else one for one in inputs))
         assert made and all(one.is_intact() for one in [*around, *made])
+        # A launch must not write its inputs.
         for one, given in zip(inputs, arguments, strict=True):
-            assert not isinstance(one, Fenced) or torch.equal(one.tensor, given)  # inputs are not written
+            assert not isinstance(one, Fenced) or torch.equal(one.tensor, given)
         return tuple(one.clone() for one in result) if isinstance(result, tuple) else result.clone()
 
     return run

@@ -1,4 +1,7 @@
-"""What the compiler makes of the shipped kernels. It runs in its own process: this one may hold the interpreter."""
+"""Test what the compiler makes of the shipped kernels.
+
+It runs in a process of its own, because this one may hold Triton's interpreter.
+"""
 
 import json
 import os
@@ -11,8 +14,9 @@ from typing import Any
 import pytest
 import triton
 
-from kernels.aot.configurations import shipped
+from kernels.aot.configurations import PRESETS, shipped
 from kernels.aot.occupancy import occupancy
+from model import PRESETS as MODEL_PRESETS
 
 ROOT = Path(__file__).parents[2]
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
@@ -20,12 +24,14 @@ Row = dict[str, Any]
 
 
 def compile_kernels(output: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command."""
     clean = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "kernels.aot", "--output", str(output), *arguments]
     return subprocess.run(command, env={**clean, **environment}, cwd=ROOT, capture_output=True, text=True)
 
 
 def rows_of(output: Path, *arguments: str) -> list[Row]:
+    """Compile kernels and return the rows of their table, each with the path of its files."""
     done = compile_kernels(output, *arguments)
     assert done.returncode == 0, done.stderr
     return [
@@ -35,13 +41,26 @@ def rows_of(output: Path, *arguments: str) -> list[Row]:
 
 @pytest.fixture(scope="module")
 def ampere(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    """Compile all shipped kernels for sm_80, once for this module."""
     return rows_of(tmp_path_factory.mktemp("ampere"), "--compute-capability", "80")
 
 
 @pytest.fixture(scope="module")
 def forward(ampere: list[Row]) -> list[Row]:
-    """The two kernels of inference."""
+    """Select the two kernels of inference."""
     return [row for row in ampere if row["kernel"] in ("attention_forward", "dilated_fusion")]
+
+
+def test_the_presets_are_those_of_the_model() -> None:
+    """Compare the copied presets with the originals, which `kernels` may not import."""
+    assert {preset.name for preset in PRESETS} == set(MODEL_PRESETS)
+    for preset in PRESETS:
+        config = MODEL_PRESETS[preset.name]
+        assert preset.image_size == config.image_size
+        assert preset.image_size // 16 == config.window_size
+        assert preset.channels == config.channels[0]
+        assert preset.head_dim == config.head_dim
+        assert preset.dilations == config.dilations
 
 
 def test_every_shipped_configuration_has_its_own_row(ampere: list[Row]) -> None:
@@ -50,6 +69,7 @@ def test_every_shipped_configuration_has_its_own_row(ampere: list[Row]) -> None:
 
 
 def check_resources(rows: list[Row]) -> None:
+    """Refuse spilled registers and loops without tensor cores."""
     for row in rows:
         assert row["spill_bytes"] == 0, row["file"]
         assert row["loop_tensor_instructions"] > 0, row["file"]
@@ -66,8 +86,8 @@ def test_nothing_spills_on_any_architecture(capability: str, tmp_path: Path) -> 
 
 
 def test_both_products_use_tensor_cores(ampere: list[Row]) -> None:
-    """Per 16 queries and 16 keys of head dim 32 a product takes four HMMA, two of dim 16: 2 products, or 3 and 4 in the
-    backward."""
+    # A product of 16 queries and 16 keys takes four HMMA at head dim 32 and two at 16. The main loop of the forward
+    # kernel has two products, those of the backward kernels have three and four.
     products = {"attention_forward": 2, "attention_backward_query": 3, "attention_backward_key_value": 4}
     for row in ampere:
         if row["kernel"] in products:
@@ -78,16 +98,17 @@ def test_both_products_use_tensor_cores(ampere: list[Row]) -> None:
 
 
 def test_inputs_load_sixteen_bytes_at_a_time(forward: list[Row]) -> None:
-    """The bias vector of the convolution is the one thing that may load less."""
+    # The bias vector of the convolution is the one thing that may load less.
     for row in forward:
         widths = {kind for kind in row["memory_instructions"] if kind.startswith(("LDG ", "LDGSTS "))}
         assert widths == ({"LDG 16", "LDGSTS 16"} if row["kernel"] == "attention_forward" else {"LDGSTS 16", "LDG 4"})
 
 
 def test_instructions_a_tensor_instruction_of_the_main_loop(forward: list[Row]) -> None:
-    found = {row["file"]: row["loop_instructions_per_tensor_instruction"] for row in forward}
-    assert found["attention_forward-w14-d32-fp16-sm80"] <= 16
-    assert found["attention_forward-w14-d32-shifted-fp16-sm80"] <= 20  # inner and wrapped windows run the same loop
+    ratios = {row["file"]: row["loop_instructions_per_tensor_instruction"] for row in forward}
+    assert ratios["attention_forward-w14-d32-fp16-sm80"] <= 16
+    # More with a shift, because inner and wrapped windows run the same loop.
+    assert ratios["attention_forward-w14-d32-shifted-fp16-sm80"] <= 20
 
 
 def test_shared_memory_stays_below_what_every_driver_grants(forward: list[Row]) -> None:
@@ -95,6 +116,7 @@ def test_shared_memory_stays_below_what_every_driver_grants(forward: list[Row]) 
 
 
 def parameters(ptx: str, entry: str) -> list[str]:
+    """List the types of a kernel's parameters."""
     found = re.search(rf"\.visible \.entry {entry}\((.*?)\n\)", ptx, re.DOTALL)
     assert found is not None
     return re.findall(r"\.param \.(u64|u32)", found[1])
@@ -117,7 +139,7 @@ def test_ptx_assembles(forward: list[Row], tmp_path: Path) -> None:
 
 
 def test_payload_fits_what_tensorrt_passes_and_grants() -> None:
-    """On sm_100 the shipped stages of this kernel would take 16 bytes more than 48 KB."""
+    # On sm_100 the shipped stages of this kernel would take 16 bytes more than 48 KB.
     program = (
         "import torch; from kernels.aot.compile import compile_payload; "
         "from kernels.aot.configurations import dilated_fusion; "

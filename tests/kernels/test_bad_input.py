@@ -1,4 +1,4 @@
-"""Bad arguments: one line that states the rule and the values found."""
+"""Refuse bad arguments in one line that states the rule and the values found."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the kernels do beside being right: memory, strides, operators, special values."""
+"""Test what the kernels do apart from accurate sums: memory, strides, operators, special values."""
 
 from collections.abc import Callable
 
@@ -23,11 +23,13 @@ ATTENTION = {"num_heads": 1, "window_size": 7, "shift_size": 3}
 
 
 def attention_inputs(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Draw qkv and bias table."""
     torch.manual_seed(0)
     return torch.randn(1, 7, 14, 48, device=device), torch.randn(169, 1, device=device)
 
 
 def fusion_inputs(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw x, weight and bias."""
     torch.manual_seed(0)
     x, weight = torch.randn(1, 5, 9, 20, device=device), torch.randn(2, 24, 20, 3, 3, device=device) / 20
     return x, weight, torch.randn(24, device=device)
@@ -48,7 +50,7 @@ def test_fences_notice_what_happens_outside() -> None:
 
 
 class Allocations(TorchDispatchMode):
-    """Shapes of the tensors that operators make, views aside."""
+    """Record the shapes of the tensors that operators make, apart from views."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,10 +79,12 @@ def test_launches_allocate_their_output_and_nothing_else(device: torch.device) -
 
 
 def transposed(tensor: Tensor) -> Tensor:
+    """Return the same values with H and W swapped in memory."""
     return tensor.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def every_second(tensor: Tensor) -> Tensor:
+    """Return the same values with gaps between them in memory."""
     return tensor.repeat_interleave(2, dim=3)[..., ::2]
 
 
@@ -96,11 +100,12 @@ def test_strided_inputs_give_the_same(rearrange: Callable[[Tensor], Tensor], dev
     assert torch.equal(fused, dilated_fusion(x, weight, bias, dilations=(1, 3), impl="triton"))
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of the interpreter
+# NumPy warns about them in the interpreter.
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("part", [0, 1, 2], ids=["query", "key", "value"])
 def test_special_values_spread_as_in_the_reference(part: int, value: float, device: torch.device) -> None:
-    """Without a shift: e^-100 of a masked token times infinity hangs on how a softmax rounds denormals."""
+    # Without a shift, because e^-100 of a masked token times infinity depends on how a softmax rounds denormals.
     qkv, table = attention_inputs(device)
     qkv[0, 2, 3, part * 16 + 5] = value
     got, expected = (
@@ -112,7 +117,7 @@ def test_special_values_spread_as_in_the_reference(part: int, value: float, devi
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_special_values_spread_through_the_fusion(value: float, device: torch.device) -> None:
-    """With one branch: centre taps of opposite signs make infinity NaN before they are summed, not after."""
+    # With one branch, because infinity times centre taps of opposite signs is NaN before those are summed, not after.
     x, weight, bias = fusion_inputs(device)
     x[0, 2, 3, 5] = value
     got, expected = (dilated_fusion(x, weight[:1], bias, dilations=(3,), impl=impl) for impl in ("triton", "reference"))
@@ -131,6 +136,7 @@ def test_operators_pass_opcheck(device: torch.device) -> None:
 
 
 def test_compile_and_export_keep_the_operator(device: torch.device) -> None:
+    # Batch 2, because torch.export takes a dimension of size 1 for a constant.
     qkv, table = torch.randn(2, 4, 4, 48, device=device), torch.randn(49, 1, device=device)
 
     class Attention(torch.nn.Module):

@@ -1,4 +1,7 @@
-"""The network on the Triton kernels equals the network on the reference, and prepares its weights once."""
+"""Compare the network on the Triton kernels with the network on the reference.
+
+On the kernels it must prepare its weights once, and again when they change.
+"""
 
 from collections.abc import Callable
 
@@ -23,32 +26,39 @@ CONFIG = ModelConfig(
 
 
 def trained(seed: int) -> MultiTaskResFormer:
+    """Build a small network whose biases are as large as after training."""
     torch.manual_seed(seed)
     network = build_model(CONFIG)
     for module in network.modules():
         if isinstance(module, WindowAttention):
-            nn.init.normal_(module.bias_table)  # values as small as training starts with would hide the bias
+            # With values as small as training starts with, a wrong bias would go unnoticed.
+            nn.init.normal_(module.bias_table)
     return network
 
 
-def answers(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
+def predict(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Run the network and return its mask logits and its label logits."""
     with torch.inference_mode():
         segmentation, classification = network(image)
     return segmentation, classification
 
 
-def assert_same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
-    for one, other in zip(found, expected, strict=True):
+def assert_same(got: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
+    """Compare both outputs of two networks."""
+    for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture
 def image(device: torch.device) -> Tensor:
+    """Draw an image of the network's size."""
     torch.manual_seed(0)
     return torch.rand(1, 3, 64, 64, device=device)
 
 
 def forbid_preparing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail calls of the operations that prepare weights themselves."""
+
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("weights were prepared in a call")
 
@@ -60,23 +70,25 @@ def test_network_on_the_kernels_equals_the_reference(
     image: Tensor, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forbid_preparing(monkeypatch)
-    reference, triton = (answers(for_inference(trained(0), impl).to(device), image) for impl in IMPLS)
+    reference, triton = (predict(for_inference(trained(0), impl).to(device), image) for impl in IMPLS)
     assert_same(triton, reference)
 
 
 def attention(seed: int, impl: Impl) -> nn.Module:
+    """Build an attention module that holds prepared bias rows."""
     torch.manual_seed(seed)
     return PreparedAttention(WindowAttention(16, 16, 4, shifted=True).requires_grad_(False), impl)
 
 
 def fused(seed: int, impl: Impl) -> nn.Module:
+    """Build a DFE module that holds packed taps."""
     torch.manual_seed(seed)
     enhancement = DFE(16, (1, 3)).eval().requires_grad_(False)
     return nn.Sequential(Transpose(), fuse_dfe(enhancement, impl), Transpose())
 
 
 class Transpose(nn.Module):
-    """So that both take and give (B, H, W, C)."""
+    """Move the channels, so that both modules map (B, H, W, C) to the same shape."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.transpose(1, 3)
@@ -86,7 +98,7 @@ class Transpose(nn.Module):
 def test_what_is_prepared_follows_the_weights(
     make: Callable[[int, Impl], nn.Module], device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Loading and casting: the new weights answer, never the old prepared form."""
+    """Load and cast weights: the results follow the new ones, never the old prepared form."""
     forbid_preparing(monkeypatch)
     module, other = make(0, "triton").to(device), make(1, "reference").to(device)
     tokens = torch.randn(1, 8, 8, 16, device=device)

@@ -1,4 +1,7 @@
-"""Bytes and multiply-adds: counted in the interpreter, held to the formulas of `kernels.cost_model` and to the bars."""
+"""Compare the bytes and multiply-adds that the interpreter counts with the formulas of `kernels.cost_model`.
+
+Both are held to upper limits as well.
+"""
 
 from collections.abc import Iterator
 from statistics import mean
@@ -17,13 +20,22 @@ pytestmark = pytest.mark.skipif(
     ON_GPU, reason="counting needs the interpreter, which a process with a GPU does not run"
 )
 PAPER_224 = [
-    DilatedProblem(1, 224 >> stage, 224 >> stage, 32 << stage, 32 << stage, (6, 12, 18), torch.float16)
+    DilatedProblem(
+        batch=1,
+        height=224 >> stage,
+        width=224 >> stage,
+        c_in=32 << stage,
+        c_out=32 << stage,
+        dilations=(6, 12, 18),
+        dtype=torch.float16,
+    )
     for stage in (1, 2, 3, 4)
 ]
 
 
 @pytest.fixture
 def traffic() -> Iterator[Traffic]:
+    """Record what the kernels of a test move and multiply."""
     with recorded_traffic() as recorded:
         yield recorded
 
@@ -31,9 +43,15 @@ def traffic() -> Iterator[Traffic]:
 @pytest.mark.parametrize(
     "problem",
     [
-        AttentionProblem(1, 14, 28, 1, 16, 14, 7, torch.float16),
-        AttentionProblem(2, 7, 7, 2, 16, 7, 0, torch.float32),
-        AttentionProblem(1, 4, 8, 1, 32, 4, 2, torch.bfloat16),
+        AttentionProblem(
+            batch=1, height=14, width=28, num_heads=1, head_dim=16, window_size=14, shift_size=7, dtype=torch.float16
+        ),
+        AttentionProblem(
+            batch=2, height=7, width=7, num_heads=2, head_dim=16, window_size=7, shift_size=0, dtype=torch.float32
+        ),
+        AttentionProblem(
+            batch=1, height=4, width=8, num_heads=1, head_dim=32, window_size=4, shift_size=2, dtype=torch.bfloat16
+        ),
     ],
     ids=lambda problem: f"w{problem.window_size}",
 )
@@ -45,7 +63,8 @@ def test_attention_traffic(problem: AttentionProblem, traffic: Traffic) -> None:
     out = launch_forward(qkv, rows, window, shift, 0.25)
     (loaded, unique_loaded), (stored, unique_stored) = traffic.loaded(qkv), traffic.stored(out)
     assert unique_loaded + unique_stored == problem.compulsory_bytes
-    assert stored == unique_stored == out.nbytes  # the launch covers every output exactly once
+    # The launch covers every output exactly once.
+    assert stored == unique_stored == out.nbytes
     assert loaded + stored == problem.moved_bytes <= 2.5 * problem.compulsory_bytes
     assert rows.nbytes == problem.bias_bytes >= traffic.loaded(rows)[1] > 0
     assert 2 * traffic.multiply_adds == problem.executed_flops
@@ -54,9 +73,9 @@ def test_attention_traffic(problem: AttentionProblem, traffic: Traffic) -> None:
 @pytest.mark.parametrize(
     "problem",
     [
-        DilatedProblem(1, 14, 14, 16, 8, (6, 18), torch.float16),
-        DilatedProblem(2, 3, 6, 20, 70, (1, 3), torch.float32),
-        DilatedProblem(1, 3, 10, 16, 16, (2, 2, 40), torch.bfloat16),
+        DilatedProblem(batch=1, height=14, width=14, c_in=16, c_out=8, dilations=(6, 18), dtype=torch.float16),
+        DilatedProblem(batch=2, height=3, width=6, c_in=20, c_out=70, dilations=(1, 3), dtype=torch.float32),
+        DilatedProblem(batch=1, height=3, width=10, c_in=16, c_out=16, dilations=(2, 2, 40), dtype=torch.bfloat16),
     ],
     ids=lambda problem: f"{problem.height}x{problem.width}",
 )
@@ -69,6 +88,7 @@ def test_dilated_traffic(problem: DilatedProblem, traffic: Traffic) -> None:
     assert stored == unique_stored == out.nbytes
     assert sum(total for total, _ in loads) + stored == problem.moved_bytes
     assert loads[0][1] == x.nbytes and loads[2][1] == bias.nbytes
+    # Not equal: taps that no tile needs are never loaded.
     assert sum(unique for _, unique in loads) + stored <= problem.compulsory_bytes
     assert 2 * traffic.multiply_adds == problem.executed_flops
 
