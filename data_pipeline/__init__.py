@@ -1,7 +1,7 @@
-"""Open data sources and feed them through DALI pipelines over one shared preprocessing graph.
+"""Read medical images, augment and preprocess them with DALI, and batch them for training.
 
-The names below load their module on first use, so that `import data_pipeline` needs neither DALI nor torch: every other
-package uses `spec`, `files`, `overlay` and `command_line`, also on machines that have neither.
+The names below load their module on first use, so `import data_pipeline` needs neither DALI nor torch. The other
+packages import `spec`, `files`, `overlay` and `command_line` on machines that have neither.
 """
 
 from typing import TYPE_CHECKING
@@ -44,5 +44,6 @@ _MODULES = {
     "scan_samples": "data_pipeline.scan",
     "serialize_serving": "data_pipeline.serving",
 }
+# Computed, so that the list cannot name what does not exist. Type checkers read the imports above instead.
 __all__ = list(_MODULES)
 __getattr__ = lazy_names(__name__, _MODULES)

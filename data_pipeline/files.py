@@ -1,6 +1,6 @@
 """Write files and folders whole or not at all, for every package of this project.
 
-Standard library only: the client imports it on machines that have neither torch nor DALI.
+This module needs the standard library only, because the client imports it on machines without torch and DALI.
 """
 
 import os
@@ -9,23 +9,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-CACHE = Path("build/data")  # generated and converted files, answers of the scan
+CACHE = Path("build/data")  # generated and converted files, and the results of the scan
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to, which takes the place of `path` when the block ends well.
+    """Yield a temporary path to write to, and rename it to `path` when the block succeeds.
 
-    Other processes, and the next run after a crash, see the old file or the new one. The folder is made if it is
-    missing. Raises OSError where it cannot be written, and leaves nothing behind.
+    Other processes, and the next run after a crash, see either the old file or the new one. A missing parent folder is
+    created. Where the file cannot be written, OSError is raised and nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, because a rename is atomic only within one file system. The process id keeps two writers of
+    # the same file apart.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode
         yield temporary
-        # Some writers (safetensors) leave files that only their user can read: the umask decides, not they.
+        # Some writers (safetensors) create files that only their owner can read. The umask decides, not the writer.
         temporary.chmod(mode)
         temporary.replace(path)
     finally:
@@ -33,24 +35,29 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, data: str | bytes) -> None:
-    """Write a text (UTF-8) or bytes to `path` as `whole_file` does."""
+    """Write a text (as UTF-8) or bytes to `path` with `whole_file`."""
     with whole_file(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 @contextmanager
 def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder to fill, which is renamed to `folder` when the block ends well.
+    """Yield a temporary folder to fill, and rename it to `folder` when the block succeeds.
 
-    replace: take the place of an older folder. Without it an older folder stays, also one that another process made
-        meanwhile: what is cached depends on nothing but its name.
+    Files inside need no `whole_file` of their own: they become visible together.
+
+    Args:
+        folder: the folder to create.
+        replace: whether to replace an existing folder. Without it an existing folder stays, also one that another
+            process created meanwhile, because the content of a cache folder depends only on its name.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        # Folders of their own: `scratch` itself could not be read by other users.
+        # Not `scratch` itself: TemporaryDirectory makes it with mode 0700, so other users could not read it.
         fresh, old = Path(scratch) / "new", Path(scratch) / "old"
         fresh.mkdir()
         yield fresh
+        # A folder that is not empty cannot be renamed over, so the old one moves away first.
         if replace and folder.exists():
             folder.rename(old)
         try:
@@ -58,5 +65,6 @@ def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         except OSError:
             if old.exists():
                 old.rename(folder)
+            # Without `replace`, a folder that another process finished first is as good as this one.
             if replace or not folder.is_dir():
                 raise

@@ -1,4 +1,4 @@
-"""Let a package offer names whose modules are loaded on first use (PEP 562)."""
+"""Load the modules behind a package's names on first use (PEP 562)."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -6,7 +6,12 @@ from typing import Any
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Make the `__getattr__` of a package whose names live in `modules`, by name."""
+    """Return the `__getattr__` of a package that offers names from other modules.
+
+    Args:
+        package: name of the package, for the message of the AttributeError.
+        modules: full name of the module that defines each name.
+    """
 
     def load(name: str) -> Any:
         if name not in modules:

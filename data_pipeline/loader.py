@@ -1,4 +1,4 @@
-"""The training pipeline: one epoch of augmented batches as torch tensors, every sample exactly once."""
+"""Load epochs of augmented batches as torch tensors, with every sample exactly once."""
 
 import ctypes
 from collections import deque
@@ -23,15 +23,17 @@ from data_pipeline.sources.prepared import load_pixels
 from data_pipeline.spec import Preprocessing
 
 Sample = tuple[NDArray[np.generic], ...]
-MALLOC_TRIM = ctypes.CDLL(None).malloc_trim
-PREFETCH = 2  # batches that the threads, and after them the graph, work ahead
+PREFETCH = 2  # batches that the threads work ahead of the graph, and that the graph works ahead of its caller
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
-    """image: (B, 3, S, S) float32, normalised.  mask: (B, S, S) int64.  labels: (B, C) float32.
+    """Hold the samples of one step.
 
-    index: (B,) int64 into the records.
+    image: (B, 3, S, S) float32, normalised.
+    mask: (B, S, S) int64 class indices.
+    labels: (B, C) float32, 0 or 1.
+    index: (B,) int64 indices into the data set's records.
     """
 
     image: torch.Tensor
@@ -41,11 +43,25 @@ class Batch:
 
 
 class TrainingLoader:
-    """Iterates one epoch of `Batch`; each new iteration is the next epoch, with its own order and augmentation.
+    """Iterate over the batches of one epoch after another.
 
-    A sample depends only on (seed, epoch, index): thread count, batch size and shards change nothing.
-    shard: (number, count).
-    An epoch left in the middle is continued by the next iteration; `state_dict` carries that place to another process.
+    Each new iteration is the next epoch, with its own order and augmentation. A sample depends only on (seed, epoch,
+    index): the number of threads, the batch size and the shards change nothing. An epoch that was left in the middle is
+    continued by the next iteration, in another process after `load_state_dict`.
+
+    Args:
+        dataset: the samples.
+        spec: size and normalisation of the images.
+        batch_size: samples a batch. The last batch of an epoch may be smaller.
+        augment: whether to augment, by ranges for colour or for grey images as the data set says.
+        shuffle: whether to visit the samples in random order.
+        seed: of the order and of the augmentation.
+        threads: of DALI, and as many that read and draw its inputs.
+        shard: (number, count), to load only every `count`-th sample from `number` on.
+        device: where DALI decodes and augments.
+
+    Raises:
+        DataError: the data set was prepared for another image size or, in an iteration, a file cannot be read.
     """
 
     def __init__(
@@ -65,15 +81,16 @@ class TrainingLoader:
         self.ranges = (GREY if dataset.grey else COLOUR) if augment else None
         self.shuffle, self.seed, self.threads, self.shard, self.device = shuffle, seed, threads, shard, device
         self.epoch, self.position = 0, 0
-        self.prepared = load_pixels(dataset.prepared, spec.image_size) if dataset.prepared else None
+        self.pixels = load_pixels(dataset.prepared, spec.image_size) if dataset.prepared else None
         self.labels = torch.tensor([record.labels for record in dataset.records], dtype=torch.float32)
 
     def __len__(self) -> int:
         return len(self._batches())
 
     def __iter__(self) -> Iterator[Batch]:
-        """A fresh pipeline an epoch costs milliseconds and forgets whatever a failed epoch left behind."""
+        """Yield the remaining batches of the current epoch."""
         epoch, batches = self.epoch, self._batches()[self.position :]
+        # A new pipeline an epoch costs milliseconds, and nothing of an epoch that failed stays behind in it.
         pipeline = self._build(epoch, batches)
         try:
             for number, indices in enumerate(batches):
@@ -81,25 +98,33 @@ class TrainingLoader:
                     outputs = pipeline.run()
                 except RuntimeError as error:
                     raise self._explain(batches[number:], error) from error
+                # Before the yield: a caller that saves the state while it uses a batch continues with the next one.
                 self._advance()
-                if self.prepared:
-                    self.prepared.release()
+                if self.pixels:
+                    self.pixels.release()
                 yield self._to_torch(indices, *outputs)
         finally:
-            # glibc keeps what the pipeline's threads have freed: without this, memory grows by 40 MB an epoch at first
+            # Deleted first, so that what the pipeline frees is given back as well.
             del pipeline
-            MALLOC_TRIM(0)
+            _return_freed_memory()
 
     def state_dict(self) -> dict[str, int]:
-        """Where the next batch stands; all that a resumed run needs, because the randomness has no other state."""
+        """Return the position of the next batch, which is all that a resumed run needs.
+
+        The randomness has no other state, because it depends only on (seed, epoch, index).
+        """
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.epoch, self.position = state["epoch"], state["position"]
 
     def _explain(self, remaining: list[NDArray[np.int64]], error: RuntimeError) -> Exception:
-        """The unreadable files among the batches DALI may have been working on; `error` itself if all are readable."""
-        records = [self.dataset.records[index] for indices in remaining[:4] for index in indices]
+        """Name the unreadable files that made DALI fail, or return `error` if all files are readable.
+
+        DALI's own message names no file, and the batch that it failed on may be any of those it works ahead on.
+        """
+        ahead = 2 * PREFETCH
+        records = [self.dataset.records[index] for indices in remaining[:ahead] for index in indices]
         reasons = zip(records, examine(records, len(self.dataset.seg_classes), self.threads), strict=True)
         bad = "; ".join(f"{record.image}: {reason}" for record, reason in reasons if reason)
         return DataError(f"training met unreadable samples (--skip-bad leaves them out): {bad}") if bad else error
@@ -110,8 +135,9 @@ class TrainingLoader:
             self.epoch, self.position = self.epoch + 1, 0
 
     def _batches(self) -> list[NDArray[np.int64]]:
-        """Record indices of each batch of the current epoch and this shard."""
+        """Return the record indices of each batch of the current epoch and this shard."""
         count = len(self.dataset.records)
+        # A generator of its own for each epoch, so that a resumed run finds the same order without replaying others.
         order = np.random.default_rng((self.seed, self.epoch)).permutation(count) if self.shuffle else np.arange(count)
         number, shards = self.shard
         mine = order[number::shards]
@@ -126,13 +152,14 @@ class TrainingLoader:
             batch_size=self.batch_size,
             num_threads=self.threads,
             prefetch_queue_depth=PREFETCH,
+            # None keeps DALI from looking for a GPU.
             device_id=torch.cuda.current_device() if self.device == "gpu" else None,
         )
         pipeline.build()
         return pipeline
 
     def _columns(self, epoch: int, batches: list[NDArray[np.int64]]) -> Iterator[Columns]:
-        """The graph's inputs batch by batch, made by threads that keep `PREFETCH` batches under way."""
+        """Yield the graph's inputs of each batch, made by threads that keep `PREFETCH` batches in progress."""
         pool = ThreadPoolExecutor(self.threads)
         ahead: deque[list[Future[Sample]]] = deque()
         try:
@@ -143,31 +170,45 @@ class TrainingLoader:
             for samples in ahead:
                 yield _transpose(samples)
         finally:
+            # Also when the epoch is left in the middle: what has not begun is dropped, and nobody waits for the rest.
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _sample(self, epoch: int, index: int) -> Sample:
-        """The graph's inputs for one record, in the order `training_graph` lists them."""
+        """Return the graph's inputs for one record, in the order of `graph.training.TYPES`."""
         record, size = self.dataset.records[index], self.spec.image_size
-        image, mask = self._pixels(index)
+        image, mask = self._pixels_of(index)
         files = path_bytes(record.image), path_bytes(record.mask)
         if self.ranges is None:
             return (*files, image, mask)
         return (*files, image, mask, *draw(self.ranges, size, (self.seed, epoch, index)))
 
-    def _pixels(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Pixels that need no decoding by DALI: views of the prepared files, or a JPEG decoded at reduced size."""
-        if self.prepared is not None:
-            return self.prepared.images[index], self.prepared.masks[index]
+    def _pixels_of(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the image and mask that DALI need not decode, or NO_PIXELS for each that it must.
+
+        They are views of prepared files, or a JPEG decoded at reduced size.
+        """
+        if self.pixels is not None:
+            return self.pixels.images[index], self.pixels.masks[index]
+        # Without augmentation the image must be what serving computes, and that decodes at full size.
         image = self.dataset.records[index].image
         return NO_PIXELS if self.ranges is None else read_reduced(image, self.spec.image_size), NO_PIXELS
 
     def _to_torch(self, indices: NDArray[np.int64], images: TensorListCPU, masks: TensorListCPU) -> Batch:
-        """The image is copied: a batch may outlive its pipeline, whose buffers it would otherwise share."""
         index = torch.from_numpy(indices)
+        # Copied (`long` copies as well): a batch may outlive its pipeline, and would then point into freed buffers.
         image = from_dlpack(images.as_tensor()).clone()
         mask = from_dlpack(masks.as_tensor()).squeeze(-1).long()
-        return Batch(image, mask, self.labels[index], index)
+        return Batch(image=image, mask=mask, labels=self.labels[index], index=index)
 
 
 def _transpose(samples: list[Future[Sample]]) -> Columns:
+    """Turn the samples of a batch into one list for each input, as DALI takes them."""
     return tuple(list(column) for column in zip(*(sample.result() for sample in samples), strict=True))
+
+
+def _return_freed_memory() -> None:
+    """Give freed memory back to the system.
+
+    glibc keeps what the pipeline's threads have freed. Without this, memory grows by 40 MB an epoch at first.
+    """
+    ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,8 @@
-"""The mask drawn over its image, and how much of the image each class covers."""
+"""Draw masks over their images, and measure how much of the image each class covers.
+
+The palette and the outline of every picture of this project are defined here. The module needs NumPy and Pillow only,
+because the client imports it on machines without torch and DALI.
+"""
 
 import io
 import warnings
@@ -8,39 +12,56 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-# Okabe and Ito's palette, told apart with any colour vision; those that stand out from skin and from grey first.
+# The palette of Okabe and Ito, whose colours differ for people with any colour vision. Those that stand out from skin
+# and from grey come first.
 PALETTE = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 OPACITY = 0.35
-# An outline is 1 pixel wide per so many pixels of the image's shorter side.
-PIXELS_PER_OUTLINE = 250
+PIXELS_PER_OUTLINE = 250  # an outline gets 1 pixel wider for each so many pixels of the image's shorter side
 
 Mask = NDArray[np.uint8]
 
 
 def colour_of(index: int) -> tuple[int, int, int]:
-    """RGB of a class by its index in the mask; 1 is the first that is drawn, 0 is background and has none."""
+    """Return the RGB colour of a class by its index in the mask, from 1 on.
+
+    Class 0 is the background, which is never drawn. The palette repeats after its last colour.
+    """
     return PALETTE[(index - 1) % len(PALETTE)]
 
 
 def open_upright(data: bytes) -> Image.Image:
-    """An image file as 8-bit RGB, turned as its EXIF says, as the server decodes it.  OSError where Pillow cannot.
+    """Open an image file as 8-bit RGB, turned by its EXIF orientation as the server turns it.
 
-    Greys of more than 8 bits are stretched from their darkest to their brightest value, else many would show black.
+    Grey files of more than 8 bits are stretched from their darkest to their brightest value, because many would look
+    black otherwise. Raises OSError for a file that Pillow cannot read.
     """
     with warnings.catch_warnings():
+        # Pillow warns from 89 million pixels on, the server accepts up to 100 million.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    return (_stretched(image) if image.mode.startswith(("I", "F")) else image).convert("RGB")
+    return (_stretch(image) if image.mode.startswith(("I", "F")) else image).convert("RGB")
 
 
 def fit_mask(mask: Mask, size: tuple[int, int]) -> Mask:
-    """(S, S) class indices as (height, width) ones for an image of `size` (width, height), by nearest neighbour."""
+    """Resize a mask of class indices to an image's size by nearest neighbour.
+
+    Args:
+        mask: (S, S) class indices.
+        size: (width, height) of the image, as Pillow gives it.
+
+    Returns:
+        (height, width) class indices.
+    """
     return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
 
 
 def draw(image: Image.Image, mask: Mask) -> Image.Image:
-    """An RGB image with each class but the background tinted and outlined; `mask` has the image's size."""
+    """Return a copy of an RGB image with each class of its mask tinted and outlined.
+
+    The mask must have the image's size. The background stays as it is.
+    """
     drawn = image.copy()
+    # Wider in larger images, so that the outline is still visible when the whole image is shown on a screen.
     edges = outline(mask, max(1, min(mask.shape) // PIXELS_PER_OUTLINE))
     for index in np.unique(mask[mask > 0]).tolist():
         area, colour = mask == index, colour_of(index)
@@ -51,8 +72,20 @@ def draw(image: Image.Image, mask: Mask) -> Image.Image:
 
 
 def outline(mask: NDArray[Any], thickness: int) -> NDArray[np.bool_]:
-    """(H, W): pixels of a class from which another value lies `thickness` pixels away, up, down, left or right."""
+    """Mark the border pixels of all classes, inside the classes.
+
+    A pixel of a class is on the border if the pixel `thickness` up, down, left or right of it has another value. Pixels
+    outside of the image do not count, so an area that is cut off by the image's edge stays open there.
+
+    Args:
+        mask: (H, W) class indices.
+        thickness: width of the outline in pixels, at least 1.
+
+    Returns:
+        (H, W) booleans, False in the background.
+    """
     edges = np.zeros(mask.shape, np.bool_)
+    # One comparison for each axis serves both of its directions: both ends of a pair that differs are on a border.
     for ahead, behind in (((slice(thickness, None),), (slice(-thickness),)),
                           ((slice(None), slice(thickness, None)), (slice(None), slice(-thickness)))):  # fmt: skip
         differs = mask[ahead] != mask[behind]
@@ -62,30 +95,38 @@ def outline(mask: NDArray[Any], thickness: int) -> NDArray[np.bool_]:
 
 
 def draw_outlines(pixels: NDArray[np.uint8], mask: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return a copy of (H, W, 3) pixels with the border pixels of each class of (H, W) `mask` in its colour."""
-    drawn = pixels.copy()
-    for index in np.unique(mask[mask > 0]).tolist():
-        drawn[outline(mask, 1) & (mask == index)] = colour_of(index)
+    """Return a copy of the pixels with a 1-pixel outline of each class in its colour.
+
+    Args:
+        pixels: (H, W, 3) RGB.
+        mask: (H, W) class indices.
+    """
+    drawn, edges = pixels.copy(), outline(mask, 1)
+    for index in np.unique(mask[edges]).tolist():
+        drawn[edges & (mask == index)] = colour_of(index)
     return drawn
 
 
 def areas(mask: Mask, seg_classes: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    """How many pixels and how much percent of the image each class but the background covers."""
+    """Count the pixels of each class but the background, and their percentage of the image."""
     counts = np.bincount(mask.ravel(), minlength=len(seg_classes)).tolist()
     return {
         name: {"pixels": count, "percent": round(100 * count / mask.size, 3)}
+        # Not strict: a mask with an index beyond the named classes has more counts than names.
         for name, count in zip(seg_classes[1:], counts[1:], strict=False)
     }
 
 
 def png(image: Image.Image) -> bytes:
-    """The image as a PNG file, packed quickly rather than tightly."""
+    """Encode an image as a PNG file, favouring speed over size."""
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
-def _stretched(image: Image.Image) -> Image.Image:
+def _stretch(image: Image.Image) -> Image.Image:
+    """Scale the values of a grey image to 0 to 255."""
     values = np.asarray(image, np.float64)
     darkest, span = values.min(), np.ptp(values)
+    # `or 1`: an image of one value has no span.
     return Image.fromarray(np.round(255 * (values - darkest) / (span or 1)).astype(np.uint8))

@@ -1,12 +1,13 @@
-"""`python -m data_pipeline.prepare`: decode and shrink a data set once, so that training only warps and normalises."""
+"""Decode and shrink a data set once, so that training on it only warps and normalises."""
 
 import argparse
 import hashlib
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import nvidia.dali.fn as fn
@@ -17,49 +18,80 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 from rich.progress import track
 
+from data_pipeline.command_line import new_parser, positive, run_command
 from data_pipeline.graph.preprocess import decode
 from data_pipeline.graph.training import path_bytes
+from data_pipeline.image_header import BITS_PER_SAMPLE
 from data_pipeline.records import DataError, Dataset, Record, Split
 from data_pipeline.scan import open_usable
 from data_pipeline.sources import SOURCES
 from data_pipeline.sources.prepared import MASK_SCALE, Pixels, create_pixels, write_manifest
 from data_pipeline.spec import Preprocessing
 
-JOURNAL = "journal.jsonl"  # one line a finished sample, so that an interrupted run goes on where it stopped
+JOURNAL = "journal.jsonl"  # one line for each finished sample, so that an interrupted run can be continued
 BATCH = 16
+EXAMPLES = """examples:
+  python -m data_pipeline.prepare --data synthetic:skin --size 128 --output build/prepared
+  python -m data_pipeline.prepare --data folder:my_data --size 224 --output build/prepared --skip-bad
+  python -m data_pipeline.prepare --data retouch:DIR --size 512 --output build/prepared --split train validation test
+  python -m model.train --data prepared:build/prepared --preset tiny --output build/mine   (train on the first of these)
+"""
 
 
 def prepare(dataset: Dataset, size: int, folder: Path, threads: int = 2) -> int:
-    """Writes `dataset` to `folder` for a network of `size` px; returns how many samples had to be decoded.
+    """Write a data set's decoded pixels for a network's input size.
 
     Samples whose files and pixels still have the hashes of an earlier run are kept.
+
+    Args:
+        dataset: the samples.
+        size: side of the network's input in pixels.
+        folder: where to write.
+        threads: of DALI.
+
+    Returns:
+        How many samples had to be decoded.
+
+    Raises:
+        DataError: an image has more than 8 bits a channel.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pixels = create_pixels(folder, len(dataset.records), size)
     done = _read_journal(folder / JOURNAL, pixels)
-    sources = [_source_hash(record) for record in track(dataset.records, "hashing files")]
-    missing = [index for index, source in enumerate(sources) if done.get(index) != source]
+    hashes = [_file_hash(record) for record in track(dataset.records, "hashing files")]
+    missing = [index for index, file_hash in enumerate(hashes) if done.get(index) != file_hash]
     with (folder / JOURNAL).open("a") as journal:
         for indices in track(list(_batches(missing)), f"preparing {len(missing)} samples", disable=not missing):
             _decode(dataset, indices, size, pixels, threads)
             for index in indices:
-                line = {"index": index, "source": sources[index], "pixels": pixels.digest(index)}
+                line = {"index": index, "source": hashes[index], "pixels": pixels.digest(index)}
                 journal.write(json.dumps(line) + "\n")
+            # At once, so that a killed run loses one batch at most.
             journal.flush()
-    write_manifest(folder, dataset, size, sources, [pixels.digest(i) for i in range(len(sources))])
+    # Last, because a folder with a manifest counts as finished.
+    write_manifest(folder, dataset, size, hashes, [pixels.digest(i) for i in range(len(hashes))])
     return len(missing)
 
 
 def _read_journal(path: Path, pixels: Pixels) -> dict[int, str]:
-    """Hash of the source by index, of the samples whose pixels are still what was written."""
+    """Return the hash of the files by index, of those samples whose pixels are still as they were written."""
     if not path.is_file():
         return {}
-    lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-    latest = {line["index"]: line for line in lines if line["index"] < len(pixels.images)}
-    return {index: line["source"] for index, line in latest.items() if pixels.digest(index) == line["pixels"]}
+    latest: dict[int, dict[str, Any]] = {}
+    for line in path.read_text().splitlines():
+        # A run that was killed or met a full disk may have left half a line.
+        with suppress(json.JSONDecodeError):
+            entry = json.loads(line)
+            latest[entry["index"]] = entry
+    # The hash of the pixels notices arrays that were damaged or created again after the journal was written.
+    return {
+        index: entry["source"]
+        for index, entry in latest.items()
+        if index < len(pixels.images) and pixels.digest(index) == entry["pixels"]
+    }
 
 
-def _source_hash(record: Record) -> str:
+def _file_hash(record: Record) -> str:
     return hashlib.sha256(record.image.read_bytes() + record.mask.read_bytes()).hexdigest()
 
 
@@ -68,10 +100,13 @@ def _batches(indices: list[int]) -> Iterator[list[int]]:
 
 
 def _decode(dataset: Dataset, indices: list[int], size: int, pixels: Pixels, threads: int) -> None:
+    """Decode a batch of samples into `pixels`."""
     records = [dataset.records[index] for index in indices]
     for record in records:
         _refuse_deep(record.image)
-    pipeline = _pipeline(size, batch_size=len(records), num_threads=threads, device_id=None, prefetch_queue_depth=1)
+    pipeline = _prepare_pipeline(
+        size, batch_size=len(records), num_threads=threads, device_id=None, prefetch_queue_depth=1
+    )
     pipeline.build()
     images, masks = pipeline.run(
         image=[path_bytes(record.image) for record in records], mask=[path_bytes(record.mask) for record in records]
@@ -81,53 +116,72 @@ def _decode(dataset: Dataset, indices: list[int], size: int, pixels: Pixels, thr
 
 
 def _refuse_deep(image: Path) -> None:
-    """Prepared pixels are bytes: a file of more than 8 bits a channel must not be crushed silently."""
+    """Raise DataError for a file of more than 8 bits a channel, because prepared pixels are bytes."""
     with Image.open(image) as opened:
-        tag = opened.tag_v2.get(258, 8) if isinstance(opened, TiffImageFile) else 8
+        # A TIFF gives its bits a channel as one number or as one for each channel.
+        tag = opened.tag_v2.get(BITS_PER_SAMPLE, 8) if isinstance(opened, TiffImageFile) else 8
         deep = opened.mode.startswith(("I", "F")) or max(np.atleast_1d(tag)) > 8 or _png_depth(image) > 8
     if deep:
         raise DataError(f"{image} has more than 8 bits a channel, prepared data keep 8: train on the files themselves")
 
 
 def _png_depth(path: Path) -> int:
-    """Bits a channel from a PNG header (PIL shows 16-bit RGB as 8), 0 for other files."""
+    """Return the bits a channel from a PNG's header, or 0 for other files."""
+    # Not from Pillow, which opens RGB of 16 bits as RGB of 8.
     with path.open("rb") as file:
         header = file.read(25)
     return header[24] if header[:4] == b"\x89PNG" else 0
 
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
-def _pipeline(size: int) -> tuple[DataNode, DataNode]:
-    """The shared graph's image, rounded to bytes, and the mask by nearest neighbour."""
+def _prepare_pipeline(size: int) -> tuple[DataNode, DataNode]:
+    """Decode an image to bytes as training does, and resize its mask by nearest neighbour."""
     image_path, mask_path = (fn.external_source(name=name, dtype=types.UINT8, ndim=1) for name in ("image", "mask"))
-    spec = Preprocessing(size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    image = fn.cast(decode(fn.io.file.read(image_path), spec, "cpu"), dtype=types.UINT8)
+    # Only the size matters: the pixels are stored before normalisation.
+    image = decode(fn.io.file.read(image_path), Preprocessing(image_size=size), "cpu")
     mask = fn.decoders.image(fn.io.file.read(mask_path), output_type=types.GRAY)
     side = MASK_SCALE * size
-    return image, fn.resize(mask, size=(side, side), interp_type=types.INTERP_NN)
+    return fn.cast(image, dtype=types.UINT8), fn.resize(mask, size=(side, side), interp_type=types.INTERP_NN)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line, or exit with code 2 and one line for a misuse."""
+    parser = new_parser("data_pipeline.prepare", __doc__, EXAMPLES)
+    parser.add_argument("--data", required=True, help=SOURCES)
+    parser.add_argument("--size", type=positive(int), required=True, help="side of the network's input in pixels")
+    parser.add_argument("--output", type=Path, required=True, help="folder to train on with --data prepared:OUTPUT")
+    parser.add_argument(
+        "--split",
+        nargs="+",
+        choices=get_args(Split),
+        default=["train", "validation"],
+        help="one or more (default train validation)",
+    )
+    parser.add_argument("--samples", type=positive(int), help="at most this many of each split (default all)")
+    parser.add_argument("--seed", type=int, default=0, help="of the split, or of generated data (default 0)")
+    parser.add_argument("--threads", type=positive(int), default=2, help="threads that decode (default 2)")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out the samples that cannot be used")
+    return parser.parse_args(arguments)
+
+
+def prepare_splits(options: argparse.Namespace) -> None:
+    """Prepare each split that the options name, in a folder of its own."""
+    for split in options.split:
+        chosen = {"samples": options.samples, "seed": options.seed, "skip_bad": options.skip_bad}
+        dataset = open_usable(options.data, split, report=print, **chosen)
+        decoded = prepare(dataset, options.size, options.output / split, options.threads)
+        print(f"{options.output / split}: {len(dataset.records)} samples, {decoded} decoded now")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m data_pipeline.prepare", description=__doc__)
-    parser.add_argument("--data", required=True, help=SOURCES)
-    parser.add_argument("--size", type=int, required=True, help="the network's input side in pixels")
-    parser.add_argument("--output", type=Path, required=True, help="train on it with --data prepared:OUTPUT")
-    parser.add_argument("--split", nargs="+", choices=tuple(get_args(Split)), default=["train", "validation"])
-    parser.add_argument("--samples", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--skip-bad", action="store_true", help="prepare without the samples that cannot be used")
-    options = parser.parse_args(arguments)
-    try:
-        for split in options.split:
-            chosen = {"samples": options.samples, "seed": options.seed, "skip_bad": options.skip_bad}
-            dataset = open_usable(options.data, split, report=print, **chosen)
-            decoded = prepare(dataset, options.size, options.output / split, options.threads)
-            print(f"{options.output / split}: {len(dataset.records)} samples, {decoded} decoded now")
-    except (DataError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    options = parse_arguments(arguments)
+    return run_command(
+        lambda: prepare_splits(options),
+        DataError,
+        OSError,
+        RuntimeError,
+        interrupted="interrupted: the same command continues after the last finished batch",
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every data source gives: records of one image, its mask and its image-level labels."""
+"""Define what every data source returns: records of an image, its mask and its image-level labels."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,23 +9,32 @@ BACKGROUND = "background"
 
 
 class DataError(Exception):
-    """The user's data cannot be used; the message says what and what to do, in one line or one line a file."""
+    """Report that the user's data cannot be used.
+
+    The message says what is wrong and what to do, in one line or in one line a file.
+    """
 
 
 @dataclass(frozen=True)
 class Volume:
-    """What a slice was cut from.  slice_mm3: the volume that one whole slice covers."""
+    """Describe the volume that a slice belongs to.
+
+    name: name of the volume, unique in its data set.
+    slice_mm3: volume in cubic millimetres that one whole slice covers.
+    """
 
     name: str
     slice_mm3: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
-    """One sample on disk.
+    """Describe one sample on disk.
 
-    image: any file DALI decodes.  mask: 8-bit grey PNG whose values are class indices.  labels: 0 or 1 per label.
-    volume: None for an image of its own.
+    image: any image file that DALI decodes.
+    mask: 8-bit grey PNG file whose values are class indices.
+    labels: 0 or 1 for each label of the data set.
+    volume: the volume that a slice belongs to, None for a single image.
     """
 
     image: Path
@@ -34,12 +43,16 @@ class Record:
     volume: Volume | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Records of one split with the names of their classes; `seg_classes[0]` is the background.
+    """Hold the records of one split and the names of their classes.
 
-    grey: the images carry no colour, so augmentation changes tone and speckle instead.
-    prepared: folder with the records' decoded pixels (see `prepare`), in the order of `records`.
+    name: the source, as it was given to `--data`.
+    records: the samples.
+    seg_classes: names of the mask's classes by index. The first one is the background.
+    labels: names of the image-level labels.
+    grey: whether the images carry no colour. Augmentation then changes tone and speckle instead.
+    prepared: folder with the records' decoded pixels in the order of `records` (see `data_pipeline.prepare`).
     """
 
     name: str
@@ -50,7 +63,7 @@ class Dataset:
     prepared: Path | None = None
 
     def check_classes(self, seg_classes: tuple[str, ...], labels: tuple[str, ...]) -> None:
-        """Raises DataError unless its classes are those of a checkpoint."""
+        """Raise DataError unless the classes and labels are those of a checkpoint."""
         for what, has, needs in (("mask classes", self.seg_classes, seg_classes), ("labels", self.labels, labels)):
             if has != needs:
                 raise DataError(f"the data's {what} must be the checkpoint's {', '.join(needs)}; got {', '.join(has)}")

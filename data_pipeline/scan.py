@@ -1,4 +1,7 @@
-"""Finds every unreadable sample before training starts, with the decoder training uses, and remembers the answers."""
+"""Find every unreadable sample before training starts, and remember the results.
+
+The scan decodes with DALI, as training does, so that the two agree about what is readable.
+"""
 
 import hashlib
 import json
@@ -22,19 +25,23 @@ from data_pipeline.sources import open_source
 
 Numbers = NDArray[np.int64]
 BATCH = 16
-SHOWN = 10
+SHOWN = 10  # bad samples that an error lists
 
 
 @dataclass(frozen=True)
 class BadSample:
-    """A record that cannot be trained on, and why."""
+    """Describe a record that cannot be trained on.
+
+    record: the record.
+    reason: what is wrong with it, in a few words.
+    """
 
     record: Record
     reason: str
 
 
 def open_usable(
-    spec: str,
+    source: str,
     split: Split,
     *,
     skip_bad: bool,
@@ -43,12 +50,25 @@ def open_usable(
     seed: int = 0,
     cache: Path = CACHE,
 ) -> Dataset:
-    """`open_source`, scanned: `report` hears in one line how many samples `skip_bad` left out; else DataError."""
-    found = open_source(spec, split, samples=samples, seed=seed, cache=cache)
-    usable, bad = drop_bad(found, skip_bad=skip_bad, cache=cache)
+    """Open a data source and scan it.
+
+    Args:
+        source: as for `open_source`.
+        split: as for `open_source`.
+        skip_bad: whether to leave out samples that cannot be used.
+        report: called with one line that says how many samples were left out, if any.
+        samples: as for `open_source`, counted before bad ones are left out.
+        seed: as for `open_source`.
+        cache: as for `open_source`. The results of the scan are kept there too.
+
+    Raises:
+        DataError: the source cannot be opened or, without `skip_bad`, holds samples that cannot be used.
+    """
+    dataset = open_source(source, split, samples=samples, seed=seed, cache=cache)
+    usable, bad = drop_bad(dataset, skip_bad=skip_bad, cache=cache)
     if bad:
         report(
-            f"left out {len(bad)} of {len(found.records)} {split} samples that cannot be used, "
+            f"left out {len(bad)} of {len(dataset.records)} {split} samples that cannot be used, "
             f"first {bad[0].record.image}: {bad[0].reason}"
         )
     return usable
@@ -57,10 +77,11 @@ def open_usable(
 def drop_bad(
     dataset: Dataset, *, skip_bad: bool, cache: Path = CACHE, threads: int = 2
 ) -> tuple[Dataset, tuple[BadSample, ...]]:
-    """The data set without its unreadable samples, and those samples; without `skip_bad` any of them is a DataError.
+    """Return the data set without its unreadable samples, and those samples.
 
-    Prepared data are returned as they are: they were decoded when they were prepared, and are held to their hashes.
+    Raises DataError without `skip_bad` if there is any such sample.
     """
+    # Prepared data were decoded when they were prepared, and their hashes were verified when they were opened.
     if dataset.prepared is not None:
         return dataset, ()
     bad = scan_samples(dataset, cache=cache, threads=threads)
@@ -77,13 +98,18 @@ def drop_bad(
 def scan_samples(
     dataset: Dataset, *, cache: Path, threads: int = 2, max_pixels: int = MAX_PIXELS
 ) -> tuple[BadSample, ...]:
-    """Every sample whose image or mask cannot be decoded, whose sizes differ or whose mask holds an unknown class.
+    """Find the samples that cannot be decoded, whose sizes differ or whose mask holds an unknown class.
 
-    cache: folder of the answers, kept by the files' hash, so that only new or changed files are decoded again.
+    Args:
+        dataset: the samples to check.
+        cache: folder of earlier results.
+        threads: of DALI.
+        max_pixels: number of pixels above which an image is refused before it is decoded.
     """
     store = cache / "scan.json"
     known: dict[str, str] = json.loads(store.read_text()) if store.is_file() else {}
     classes = len(dataset.seg_classes)
+    # Hashing is much cheaper than decoding, and only new or changed files are decoded again.
     keys = [_key(record, classes) for record in track(dataset.records, "hashing files", transient=True)]
     fresh = [(key, record) for key, record in zip(keys, dataset.records, strict=True) if key not in known]
     for start in track(range(0, len(fresh), BATCH), "checking files", disable=not fresh, transient=True):
@@ -95,15 +121,17 @@ def scan_samples(
 
 
 def _key(record: Record, classes: int) -> str:
-    """Hash of both files; a missing file hashes as empty, and is found to be so."""
+    """Hash both files of a record and the number of classes, on which the result depends too."""
+    # A missing file hashes as an empty one. `examine` tells them apart.
     parts = [path.read_bytes() if path.is_file() else b"" for path in (record.image, record.mask)]
     return hashlib.sha256(b"%d " % classes + b"|".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
 def examine(records: list[Record], classes: int, threads: int, max_pixels: int = MAX_PIXELS) -> list[str]:
-    """A reason a record, "" for a good one. One bad file fails its whole batch in DALI: then each is tried alone."""
+    """Return for each record the reason why it cannot be used, or "" for a good one."""
     headers = [_header_reason(record, max_pixels) for record in records]
     readable = [record for record, reason in zip(records, headers, strict=True) if not reason]
+    # One bad file makes DALI fail on its whole batch without saying which it was. Then each record is tried alone.
     try:
         decoded = iter(_decoded_reasons(readable, classes, threads) if readable else [])
     except RuntimeError:
@@ -119,6 +147,7 @@ def _examine_alone(record: Record, classes: int, threads: int) -> str:
 
 
 def _header_reason(record: Record, max_pixels: int) -> str:
+    """Check what needs no decoding, so that DALI never meets an empty file or a decompression bomb."""
     for kind, path in (("image", record.image), ("mask", record.mask)):
         if not path.is_file():
             return f"the {kind} {path} is missing"
@@ -130,7 +159,9 @@ def _header_reason(record: Record, max_pixels: int) -> str:
 
 
 def _decoded_reasons(records: list[Record], classes: int, threads: int) -> list[str]:
-    pipeline = _pipeline(batch_size=len(records), num_threads=threads, device_id=None, prefetch_queue_depth=1)
+    """Decode the records in one batch and check each, or raise RuntimeError if any cannot be decoded."""
+    # A new pipeline each time, because one that has failed stays broken.
+    pipeline = _scan_pipeline(batch_size=len(records), num_threads=threads, device_id=None, prefetch_queue_depth=1)
     pipeline.build()
     paths = {name: [path_bytes(getattr(record, name)) for record in records] for name in ("image", "mask")}
     shapes, mask_shapes, highest = ([np.asarray(value) for value in output] for output in pipeline.run(**paths))
@@ -146,10 +177,11 @@ def _reason(shape: Numbers, mask_shape: Numbers, highest: Numbers, classes: int)
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
-def _pipeline() -> tuple[DataNode, DataNode, DataNode]:
-    """Shape of the decoded image, shape of the mask, highest value of the mask."""
+def _scan_pipeline() -> tuple[DataNode, DataNode, DataNode]:
+    """Decode an image and a mask to the shapes of both and the highest value of the mask."""
     image, mask = (
         fn.io.file.read(fn.external_source(name=name, dtype=types.UINT8, ndim=1)) for name in ("image", "mask")
     )
     pixels = fn.decoders.image(mask, output_type=types.GRAY)
+    # The pixels of the image are not returned: their shape shows that they could be decoded.
     return fn.decoders.image(image, output_type=types.RGB).shape(), pixels.shape(), fn.reductions.max(pixels)

@@ -1,4 +1,4 @@
-"""Preprocessing outside of training: in process for one image, and serialised for the server's DALI backend."""
+"""Preprocess images outside of training: one at a time in process, or in the server's DALI backend."""
 
 from pathlib import Path
 
@@ -9,15 +9,19 @@ from numpy.typing import NDArray
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline, pipeline_def
 
+from data_pipeline.files import write_whole
 from data_pipeline.graph.preprocess import Device, preprocess
 from data_pipeline.image_header import MAX_PIXELS, ImageError, check_header
 from data_pipeline.spec import Preprocessing
 
 
 class Preprocessor:
-    """Bytes of one image file -> (3, S, S) float32, by the shared graph on the CPU.
+    """Map the bytes of one image file to the network's input, with the shared graph on the CPU.
 
-    max_pixels: width times height above which a file is refused before it is decoded.
+    Args:
+        spec: size and normalisation of the result.
+        max_pixels: number of pixels above which a file is refused before it is decoded.
+        threads: of DALI.
     """
 
     def __init__(self, spec: Preprocessing, *, max_pixels: int = MAX_PIXELS, threads: int = 1) -> None:
@@ -25,18 +29,30 @@ class Preprocessor:
         self._pipeline = self._build()
 
     def __call__(self, data: bytes) -> NDArray[np.float32]:
-        """Raises ImageError for anything but a whole JPEG, PNG or TIFF of at most `max_pixels`; the next call works."""
+        """Preprocess one image file.
+
+        Args:
+            data: bytes of a JPEG, PNG or TIFF file.
+
+        Returns:
+            (3, S, S) normalised values.
+
+        Raises:
+            ImageError: the file is no such image, is damaged or has more than `max_pixels`. The next call works.
+        """
         check_header(data, self.max_pixels)
         try:
             (images,) = self._pipeline.run(encoded=[np.frombuffer(data, dtype=np.uint8)])
         except RuntimeError as error:
-            # a pipeline that has failed once fails for ever; a new one costs about as much as decoding one image
+            # A pipeline that has failed once fails always. A new one costs about as much as decoding one image.
             self._pipeline = self._build()
             message = "the image is damaged or of an unsupported kind: it could not be decoded"
             raise ImageError(message, "damaged") from error
+        # Copied, because the pipeline reuses its buffers.
         return np.array(np.from_dlpack(images.as_tensor())[0])
 
     def _build(self) -> Pipeline:
+        # A queue deeper than 1 would compute ahead, and here there is nothing ahead of the one image.
         pipeline = serving_pipeline(
             self.spec, "encoded", "cpu", batch_size=1, num_threads=self.threads, device_id=None, prefetch_queue_depth=1
         )
@@ -46,7 +62,16 @@ class Preprocessor:
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
 def serving_pipeline(spec: Preprocessing, input_name: str, device: Device) -> DataNode:
-    """`input_name`: bytes of an image file (UINT8, 1-D) -> (3, S, S) FLOAT."""
+    """Build the graph from image files to the network's input.
+
+    Args:
+        spec: size and normalisation of the result.
+        input_name: name of the graph's input: bytes of an image file, UINT8, 1-D.
+        device: where the images are computed.
+
+    Returns:
+        (3, S, S) FLOAT.
+    """
     encoded = fn.external_source(name=input_name, dtype=types.UINT8, ndim=1)
     return preprocess(encoded, spec, device)
 
@@ -56,7 +81,13 @@ def serialize_serving(
 ) -> None:
     """Write the serving graph as the `model.dali` of the server's DALI backend.
 
-    The backend gives the pipeline its device when it loads it, so "gpu" is written on a machine without one too.
+    Args:
+        path: file to write.
+        spec: size and normalisation of the result.
+        input_name: name of the served input.
+        max_batch: largest batch that the server may send.
+        device: "gpu" is written on a machine without a GPU too.
+        threads: of DALI in the server.
     """
     pipeline = serving_pipeline(
         spec,
@@ -64,10 +95,10 @@ def serialize_serving(
         device,
         batch_size=max_batch,
         num_threads=threads,
+        # The backend gives the pipeline its device when it loads it.
         device_id=None,
+        # The backend needs the type and rank of the output in the file.
         output_dtype=types.FLOAT,
         output_ndim=3,
     )
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(pipeline.serialize())
-    temporary.replace(path)
+    write_whole(path, pipeline.serialize())

@@ -1,20 +1,22 @@
-"""Describe what a network expects of its input, as checkpoints, contracts and pipelines pass it on."""
+"""Describe the input that a network expects, for checkpoints, contracts and pipelines."""
 
 from dataclasses import dataclass
 
 SIXTEEN_BITS = 2**16 - 1
+# Of ImageNet's training images, per RGB channel: pretrained ResNet weights expect inputs normalised with them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """Hold the size and normalisation of a network's input.
+    """Hold the size and the normalisation of a network's input.
 
     image_size: side of the square input in pixels.
-    mean, std: normalisation per RGB channel, of values scaled to [0, 1].
-    white_level: the level that is scaled to 1 in files of 16 bits. Scanners write 12 bits, up to 4095, into such files.
-        JPEG files and PNG files of up to 8 bits are left alone, every TIFF file is taken for one of 16 bits.
+    mean: mean per RGB channel, of values scaled to [0, 1].
+    std: standard deviation per RGB channel, of values scaled to [0, 1].
+    white_level: value that is scaled to 1 in files of 16 bits. Scanners write 12 bits, up to 4095, into such files.
+        JPEG files and PNG files of up to 8 bits ignore it. Every TIFF file counts as one of 16 bits.
     """
 
     image_size: int

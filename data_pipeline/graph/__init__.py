@@ -1,1 +1,1 @@
-"""Define the DALI graphs of training and serving, and the reference that they are held to."""
+"""Define the DALI graphs of training and serving, and the reference that they are tested against."""

@@ -1,4 +1,4 @@
-"""The preprocessing in NumPy and PIL: the definition that the DALI graph is held to on the CPU and on the GPU."""
+"""Define the result of the preprocessing graph in NumPy and Pillow, for tests on the CPU and on the GPU."""
 
 import io
 
@@ -7,15 +7,22 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
+from data_pipeline.image_header import BITS_PER_SAMPLE
 from data_pipeline.spec import SIXTEEN_BITS, Preprocessing
 
-BITS_PER_SAMPLE = 258
 DEEP_MODES = ("I;16", "I;16B", "I")
 
 
 def reference_preprocess(data: bytes, spec: Preprocessing) -> NDArray[np.float64]:
-    """Bytes of one image file -> (3, S, S), as `preprocess` does; PIL itself reads colour files at 8 bits only."""
+    """Map the bytes of one image file to the network's input, as `preprocess` does.
+
+    Pillow reads colour files at 8 bits only, so this defines 16 bits for grey files only.
+
+    Returns:
+        (3, S, S) normalised values.
+    """
     image = reference_resize(reference_decode(data), spec.image_size)
+    # The same test of the header as in the graph, written independently of DALI.
     if data[0] != 0xFF and not (data[0] == 0x89 and data[24] <= 8):
         image = image * (SIXTEEN_BITS / spec.white_level)
     normalised = (image - np.array(spec.mean)) / np.array(spec.std)
@@ -23,34 +30,51 @@ def reference_preprocess(data: bytes, spec: Preprocessing) -> NDArray[np.float64
 
 
 def reference_decode(data: bytes) -> NDArray[np.float64]:
-    """RGB (H, W, 3) in [0, 1] of the file's first image, turned as its EXIF data say, without its alpha."""
+    """Decode a file's first image, turned by its EXIF orientation and without alpha.
+
+    Returns:
+        (H, W, 3) RGB in [0, 1].
+    """
     with Image.open(io.BytesIO(data)) as opened:
         image = ImageOps.exif_transpose(opened)
+        # `convert("RGB")` would clip these modes to 8 bits.
         if image.mode in DEEP_MODES:
-            return np.repeat(np.asarray(image, np.float64)[..., None] / _white(opened), 3, axis=2)
+            return np.repeat(np.asarray(image, np.float64)[..., None] / _largest_value(opened), 3, axis=2)
         return np.asarray(image.convert("RGB"), np.float64) / 255
 
 
-def _white(image: Image.Image) -> int:
-    """Largest level of a deep grey file: PIL opens a TIFF of 12 bits as one of 16 and keeps its levels."""
+def _largest_value(image: Image.Image) -> int:
+    """Return the largest value that a deep grey file can hold.
+
+    Pillow opens a TIFF of 12 bits as one of 16 bits and keeps its values, so the depth comes from the file's tags.
+    """
     bits = image.tag_v2.get(BITS_PER_SAMPLE, (16,))[0] if isinstance(image, TiffImageFile) else 16
     return int(2**bits - 1)
 
 
 def reference_resize(image: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """(H, W, C) -> (size, size, C) with a triangle filter as wide as the shrink factor (linear where it enlarges)."""
+    """Resize (H, W, C) to (size, size, C) with a triangle filter.
+
+    The filter is as wide as the image shrinks. Where the image grows this is linear interpolation.
+    """
     rows, columns = (_triangle_weights(length, size) for length in image.shape[:2])
     return np.asarray(np.einsum("yh,hwc,xw->yxc", rows, image, columns, optimize=True))
 
 
 def _triangle_weights(length: int, size: int) -> NDArray[np.float64]:
-    """(size, length) weights of each input pixel in each output pixel; rows sum to 1, the border is repeated."""
+    """Compute the weight of each input pixel in each output pixel along one axis.
+
+    Returns:
+        (size, length) weights whose rows sum to 1. Pixels at the border are repeated outwards.
+    """
     factor = length / size
     reach = max(factor, 1.0)
+    # Pixel centres lie at half-integers: output centre i + 0.5 corresponds to input centre (i + 0.5) * factor.
     centres = (np.arange(size) + 0.5) * factor - 0.5
     outside = int(np.ceil(reach))
     positions = np.arange(-outside, length + outside)
     spread = np.clip(1 - np.abs(positions - centres[:, None]) / reach, 0, None)
     weights = np.zeros((size, length))
+    # What falls outside of the image is added to the border pixel. `+=` would count a repeated index only once.
     np.add.at(weights.T, np.clip(positions, 0, length - 1), spread.T)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))

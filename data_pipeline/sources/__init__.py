@@ -1,4 +1,4 @@
-"""`open_source`: from the text a user gives with --data to a `Dataset`."""
+"""Open a data source by the text that a user passes with `--data`."""
 
 from pathlib import Path
 
@@ -13,14 +13,23 @@ from data_pipeline.sources.synthetic.generate import generate_folder
 SOURCES = "synthetic:skin, synthetic:oct, isic2017:DIR, retouch:DIR, folder:DIR or prepared:DIR"
 
 
-def open_source(spec: str, split: Split, *, samples: int | None = None, seed: int = 0, cache: Path = CACHE) -> Dataset:
-    """The records of one split of a data source.
+def open_source(
+    source: str, split: Split, *, samples: int | None = None, seed: int = 0, cache: Path = CACHE
+) -> Dataset:
+    """Return the records of one split of a data source.
 
-    samples: at most this many; of a generated source exactly this many (default 1000 / 200 / 500 by split).
-    seed: of generation or of the split.  cache: where generated and converted files are kept.
-    Raises DataError with every problem found.
+    Args:
+        source: one of `SOURCES`.
+        split: which split.
+        samples: at most this many records. A generated source has exactly this many, by default 1000 for training,
+            200 for validation and 500 for the test.
+        seed: of generation, or of the split where the source has no split of its own.
+        cache: folder of generated and converted files.
+
+    Raises:
+        DataError: the source is unknown or has problems, which the message lists all at once.
     """
-    kind, _, argument = spec.partition(":")
+    kind, _, argument = source.partition(":")
     if kind == "synthetic" and argument in ("skin", "oct"):
         return generate_folder(argument, split, samples, seed, cache)
     if kind == "folder" and argument:
@@ -31,4 +40,4 @@ def open_source(spec: str, split: Split, *, samples: int | None = None, seed: in
         return open_retouch(Path(argument), split, samples, seed, cache)
     if kind == "prepared" and argument:
         return open_prepared(Path(argument), split, samples)
-    raise DataError(f"unknown data source {spec!r}: expected {SOURCES}")
+    raise DataError(f"unknown data source {source!r}: expected {SOURCES}")

@@ -1,4 +1,4 @@
-"""What sources of separate files share: pairing by name, rows of labels, splits, and all problems listed at once."""
+"""Pair images, masks and rows of labels by name, choose splits, and raise all problems at once."""
 
 import csv
 from collections import Counter
@@ -11,8 +11,9 @@ import numpy as np
 from data_pipeline.records import DataError, Split
 
 SHARES: dict[Split, tuple[float, float]] = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
+# ISIC's tables write 0.0 and 1.0.
 BINARY = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
-SHOWN = 5  # names listed per problem
+SHOWN = 5  # names that an error lists for each problem
 
 Rows = dict[str, tuple[int, ...]]
 Problems = dict[str, list[str]]  # names of files or rows by kind of problem, in the plural
@@ -20,7 +21,12 @@ Problems = dict[str, list[str]]  # names of files or rows by kind of problem, in
 
 @dataclass(frozen=True)
 class Table:
-    """names: of the labels.  rows: their values by the image's stem, to be used only where `problems` has none."""
+    """Hold a table of labels.
+
+    names: of the labels.
+    rows: values of the labels by the stem of the image, to be used only if there are no problems.
+    problems: wrong rows by kind of problem.
+    """
 
     names: tuple[str, ...]
     rows: Rows
@@ -28,11 +34,20 @@ class Table:
 
 
 def read_labels(path: Path, key: str) -> Table:
-    """`key` heads the column of the images; DataError where the file is no such table at all."""
+    """Read a CSV file of labels.
+
+    Args:
+        path: the file.
+        key: header of the first column, which names the images.
+
+    Raises:
+        DataError: the file is missing or is no such table. Wrong rows are returned as problems instead.
+    """
     if not path.is_file():
         raise DataError(f"{path} is missing: expected a CSV file with a column '{key}' and one 0/1 column a label")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a mark before the first column
+        # Spreadsheets write a byte order mark before the first column, which "utf-8-sig" removes.
+        with path.open(newline="", encoding="utf-8-sig") as file:
             header, *lines = [line for line in csv.reader(file) if line] or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} must be a CSV file in UTF-8 ({error}); export it as such") from None
@@ -44,8 +59,9 @@ def read_labels(path: Path, key: str) -> Table:
     wrong = [line[0] for line in lines if not _is_binary(line[1:], len(header) - 1)]
     problems = {
         f"rows of {path.name} with values other than 0 or 1": wrong,
-        f"images listed twice in {path.name}": repeated(stems),
+        f"images listed twice in {path.name}": find_repeated(stems),
     }
+    # Wrong values become 0 for now: the rows' names are still needed to find files without a counterpart.
     values = [tuple(BINARY.get(value.strip(), 0) for value in line[1:]) for line in lines]
     return Table(tuple(header[1:]), dict(zip(stems, values, strict=True)), problems)
 
@@ -54,35 +70,53 @@ def _is_binary(values: list[str], count: int) -> bool:
     return len(values) == count and all(value.strip() in BINARY for value in values)
 
 
-def by_stem(folder: Path, layout: str, pattern: str = "*", ending: str = "") -> dict[str, Path]:
-    """The files of `folder` that match `pattern` by stem without `ending`; layout: said where there is no folder."""
+def files_by_stem(folder: Path, layout: str, pattern: str = "*", ending: str = "") -> dict[str, Path]:
+    """Return the files of a folder by their stem.
+
+    Args:
+        folder: where to look. Hidden files are ignored.
+        layout: what was expected, for the message when there is no such folder.
+        pattern: glob pattern of the files' names.
+        ending: removed from the end of each stem.
+
+    Raises:
+        DataError: the folder is missing, or two files have the same stem.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder} is missing: {layout}")
     files = sorted(path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith("."))
     stems = [path.stem.removesuffix(ending) for path in files]
-    refuse(folder, {"files that share their stem with another": repeated(stems)})
+    raise_problems(folder, {"files that share their stem with another": find_repeated(stems)})
     return dict(zip(stems, files, strict=True))
 
 
-def unpaired(rows: Iterable[str], images: Iterable[str], masks: Iterable[str], table: str) -> Problems:
-    """What lacks its counterpart, by kind of problem; table: name of the file of labels."""
-    named, drawn, outlined = set(rows), set(images), set(masks)
+def find_unpaired(rows: Iterable[str], images: Iterable[str], masks: Iterable[str], table: str) -> Problems:
+    """Find the stems that lack a counterpart, by kind of problem.
+
+    Args:
+        rows: stems of the table's rows.
+        images: stems of the images.
+        masks: stems of the masks. Masks without an image are no problem.
+        table: name of the table's file, for the messages.
+    """
+    with_row, with_image, with_mask = set(rows), set(images), set(masks)
     return {
-        "images without a mask": sorted(drawn - outlined),
-        f"images without a row in {table}": sorted(drawn - named),
-        f"rows of {table} without an image": sorted(named - drawn),
+        "images without a mask": sorted(with_image - with_mask),
+        f"images without a row in {table}": sorted(with_image - with_row),
+        f"rows of {table} without an image": sorted(with_row - with_image),
     }
 
 
-def refuse(where: Path, problems: Problems) -> None:
-    """Raises DataError with one line a kind of problem: its count and the first few names."""
-    found = {kind: names for kind, names in problems.items() if names}
-    if found:
-        lines = [f"{len(names)} {kind}: {_shorten(names)}" for kind, names in found.items()]
-        raise DataError(f"{where}: " + "; ".join(lines))
+def raise_problems(where: Path, problems: Problems) -> None:
+    """Raise DataError if there are any problems, with the number of each and the first few names."""
+    present = {kind: names for kind, names in problems.items() if names}
+    if present:
+        parts = [f"{len(names)} {kind}: {_shorten(names)}" for kind, names in present.items()]
+        raise DataError(f"{where}: " + "; ".join(parts))
 
 
-def repeated(names: list[str]) -> list[str]:
+def find_repeated(names: list[str]) -> list[str]:
+    """Return the names that occur more than once, sorted."""
     return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
@@ -90,9 +124,11 @@ def _shorten(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
-def draw_split(names: Collection[str], split: Split, seed: int | tuple[int, ...]) -> list[str]:
-    """80 / 10 / 10 % of the sorted names, drawn by `seed`."""
+def choose_split(names: Collection[str], split: Split, seed: int | tuple[int, ...]) -> list[str]:
+    """Choose 80, 10 or 10 % of the names at random by `seed`, the same for any order of `names`."""
+    # Sorted first, because a file system lists its names in any order.
     ordered = sorted(names)
     order = np.random.default_rng(seed).permutation(len(ordered))
+    # Rounded limits rather than rounded sizes: each split begins where the one before it ends.
     low, high = (round(share * len(ordered)) for share in SHARES[split])
     return [ordered[index] for index in order[low:high]]

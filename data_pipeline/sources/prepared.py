@@ -1,7 +1,6 @@
-"""A prepared data set on disk: decoded, pre-shrunk samples that DALI reads without copying.
+"""Keep a data set on disk as decoded, shrunk pixels, and open it as `prepared:DIR`.
 
-Uncompressed .npy arrays, because a row of a memory map goes to DALI as it lies in the page cache: nothing is decoded
-and nothing copied. Masks are kept at three times the images' size, so that a warp samples them finely.
+The arrays are uncompressed .npy files. A row of their memory map goes to DALI from the page cache without decoding.
 """
 
 import hashlib
@@ -19,36 +18,49 @@ from data_pipeline.files import write_whole
 from data_pipeline.records import DataError, Dataset, Record, Split, Volume
 
 IMAGES, MASKS, MANIFEST = "images.npy", "masks.npy", "manifest.json"
-MASK_SCALE = 3  # odd: the nearest pixel of a mask shrunk back to S is then the one its file gives
+# Masks are larger than the images, so that a warp samples them finely. The factor is odd: shrinking a mask back to S
+# then takes the centre of each 3 x 3 block, which is the pixel that its file gives.
+MASK_SCALE = 3
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """images: (N, S, S, 3) uint8.  masks: (N, 3S, 3S, 1) uint8.  Memory maps."""
+    """Hold the memory maps of a prepared split.
+
+    images: (N, S, S, 3) uint8.
+    masks: (N, 3S, 3S, 1) uint8.
+    """
 
     images: NDArray[np.uint8]
     masks: NDArray[np.uint8]
 
     def release(self) -> None:
-        """Unmap what was read, so that an epoch does not gather the whole data set as this process's memory.
+        """Unmap what was read, so that an epoch does not add the whole data set to this process's memory.
 
-        It stays in the page cache, and is mapped again when it is read again.
+        The pixels stay in the page cache and are mapped again at the next read.
         """
         for pixels in (self.images, self.masks):
             assert isinstance(pixels.base, mmap)
             pixels.base.madvise(MADV_DONTNEED)
 
     def digest(self, index: int) -> str:
-        """Hash of one sample's image and mask."""
+        """Hash the image and the mask of one sample."""
         return hashlib.sha256(self.images[index].tobytes() + self.masks[index].tobytes()).hexdigest()
 
 
 def create_pixels(folder: Path, count: int, size: int) -> Pixels:
-    """New arrays of `count` samples, or those already in `folder` if they are of that shape, open for writing."""
+    """Open the arrays of a folder for writing, and create those that are missing or have another shape.
+
+    Args:
+        folder: where the arrays are.
+        count: number of samples.
+        size: side of the images in pixels.
+    """
     shapes = {IMAGES: (count, size, size, 3), MASKS: (count, MASK_SCALE * size, MASK_SCALE * size, 1)}
     open_map: Callable[..., NDArray[np.uint8]] = np.lib.format.open_memmap
     maps = []
     for name, shape in shapes.items():
+        # "r+" keeps the samples of an interrupted run, "w+" starts with zeros.
         mode = "r+" if _has_shape(folder / name, shape) else "w+"
         maps.append(open_map(folder / name, mode=mode, dtype=np.uint8, shape=shape))
     return Pixels(*maps)
@@ -57,27 +69,37 @@ def create_pixels(folder: Path, count: int, size: int) -> Pixels:
 def _has_shape(file: Path, shape: tuple[int, ...]) -> bool:
     try:
         return bool(np.load(file, mmap_mode="r", allow_pickle=False).shape == shape)
-    except (OSError, ValueError):  # missing, or cut short
+    except (OSError, ValueError):
+        # Missing, or cut short.
         return False
 
 
 def load_pixels(folder: Path, size: int) -> Pixels:
-    """The arrays for a network whose input is `size`; DataError if they were prepared for another."""
+    """Open the arrays of a folder for reading, or raise DataError if they were prepared for another size."""
     pixels = Pixels(*(np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in (IMAGES, MASKS)))
-    found = pixels.images.shape[1]
-    if found != size:
+    actual = pixels.images.shape[1]
+    if actual != size:
         raise DataError(
-            f"{folder} was prepared for {found} px, the network takes {size} px: prepare with --size {size}"
+            f"{folder} was prepared for {actual} px, the network takes {size} px: prepare with --size {size}"
         )
     return pixels
 
 
 def write_manifest(folder: Path, dataset: Dataset, size: int, sources: list[str], digests: list[str]) -> None:
-    """The last step of preparing: a folder with a manifest is whole."""
+    """Write the file that marks a prepared split as finished.
+
+    Args:
+        folder: where to write.
+        dataset: the split.
+        size: side of the images in pixels.
+        sources: for each record, the hash of its files.
+        digests: for each record, the hash of its pixels.
+    """
     manifest = {
         "size": size,
         **{key: value for key, value in asdict(dataset).items() if key not in ("records", "prepared")},
         "records": [
+            # `asdict` leaves paths as they are, and JSON has none.
             {**asdict(r), "image": str(r.image), "mask": str(r.mask), "source": source, "pixels": digest}
             for r, source, digest in zip(dataset.records, sources, digests, strict=True)
         ],
@@ -86,7 +108,16 @@ def write_manifest(folder: Path, dataset: Dataset, size: int, sources: list[str]
 
 
 def open_prepared(folder: Path, split: Split, samples: int | None) -> Dataset:
-    """The data set that `data_pipeline.prepare` wrote, its pixels verified against their hashes."""
+    """Return the records of a split that `data_pipeline.prepare` wrote, after verifying the hashes of the pixels.
+
+    Args:
+        folder: holds one folder for each split.
+        split: which split.
+        samples: at most this many records.
+
+    Raises:
+        DataError: the split was not prepared, is unfinished or is damaged.
+    """
     place = folder / split
     if not (place / MANIFEST).is_file():
         raise DataError(
@@ -101,11 +132,20 @@ def open_prepared(folder: Path, split: Split, samples: int | None) -> Dataset:
     damaged = [row["image"] for index, row in enumerate(rows) if pixels.digest(index) != row["pixels"]]
     if damaged:
         raise DataError(f"{place}: {len(damaged)} prepared samples are damaged, {damaged[0]} first: prepare again")
-    records = tuple(_record(row) for row in rows)
-    names = {key: tuple(manifest[key]) for key in ("seg_classes", "labels")}
-    return Dataset(manifest["name"], records, **names, grey=manifest["grey"], prepared=place)
+    return Dataset(
+        name=manifest["name"],
+        records=tuple(_record(row) for row in rows),
+        seg_classes=tuple(manifest["seg_classes"]),
+        labels=tuple(manifest["labels"]),
+        grey=manifest["grey"],
+        prepared=place,
+    )
 
 
 def _record(row: dict[str, Any]) -> Record:
-    volume = Volume(**row["volume"]) if row["volume"] else None
-    return Record(Path(row["image"]), Path(row["mask"]), tuple(row["labels"]), volume)
+    return Record(
+        image=Path(row["image"]),
+        mask=Path(row["mask"]),
+        labels=tuple(row["labels"]),
+        volume=Volume(**row["volume"]) if row["volume"] else None,
+    )

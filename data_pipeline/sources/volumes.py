@@ -1,4 +1,4 @@
-"""MetaImage volumes of B-scans and their references -> one folder of PNG slices a volume, converted once."""
+"""Convert MetaImage volumes of B-scans and their references to PNG slices, once, in the cache."""
 
 import hashlib
 import json
@@ -19,7 +19,12 @@ SCAN, REFERENCE, FACTS = "oct.mhd", "reference.mhd", "volume.json"
 
 @dataclass(frozen=True)
 class Scan:
-    """pixels (slices, H, W) uint8 or uint16, classes (slices, H, W) uint8, slice_mm3: what one whole slice covers."""
+    """Hold a volume and its reference.
+
+    pixels: (slices, H, W) uint8 or uint16.
+    classes: (slices, H, W) uint8 class indices.
+    slice_mm3: volume in cubic millimetres that one whole slice covers.
+    """
 
     pixels: NDArray[Any]
     classes: NDArray[np.uint8]
@@ -27,24 +32,41 @@ class Scan:
 
 
 class VolumeError(Exception):
-    """A volume that cannot be used; the message is the kind of problem, in the plural, to count volumes by."""
+    """Report that a volume cannot be used.
+
+    The message is the kind of problem in the plural, by which the volumes are counted.
+    """
 
 
 def volume_records(folder: Path, name: str, classes: int, cache: Path) -> tuple[Record, ...]:
-    """One record a B-scan of `folder`, in order; labels: whether the B-scan shows each class but the background.
+    """Return one record for each B-scan of a volume, in order.
 
-    The grey values keep the volume's depth. A second call reads what the first one wrote, unless a file changed.
+    The labels tell for each class but the background whether the B-scan shows it. The grey values keep the volume's
+    depth. A second call reads what the first one wrote, unless a file of the volume changed.
+
+    Args:
+        folder: holds oct.mhd and reference.mhd with their data.
+        name: name of the volume, unique in its data set.
+        classes: number of classes with the background.
+        cache: folder of converted volumes.
+
+    Raises:
+        VolumeError: the volume cannot be used.
     """
     target = cache / "volumes" / f"{name.replace('/', '-')}-{_key(folder)}"
     if not target.is_dir():
         _write(target, read_volume(folder, classes), classes)
     facts = json.loads((target / FACTS).read_text())
     volume = Volume(name, facts["slice_mm3"])
-    return tuple(Record(*_slice_files(target, i), tuple(row), volume) for i, row in enumerate(facts["labels"]))
+    files = [_slice_files(target, index) for index in range(len(facts["labels"]))]
+    return tuple(
+        Record(image=image, mask=mask, labels=tuple(row), volume=volume)
+        for (image, mask), row in zip(files, facts["labels"], strict=True)
+    )
 
 
 def read_volume(folder: Path, classes: int) -> Scan:
-    """The two volumes of a folder; VolumeError unless they are of one shape and hold what they should."""
+    """Read the volume and the reference of a folder, or raise VolumeError if they cannot be used together."""
     try:
         scan, reference = (SimpleITK.ReadImage(str(folder / name)) for name in (SCAN, REFERENCE))
     except RuntimeError:
@@ -52,18 +74,22 @@ def read_volume(folder: Path, classes: int) -> Scan:
     if scan.GetSize() != reference.GetSize():
         raise VolumeError("volumes whose reference has another shape")
     pixels, indices = SimpleITK.GetArrayFromImage(scan), SimpleITK.GetArrayFromImage(reference)
+    # PNG has no other types.
     if pixels.ndim != 3 or pixels.dtype not in (np.uint8, np.uint16):
         raise VolumeError("volumes that are not three-dimensional of 8 or 16 bits without sign")
     if not np.isin(np.unique(indices), range(classes)).all():
         raise VolumeError(f"volumes whose reference holds other values than 0 to {classes - 1}")
+    # The product of the spacing is one voxel in cubic millimetres.
     area = pixels.shape[1] * pixels.shape[2]
     return Scan(pixels, indices.astype(np.uint8), float(np.prod(scan.GetSpacing())) * area)
 
 
 def _write(target: Path, scan: Scan, classes: int) -> None:
+    """Write the slices, their labels and the volume of a slice to a new folder."""
     with whole_folder(target) as temporary:
         for index, (pixels, indices) in enumerate(zip(scan.pixels, scan.classes, strict=True)):
             for file, values in zip(_slice_files(temporary, index), (pixels, indices), strict=True):
+                # Fast rather than small, because these files are only a cache.
                 Image.fromarray(values).save(file, compress_level=1)
         labels = [[int((indices == value).any()) for value in range(1, classes)] for indices in scan.classes]
         (temporary / FACTS).write_text(json.dumps({"slice_mm3": scan.slice_mm3, "labels": labels}))
@@ -74,6 +100,6 @@ def _slice_files(folder: Path, index: int) -> tuple[Path, Path]:
 
 
 def _key(folder: Path) -> str:
-    """Changes when any file of the volume does."""
+    """Hash the names, sizes and dates of a volume's files, so that the key changes when any of them does."""
     files = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in sorted(folder.iterdir())]
     return hashlib.sha256("\n".join([str(folder.resolve()), *files]).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Files and folders are whole or absent, also where several processes fill the same one."""
+"""Test that files and folders are whole or absent, also when several processes fill the same one."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def test_the_folder_of_the_faster_process_stays(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     assert (target / "by").read_text() == "fast"
     (tmp_path / "plain").mkdir()
-    assert target.stat().st_mode == (tmp_path / "plain").stat().st_mode  # others of the machine may use it
+    assert target.stat().st_mode == (tmp_path / "plain").stat().st_mode  # so that other users can read it
 
 
 def test_a_name_that_cannot_be_taken_is_an_error(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`folder:DIR`: what it accepts, and that all its problems are listed at once."""
+"""Test what `folder:DIR` accepts, and that it lists all problems at once."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def test_masks_of_one_class_may_hold_1_or_255(tmp_path: Path, scale: int) -> Non
     data = opened(write_folder(tmp_path, scale=scale))
     assert data.seg_classes == ("background", "foreground") and data.labels == ("first", "second")
     assert not scan_samples(data, cache=tmp_path)
-    spec = Preprocessing(32, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    spec = Preprocessing(image_size=32, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
     batch = next(iter(TrainingLoader(data, spec, batch_size=4, augment=False, shuffle=False, seed=0)))
     assert set(batch.mask.flatten().tolist()) == {0, 1}
     assert all(r.labels == (int(r.image.stem[1:]) % 2, 1) for r in data.records)
@@ -106,8 +106,8 @@ def test_unreadable_files_are_left_to_the_scan(tmp_path: Path) -> None:
     (folder / "images" / names[0]).write_bytes(b"")
     (folder / "images" / names[3]).write_bytes((folder / "images" / names[3]).read_bytes()[:600])
     (folder / "masks" / names[5]).write_bytes(b"broken")
-    found = scan_samples(opened(folder), cache=tmp_path / "cache")
-    assert sorted(sample.record.image.name for sample in found) == [names[0], names[3], names[5]]
+    bad = scan_samples(opened(folder), cache=tmp_path / "cache")
+    assert sorted(sample.record.image.name for sample in bad) == [names[0], names[3], names[5]]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_unknown_or_missing_sources_are_refused_in_one_line(source: str, tmp_pat
 
 
 def test_labels_saved_by_a_spreadsheet(tmp_path: Path) -> None:
-    """With a byte order mark and Windows' line ends."""
+    """Read labels with a byte order mark and the line ends of Windows."""
     folder = write_folder(tmp_path)
     text = (folder / "labels.csv").read_text()
     (folder / "labels.csv").write_bytes(text.replace("first", "œdème").replace("\n", "\r\n").encode("utf-8-sig"))

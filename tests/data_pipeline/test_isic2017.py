@@ -1,4 +1,4 @@
-"""`isic2017:DIR`: the official files as they are unpacked, read back, and every problem at once."""
+"""Test that `isic2017:DIR` reads the official files as they are unpacked, and lists all problems at once."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a person sees: the mask on the image, at the image's own size and the right way up."""
+"""Test that masks are drawn at the image's own size, upright and in the right place."""
 
 import io
 from typing import Any
@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from data_pipeline import Preprocessing, Preprocessor
-from data_pipeline.overlay import areas, colour_of, draw, fit_mask, open_upright, outline
+from data_pipeline.overlay import areas, colour_of, draw, draw_outlines, fit_mask, open_upright, outline
 
 SIDE = 24
 
 
 def corner_marked() -> Image.Image:
-    """White in one corner and blue along one side, so that no turn or flip of it is itself."""
+    """Draw a white corner and a blue side, so that every turn and flip of the image differs from it."""
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:10, :10] = 255
     pixels[:, 50:] = (0, 0, 200)
@@ -29,7 +29,7 @@ def test_image_is_turned_as_the_server_turns_it(kind: str, orientation: int) -> 
     file = io.BytesIO()
     options: dict[str, Any] = {"tiffinfo": {0x0112: orientation}} if kind == "TIFF" else {"exif": exif}
     corner_marked().save(file, kind, **options)
-    served = Preprocessor(Preprocessing(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))(file.getvalue())
+    served = Preprocessor(Preprocessing(image_size=SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))(file.getvalue())
     shown = open_upright(file.getvalue()).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     np.testing.assert_allclose(served.transpose(1, 2, 0), np.asarray(shown) / 255, atol=0.02)
 
@@ -71,6 +71,19 @@ def test_outline_is_the_class_less_its_inside(thickness: int) -> None:
     inside = np.zeros_like(mask)
     inside[4 + thickness : 15 - thickness, 6 + thickness : 20 - thickness] = 1
     np.testing.assert_array_equal(outline(mask, thickness), (mask == 1) & (inside == 0))
+
+
+def test_outlines_run_inside_each_class_in_its_colour() -> None:
+    mask = np.zeros((9, 12), np.int64)
+    mask[2:7, 1:6] = 2
+    mask[2:7, 6:11] = 1
+    pixels = np.full((9, 12, 3), 7, np.uint8)
+    drawn = draw_outlines(pixels, mask)
+    expected = pixels.copy()
+    expected[2:7, 1:6], expected[2:7, 6:11] = colour_of(2), colour_of(1)
+    expected[3:6, 2:5] = expected[3:6, 7:10] = 7
+    np.testing.assert_array_equal(drawn, expected)
+    assert (pixels == 7).all()  # the image itself is left alone
 
 
 def test_areas_are_those_of_the_image_not_of_the_mask() -> None:

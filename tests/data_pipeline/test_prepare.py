@@ -1,4 +1,4 @@
-"""Prepared data: the same training pixels, verified, resumable."""
+"""Test that prepared data give the same training pixels, are verified and can be resumed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from data_pipeline import Batch, DataError, Dataset, Preprocessing, TrainingLoader
-from data_pipeline.prepare import main, prepare
+from data_pipeline.prepare import JOURNAL, main, prepare
 from data_pipeline.sources.prepared import MANIFEST, open_prepared
 from tests.helpers.samples import make_dataset, picture
 
@@ -21,7 +21,8 @@ def source(tmp_path: Path) -> Dataset:
 
 
 def one_epoch(dataset: Dataset, augment: bool) -> list[Batch]:
-    spec = Preprocessing(48, (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # in levels of 255
+    # So that differences are in steps of 8 bits.
+    spec = Preprocessing(image_size=48, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
     return list(TrainingLoader(dataset, spec, batch_size=5, augment=augment, shuffle=True, seed=1))
 
 
@@ -33,8 +34,8 @@ def test_training_on_prepared_data_equals_training_on_the_files(source: Dataset,
     for direct, stored in zip(one_epoch(source, augment), one_epoch(prepared, augment), strict=True):
         assert torch.equal(direct.index, stored.index) and torch.equal(direct.labels, stored.labels)
         difference = (direct.image - stored.image).abs()
-        # rounding to bytes costs half a level each time: once where pixels are stored, and again where such pixels are
-        # warped, enlarged by a contrast of up to 1.15, a brightness of up to 1.12 and a saturation of up to 1.15
+        # Rounding to bytes costs half a step each time: once when pixels are stored, and again when such pixels are
+        # warped, enlarged by a contrast of up to 1.15, a brightness of up to 1.12 and a saturation of up to 1.15.
         assert difference.max() <= (1.5 if augment else 0.501)
         assert difference.mean() <= (0.4 if augment else 0.26)
         assert (direct.mask != stored.mask).float().mean() <= (0.005 if augment else 0.001)
@@ -72,7 +73,7 @@ def test_a_changed_file_is_decoded_again(source: Dataset, tmp_path: Path) -> Non
     assert prepare(source, 48, tmp_path) == 1
 
 
-def test_another_number_or_size_starts_anew(source: Dataset, tmp_path: Path) -> None:
+def test_another_number_or_size_starts_over(source: Dataset, tmp_path: Path) -> None:
     folder = tmp_path / "train"
     for count, size in ((11, 48), (19, 48), (19, 40)):
         assert prepare(replace(source, records=source.records[:count]), size, folder) == count
@@ -103,6 +104,16 @@ def test_a_file_cut_short_is_noticed_and_repaired(source: Dataset, tmp_path: Pat
     assert len(open_prepared(tmp_path, "train", None).records) == 19
 
 
+def test_half_a_line_in_the_journal_costs_its_sample_only(source: Dataset, tmp_path: Path) -> None:
+    prepare(source, 48, tmp_path)
+    journal = tmp_path / JOURNAL
+    journal.write_text(journal.read_text()[:-30])
+    assert prepare(source, 48, tmp_path) == 1
+    # The new line follows the half one without a break, so it is lost as well.
+    assert prepare(source, 48, tmp_path) == 1
+    assert prepare(source, 48, tmp_path) == 0
+
+
 def test_another_size_or_deeper_images_are_refused(source: Dataset, spec: Preprocessing, tmp_path: Path) -> None:
     prepare(source, 32, tmp_path / "train")
     prepared = open_prepared(tmp_path, "train", None)
@@ -126,3 +137,6 @@ def test_the_command(source: Dataset, tmp_path: Path, capsys: pytest.CaptureFixt
     assert [len(open_prepared(output, split, None).records) for split in ("train", "validation")] == [15, 2]
     assert main(["--data", "folder:/nowhere", "--size", "40", "--output", str(output)]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(SystemExit) as misuse:
+        main(["--data", f"folder:{folder}", "--size", "0", "--output", str(output)])
+    assert misuse.value.code == 2

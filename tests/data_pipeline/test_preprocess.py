@@ -1,4 +1,4 @@
-"""The serving graph against its NumPy and PIL reference, and its behaviour on files that are not good images."""
+"""Test the serving graph against its reference, and its behaviour on files that are no good images."""
 
 from pathlib import Path
 
@@ -27,10 +27,10 @@ def test_agrees_with_the_reference(kind: str, preprocessor: Preprocessor, spec: 
 
 
 def test_sixteen_bits_are_not_crushed_to_eight() -> None:
-    levels = np.arange(24 * 24).reshape(24, 24) + 30000  # all within three steps of an 8-bit scale
-    data = encode(Image.fromarray(levels.astype(np.uint16)), "PNG")
-    result = Preprocessor(Preprocessing(24, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))(data)
-    np.testing.assert_allclose(result[1] * 65535, levels, atol=0.05)
+    values = np.arange(24 * 24).reshape(24, 24) + 30000  # all within three steps of an 8-bit scale
+    data = encode(Image.fromarray(values.astype(np.uint16)), "PNG")
+    result = Preprocessor(Preprocessing(image_size=24, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))(data)
+    np.testing.assert_allclose(result[1] * 65535, values, atol=0.05)
 
 
 def test_reference_resize_keeps_a_constant_and_averages_a_fine_pattern() -> None:

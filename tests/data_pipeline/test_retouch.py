@@ -1,7 +1,8 @@
-"""`retouch:DIR`: MetaImage volumes as SimpleITK writes them, read back slice by slice."""
+"""Test that `retouch:DIR` reads MetaImage volumes as SimpleITK writes them, slice by slice."""
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,22 +52,22 @@ def test_every_slice_is_what_the_volume_holds(folder: Path) -> None:
             assert np.array_equal(
                 image, SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(place / "oct.mhd")))[index]
             )
-            truth = fluids(shape, int(name[-3:]))[index]
-            assert np.array_equal(mask, truth)
-            assert record.labels == tuple(int((truth == value).any()) for value in (1, 2, 3))
+            target = fluids(shape, int(name[-3:]))[index]
+            assert np.array_equal(mask, target)
+            assert record.labels == tuple(int((target == value).any()) for value in (1, 2, 3))
             assert record.volume.slice_mm3 == pytest.approx(shape[1] * shape[2] * 0.012 * 0.004 * 0.12)
             seen += 1
     assert seen == 10 * sum(shape[0] for shape, *_ in VENDORS.values())
 
 
 def test_volumes_are_split_whole_and_for_each_vendor(folder: Path) -> None:
-    found = {split: volumes(opened(folder, split)) for split in SPLITS}
-    assert sum(len(names) for names in found.values()) == len(set().union(*found.values())) == 30
+    splits = {split: volumes(opened(folder, split)) for split in SPLITS}
+    assert sum(len(names) for names in splits.values()) == len(set().union(*splits.values())) == 30
     for split, count in zip(SPLITS, (8, 1, 1), strict=True):
-        assert Counter(name.split("/")[0] for name in found[split]) == dict.fromkeys(VENDORS, count)
-        assert all(slices == VENDORS[name.split("/")[0]][0][0] for name, slices in found[split].items())
+        assert Counter(name.split("/")[0] for name in splits[split]) == dict.fromkeys(VENDORS, count)
+        assert all(slices == VENDORS[name.split("/")[0]][0][0] for name, slices in splits[split].items())
     cache = folder / "cache"
-    assert volumes(open_source(f"retouch:{folder}", "train", seed=1, cache=cache)) != found["train"]
+    assert volumes(open_source(f"retouch:{folder}", "train", seed=1, cache=cache)) != splits["train"]
 
 
 def test_a_vendor_alone_is_split_as_among_the_others(folder: Path) -> None:
@@ -122,7 +123,7 @@ def test_a_disk_that_fills_while_converting_leaves_no_half_volume(
 ) -> None:
     folder, save, written = write_retouch(tmp_path, 4), Image.Image.save, []
 
-    def save_until_full(image: Image.Image, file: Path, **options: int) -> None:
+    def save_until_full(image: Image.Image, file: Path, **options: Any) -> None:
         written.append(file)
         if len(written) > 5:
             raise OSError(28, "No space left on device")

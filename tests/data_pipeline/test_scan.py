@@ -1,4 +1,4 @@
-"""Bad samples are found together before training, and leaving them out trains on exactly the others."""
+"""Test that bad samples are found together before training, and that the others can be trained on."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from tests.helpers.samples import blob, make_dataset, picture
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Dataset:
-    """40 samples of which 5 are bad, each in its own way."""
+    """Write 40 samples of which 5 are bad, each in another way."""
     folder = tmp_path / "data"
     folder.mkdir()
     data = make_dataset(folder, 40)
@@ -42,9 +42,9 @@ BROKEN = (3, 8, 17, 18, 38)
 
 
 def test_every_bad_sample_is_reported_at_once_with_its_reason(broken: Dataset, tmp_path: Path) -> None:
-    found = scan_samples(broken, cache=tmp_path)
-    assert [sample.record for sample in found] == [broken.records[i] for i in BROKEN]
-    reasons = [sample.reason for sample in found]
+    bad = scan_samples(broken, cache=tmp_path)
+    assert [sample.record for sample in bad] == [broken.records[i] for i in BROKEN]
+    reasons = [sample.reason for sample in bad]
     assert "could not be decoded" in reasons[0]
     assert reasons[1] == "image: the image is empty (0 bytes)"
     assert "the mask" in reasons[2] and "missing" in reasons[2]
@@ -65,7 +65,7 @@ def test_skip_bad_trains_on_exactly_the_good_ones(broken: Dataset, spec: Preproc
     assert sorted(int(i) for b in batches for i in b.index) == list(range(35))
 
 
-def test_answers_are_kept_by_content(broken: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_kept_by_content(broken: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan_samples(broken, cache=tmp_path)
     examined: list[int] = []
     original = scan_module.examine
@@ -82,7 +82,7 @@ def test_answers_are_kept_by_content(broken: Dataset, tmp_path: Path, monkeypatc
     assert examined == [1]
 
 
-def test_a_class_more_changes_the_answer(broken: Dataset, tmp_path: Path) -> None:
+def test_another_class_changes_the_result(broken: Dataset, tmp_path: Path) -> None:
     scan_samples(broken, cache=tmp_path)
     wider = replace(broken, seg_classes=("background", "blob", "ring"))
     assert len(scan_samples(wider, cache=tmp_path)) == 4
@@ -109,11 +109,11 @@ def test_each_kind_of_bad_file_is_found_before_training(tmp_path: Path) -> None:
 
 
 def dataset_of(files: dict[str, bytes], folder: Path) -> Dataset:
-    """A record a file, with a mask of the size that the file decodes to (any size for a bad one)."""
+    """Write one record for each file, with a mask of the size that the file decodes to, or of any for a bad one."""
     records = []
     for kind, content in files.items():
         (folder / kind).write_bytes(content)
         size = (110, 75) if kind in BAD else ImageOps.exif_transpose(Image.open(folder / kind)).size
         Image.fromarray(blob(size[1], size[0])).save(folder / f"{kind}.mask.png")
-        records.append(Record(folder / kind, folder / f"{kind}.mask.png", (1,)))
-    return Dataset("kinds", tuple(records), ("background", "blob"), ("one",))
+        records.append(Record(image=folder / kind, mask=folder / f"{kind}.mask.png", labels=(1,)))
+    return Dataset(name="kinds", records=tuple(records), seg_classes=("background", "blob"), labels=("one",))

@@ -1,4 +1,4 @@
-"""The generated data: repeatable, anatomically placed, and not solvable by a threshold or by colour alone."""
+"""Test that generated data are repeatable and plausible, and that no threshold or colour alone gives them away."""
 
 import hashlib
 from pathlib import Path
@@ -29,7 +29,7 @@ def samples() -> dict[ModuleType, list[Sample]]:
 
 @pytest.mark.parametrize(("kind", "digest"), [(skin, "dfcdad03c225efd8"), (oct_scans, "1411019c986103b1")])
 def test_the_first_image_is_the_same_everywhere(kind: ModuleType, digest: str) -> None:
-    """If a generator's output changes on purpose, raise `generate.VERSIONS` and renew these hashes."""
+    """Compare hashes. If a generator's output changes on purpose, raise `generate.VERSIONS` and update them."""
     image, mask, labels = generate(kind, 1, seed=0)[0]
     content = image.tobytes() + mask.tobytes() + bytes(labels)
     assert hashlib.sha256(content).hexdigest()[:16] == digest
@@ -50,7 +50,7 @@ def test_shapes_values_and_labels(kind: ModuleType, samples: dict[ModuleType, li
 
 
 def test_fluids_lie_where_anatomy_puts_them(samples: dict[ModuleType, list[Sample]]) -> None:
-    """In a column, from the vitreous down: IRF above SRF above PED."""
+    """Check each column from the vitreous down: IRF lies above SRF, and SRF above PED."""
     for _, mask, _ in samples[oct_scans]:
         rows = np.arange(len(mask))[:, None]
         lowest = {fluid: np.where(mask == fluid, rows, -1).max(0) for fluid in (1, 2)}
@@ -59,7 +59,7 @@ def test_fluids_lie_where_anatomy_puts_them(samples: dict[ModuleType, list[Sampl
 
 
 def test_fluids_are_of_all_sizes() -> None:
-    """From 0.1 % to 20 % of the image, each alone in some and in several pieces in others."""
+    """Check that fluids cover from 0.1 % to 20 % of the image, in one piece or in several."""
     masks = []
     for index in range(90):
         rng, vendor = np.random.default_rng((3, 1, index)), oct_scans.VENDORS[index % 3]
@@ -74,34 +74,35 @@ def test_fluids_are_of_all_sizes() -> None:
         assert {1, 2} <= {int((edges > 0).sum()) for edges in pieces}
 
 
-def dice(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    return float(2 * (predicted & truth).sum() / (predicted.sum() + truth.sum()))
+def dice(predicted: NDArray[np.bool_], target: NDArray[np.bool_]) -> float:
+    return float(2 * (predicted & target).sum() / (predicted.sum() + target.sum()))
 
 
 @pytest.mark.parametrize(("kind", "ceiling"), [(skin, 0.60), (oct_scans, 0.20)])
 def test_no_global_threshold_gives_the_mask(
     kind: ModuleType, ceiling: float, samples: dict[ModuleType, list[Sample]]
 ) -> None:
-    """The best threshold of any channel, chosen on these very images, stays far below a network's Dice (0.85, 0.7)."""
+    """Choose the best threshold of any channel on these images, far below the Dice of a network (0.85 and 0.7)."""
     scores: list[float] = []
     for channel in range(3 if kind is skin else 1):
         images = [image.reshape(*image.shape[:2], -1)[..., channel] for image, _, _ in samples[kind]]
         for level in range(8, 250, 11):
             for fluid in range(1, len(kind.SEG_CLASSES)):
-                truths = [mask == fluid for _, mask, _ in samples[kind]]
-                pairs = [(image < level, truth) for image, truth in zip(images, truths, strict=True) if truth.any()]
+                targets = [mask == fluid for _, mask, _ in samples[kind]]
+                pairs = [(image < level, mask) for image, mask in zip(images, targets, strict=True) if mask.any()]
                 scores += [float(np.mean([dice(p == side, t) for p, t in pairs])) for side in (True, False)]
     assert max(scores) < ceiling
 
 
 def colour_histogram(image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """64 bins of (R, G, B) at two bits each, square roots of the shares."""
+    """Compute the square roots of the shares of 64 colours, at two bits each for R, G and B."""
     coarse = image.reshape(-1, 3).astype(int) // 64
     counts = np.bincount(coarse @ [16, 4, 1], minlength=64)
     return np.asarray(np.sqrt(counts / counts.sum()))
 
 
 def fit_softmax(features: NDArray[np.float64], kinds: NDArray[np.int64], steps: int = 400) -> NDArray[np.float64]:
+    """Fit a linear classifier by gradient descent."""
     weights = np.zeros((features.shape[1], 3))
     for _ in range(steps):
         scores = np.exp(features @ weights)
@@ -112,7 +113,7 @@ def fit_softmax(features: NDArray[np.float64], kinds: NDArray[np.int64], steps: 
 
 @pytest.mark.slow
 def test_colour_alone_does_not_give_the_class() -> None:
-    """A linear model on colour histograms stays near the share of the commonest class; a network reaches over 0.8."""
+    """Fit a linear model on colour histograms, which stays near the most frequent class. A network reaches 0.8."""
     drawn = generate(skin, 300, seed=5)
     features = np.stack([np.append(colour_histogram(image), 1.0) for image, _, _ in drawn])
     kinds = np.array([int(np.argmax(labels)) for _, _, labels in drawn])

@@ -1,4 +1,4 @@
-"""The training loader: nothing lost, nothing doubled, nothing shifted, and the same on every way through an epoch."""
+"""Test that the training loader loses, repeats and shifts nothing, and that its samples depend only on their key."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,14 @@ from data_pipeline.graph.reference import reference_preprocess
 from data_pipeline.graph.training import NO_PIXELS, training_pipeline
 from tests.helpers.samples import blob, make_dataset, picture
 
-PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+def plain(size: int) -> Preprocessing:
+    """Return a specification that leaves values in [0, 1]."""
+    return Preprocessing(image_size=size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+def dataset_of(*records: Record) -> Dataset:
+    return Dataset(name="made", records=records, seg_classes=("background", "blob"), labels=("none",))
 
 
 def loader(dataset: Dataset, spec: Preprocessing, batch_size: int = 4, **options: object) -> TrainingLoader:
@@ -66,7 +73,10 @@ def test_without_augmentation_the_image_is_what_serving_computes(dataset: Datase
 
 
 def nearest(mask: NDArray[np.uint8], size: int, nudge: float) -> NDArray[np.uint8]:
-    """Nearest-neighbour resize; the nudge decides where a centre falls exactly between two pixels (64 -> 48 does)."""
+    """Resize a mask by nearest neighbour, as a reference.
+
+    The nudge decides for centres that fall exactly between two pixels, as some do from 64 to 48.
+    """
     rows, columns = (np.floor((np.arange(size) + 0.5) * length / size + nudge).astype(int) for length in mask.shape)
     return mask[np.ix_(rows, columns)]
 
@@ -106,15 +116,15 @@ def test_resuming_in_the_middle_of_an_epoch_is_bit_exact(dataset: Dataset, spec:
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_mask_and_image_stay_aligned(tmp_path: Path, suffix: str) -> None:
-    """The mask put through as an image lands on itself: IoU at least 0.98, over files of any shape and size."""
-    spec = Preprocessing(160, **PLAIN)
+    """Pass the mask through as an image too, and compare the two: the IoU is at least 0.98 for files of any shape."""
+    spec = plain(160)
     records = []
     for index, (height, width) in enumerate(((400, 400), (333, 517), (900, 410), (170, 180))):
         mask = blob(height, width, index)
         Image.fromarray(mask).save(tmp_path / f"{index}m.png")
         Image.fromarray(mask * 255).convert("RGB").save(tmp_path / f"{index}{suffix}", quality=100)
-        records.append(Record(tmp_path / f"{index}{suffix}", tmp_path / f"{index}m.png", (0,)))
-    data = Dataset("aligned", tuple(records), ("background", "blob"), ("none",))
+        records.append(Record(image=tmp_path / f"{index}{suffix}", mask=tmp_path / f"{index}m.png", labels=(0,)))
+    data = dataset_of(*records)
     for _ in range(3):
         for batch in loader(data, spec):
             seen, drawn = batch.image.mean(1) > 0.5, batch.mask == 1
@@ -135,18 +145,18 @@ def test_the_matrix_turns_flips_and_shifts_about_the_centre() -> None:
         assert np.degrees(np.arcsin(abs(matrix[1, 0]) / np.hypot(*matrix[1, :2]))) <= 25.001
 
 
-def test_exif_orientation_turns_image_and_mask_alike(tmp_path: Path, spec: Preprocessing) -> None:
+def test_exif_orientation_turns_image_and_mask_together(tmp_path: Path, spec: Preprocessing) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     image, mask = picture(90, 60), blob(90, 60)
     upright, tagged = tmp_path / "upright", tmp_path / "tagged"
     for folder, turns, tag in ((upright, 0, Image.Exif()), (tagged, 1, exif)):
         folder.mkdir()
-        # stored a quarter turn to the left, the tag says to turn it back to the right
+        # Stored a quarter turn to the left, and the tag says to turn it back to the right.
         Image.fromarray(np.ascontiguousarray(np.rot90(image, turns))).save(folder / "a.png", exif=tag)
         Image.fromarray(np.ascontiguousarray(np.rot90(mask, turns))).save(folder / "a_mask.png", exif=tag)
-    records = tuple(Record(folder / "a.png", folder / "a_mask.png", (1,)) for folder in (upright, tagged))
-    data = Dataset("exif", records, ("background", "blob"), ("one",))
+    records = [Record(image=folder / "a.png", mask=folder / "a_mask.png", labels=(1,)) for folder in (upright, tagged)]
+    data = dataset_of(*records)
     (batch,) = loader(data, spec, augment=False, shuffle=False)
     assert torch.equal(batch.image[0], batch.image[1])
     assert torch.equal(batch.mask[0], batch.mask[1])
@@ -155,13 +165,12 @@ def test_exif_orientation_turns_image_and_mask_alike(tmp_path: Path, spec: Prepr
 
 @pytest.mark.parametrize(("height", "width"), [(384, 512), (200, 201), (950, 333)])
 def test_reduced_decoding_stays_within_two_of_255(tmp_path: Path, height: int, width: int) -> None:
-    """Through the whole augmenting graph, with draws that change nothing."""
+    """Run the whole augmenting graph with parameters that change nothing."""
     size, path, mask = 96, tmp_path / "a.jpg", tmp_path / "a.png"
     Image.fromarray(picture(height, width)).save(path, quality=90)
     Image.fromarray(blob(height, width)).save(mask)
     assert size <= min(read_reduced(path, size).shape[:2]) < min(height, width)
-    data = Dataset("one", (Record(path, mask, (0,)),), ("background", "blob"), ("none",))
-    still = loader(data, Preprocessing(size, **PLAIN))
+    still = loader(dataset_of(Record(image=path, mask=mask, labels=(0,))), plain(size))
     still.ranges = Augmentation(flip=0, rotation=0, scale=(1, 1), translation=0, brightness=0, contrast=0)
     (batch,) = still
     expected = reference_preprocess(path.read_bytes(), still.spec)
@@ -180,8 +189,8 @@ def test_only_large_whole_jpegs_are_reduced(tmp_path: Path) -> None:
 def test_grey_data_get_gamma_and_speckle_but_no_colour(dataset: Dataset, tmp_path: Path) -> None:
     grey = tmp_path / "grey.png"
     Image.fromarray(picture(64, 64)).convert("L").save(grey)
-    record = Record(grey, dataset.records[0].mask, (0, 0))
-    spec = Preprocessing(64, **PLAIN)
+    record = Record(image=grey, mask=dataset.records[0].mask, labels=(0, 0))
+    spec = plain(64)
     (batch,) = loader(replace(dataset, records=(record,), grey=True), spec)
     assert torch.allclose(batch.image[0, 0], batch.image[0, 2], atol=1e-5)
     assert GREY.gamma and GREY.speckle and not GREY.hue

@@ -1,4 +1,4 @@
-"""Every kind of image file that is read, and every kind that is refused; training and serving are held to both."""
+"""Provide one file of every kind that is read and of every kind that is refused, for training and serving."""
 
 import io
 import struct
@@ -33,11 +33,13 @@ def sixteen_bits() -> Image.Image:
 
 
 def twelve_bits(levels: NDArray[np.uint16]) -> bytes:
-    """A grey TIFF of 12 bits a sample, two samples in three bytes, which PIL reads and does not write."""
+    """Encode a grey TIFF of 12 bits a sample, which Pillow reads but cannot write."""
+    # Two samples take three bytes.
     high, low = levels[:, 0::2], levels[:, 1::2]
     packed: bytes = np.stack([high >> 4, (high & 15) << 4 | low >> 8, low & 255], axis=2).astype(np.uint8).tobytes()
     height, width = levels.shape
     short, long = 3, 4
+    # Width, height, bits, no compression, black is zero, then offset, channels, rows and bytes of the one strip.
     tags = [(256, short, width), (257, short, height), (258, short, 12), (259, short, 1), (262, short, 1)]
     tags += [(273, long, 8), (277, short, 1), (278, short, height), (279, long, len(packed))]
     directory = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
@@ -45,7 +47,7 @@ def twelve_bits(levels: NDArray[np.uint16]) -> bytes:
 
 
 def bomb() -> bytes:
-    """A PNG of 60000 x 60000 in a few hundred bytes."""
+    """Encode a PNG of a few hundred bytes whose header claims 60000 x 60000 pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

@@ -1,1 +1,1 @@
-"""Generated dermoscopy and OCT images with masks and labels, the same on every machine for a seed."""
+"""Generate dermoscopy and OCT images with masks and labels, the same on every machine for a seed."""
