@@ -1,0 +1,53 @@
+"""Test that the light modules of the package load neither torch nor DALI, and that its inner order holds."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "data_pipeline"
+LIGHT = ("spec", "files", "overlay", "command_line")  # what the client imports
+# Each layer may import the layers above it, and modules of its own.
+LAYERS = (
+    ("__init__", "spec", "records", "files", "image_header", "overlay", "command_line", "lazy_names"),
+    ("graph", "sources"),
+    ("scan",),
+    ("loader", "serving"),
+    ("prepare", "preview"),
+)
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+@pytest.mark.parametrize("modules", [LIGHT, ("records", "image_header", "lazy_names")], ids=["client", "others"])
+def test_light_modules_load_neither_torch_nor_dali(modules: tuple[str, ...]) -> None:
+    # A process of its own, because this one has loaded both.
+    code = f"""
+import sys
+import {", ".join(f"data_pipeline.{module}" for module in modules)}
+print({{name.split(".")[0] for name in sys.modules}} & {{"torch", "nvidia"}})
+"""
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
+    assert result.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_modules_import_only_the_layers_above_them(file: Path) -> None:
+    own = file.relative_to(PACKAGE).with_suffix("").parts[0]
+    for name in imported(file):
+        assert LEVEL[name] < LEVEL[own] or name == own or {name, own} <= set(LAYERS[0]), f"{own} imports {name}"
+
+
+def imported(file: Path) -> set[str]:
+    """Return the first part of each `data_pipeline.X` that a file imports when it runs."""
+    tree = ast.parse(file.read_text())
+    # Imports under TYPE_CHECKING never run.
+    typed = {id(node) for branch in ast.walk(tree) if isinstance(branch, ast.If) for node in ast.walk(branch)}
+    modules = [
+        node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module and id(node) not in typed
+    ]
+    return {module.split(".")[1] for module in modules if module.startswith("data_pipeline.")}
