@@ -1,4 +1,4 @@
-"""The whole path once: build the shipped checkpoint's engines, serve them, ask over gRPC and HTTP, draw the answer."""
+"""Run the whole path once: build the shipped checkpoint's engines, serve them, query them, draw the mask."""
 
 import argparse
 import sys
@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipeline import DataError, open_source
+from data_pipeline.command_line import new_parser, run_command
 from data_pipeline.files import write_whole
 from data_pipeline.overlay import draw, fit_mask, open_upright, png
 from deploy import build_engine
@@ -18,16 +19,22 @@ from deploy.server import Server, ServerError
 from deploy.server.options import FREE_PORTS
 
 OVERLAY = "overlay.png"
+EXAMPLES = """examples:
+  python -m deploy.demo
+  python -m deploy.demo --output build/again
+"""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with 2 and one line for a misuse."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.demo", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("build/demo"))
+    """Read the command line, or exit with 2 where it is wrong."""
+    parser = new_parser("deploy.demo", __doc__, EXAMPLES)
+    parser.add_argument(
+        "--output", type=Path, default=Path("build/demo"), help="where everything goes (default: build/demo)"
+    )
     return parser.parse_args(arguments)
 
 
-def ask(repository: Path, image: bytes) -> dict[str, Result]:
+def query(repository: Path, image: bytes) -> dict[str, Result]:
     """Serve the repository on free ports and send it the image once over each protocol."""
     with Server(repository, FREE_PORTS) as server:
         results = {}
@@ -38,8 +45,8 @@ def ask(repository: Path, image: bytes) -> dict[str, Result]:
     return results
 
 
-def answer_table(results: dict[str, Result]) -> Table:
-    """What each protocol answered, and how soon."""
+def result_table(results: dict[str, Result]) -> Table:
+    """Return a table of what each protocol's result says, and how soon it came."""
     labels = list(results["grpc"].class_probabilities)
     table = Table("served over", "ms", *labels, *(f"{name}, % of image" for name in results["grpc"].seg_classes[1:]))
     for protocol, result in results.items():
@@ -50,30 +57,34 @@ def answer_table(results: dict[str, Result]) -> Table:
 
 
 def serve_and_draw(output: Path, console: Console) -> None:
-    """Ask the server about one test image and leave `overlay.png`; raises ClientError where the protocols disagree."""
+    """Query the server about one test image and write `overlay.png`.
+
+    Raises ClientError where the protocols disagree.
+    """
+    # A generated image of the test split: no real one could be shipped, and the checkpoint was not trained on it.
     source = open_source("synthetic:skin", "test", samples=4).records[-1].image
     image = source.read_bytes()
     console.print(f"serving {output / DIRECTORY} and sending {source.name} ({len(image) / 1000:.0f} kB)")
-    results = ask(output / DIRECTORY, image)
+    results = query(output / DIRECTORY, image)
+    # To the bit: both protocols carry the same request to the same worker.
     if not np.array_equal(results["grpc"].mask, results["http"].mask):
         raise ClientError("gRPC and HTTP gave different masks for the same image")
     picture = open_upright(image)
     write_whole(output / OVERLAY, png(draw(picture, fit_mask(results["grpc"].mask, picture.size))))
-    console.print(answer_table(results))
+    console.print(result_table(results))
     console.print(f"overlay: {output / OVERLAY}")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 done, 1 failed with one line, 2 misused."""
+    """Run the command and return its exit code.
+
+    0 is done, 1 failed with one line, 2 misused.
+    """
     output = parse_arguments(arguments).output
+    # The build catches its own errors, and has printed the line where its code is not 0.
     if code := build_engine.main(["--output", str(output)]):
         return code
-    try:
-        serve_and_draw(output, Console())
-    except (ClientError, DataError, ServerError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(lambda: serve_and_draw(output, Console()), ClientError, DataError, ServerError, OSError)
 
 
 if __name__ == "__main__":

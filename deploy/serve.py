@@ -1,4 +1,4 @@
-"""Serves a model repository until told to stop."""
+"""Serve a model repository until told to stop."""
 
 import argparse
 import signal
@@ -6,41 +6,54 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_pipeline.command_line import new_parser, positive, run_command
 from deploy.server import Server, ServerError, ServerOptions, Supervisor, Tls
 from deploy.server.log import log_event, log_server_line
 
+EXAMPLES = """examples:
+  python -m deploy.serve
+  python -m deploy.serve --repository build/mine/model_repository --throughput --http-port 9000 --grpc-port 9001
+  python -m deploy.serve --address 0.0.0.0 --tls-certificate server.pem --tls-key key.pem --token-file token.txt
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0 after SIGTERM or Ctrl-C, 1 where the server cannot start or be kept answering, 2 for usage."""
-    choices = parse_arguments(arguments)
-    # Both signals raise KeyboardInterrupt, so that a stop during the start is orderly too; a second one stops draining.
+    """Run the command and return its exit code.
+
+    0 after SIGTERM or Ctrl-C, 1 failed with one line, 2 misused.
+    """
+    options = parse_arguments(arguments)
+    # SIGTERM raises KeyboardInterrupt as Ctrl-C does, so that a stop during the start is orderly too. A second signal
+    # ends the wait for requests in flight.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        server = Server(choices.repository, server_options(choices), log_server_line)
-        return run(server)
-    except (OSError, ServerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(
+        lambda: run(Server(options.repository, server_options(options), log_server_line)), OSError, ServerError
+    )
 
 
-def server_options(choices: argparse.Namespace) -> ServerOptions:
-    """The command line's choices as the server takes them; raises OSError where the token's file cannot be read."""
+def server_options(options: argparse.Namespace) -> ServerOptions:
+    """Return the command line's options as the server takes them.
+
+    Raises OSError where the token's file cannot be read.
+    """
     return ServerOptions(
-        address=choices.address,
-        http_port=choices.http_port,
-        grpc_port=choices.grpc_port,
-        metrics_port=choices.metrics_port,
-        tuning=choices.tuning,
-        max_request_bytes=choices.max_request_mb * 2**20,
-        tls=Tls(choices.tls_certificate, choices.tls_key) if choices.tls_certificate else None,
-        token=choices.token_file.read_text().strip() if choices.token_file else "",
+        address=options.address,
+        http_port=options.http_port,
+        grpc_port=options.grpc_port,
+        metrics_port=options.metrics_port,
+        tuning=options.tuning,
+        max_request_bytes=options.max_request_mb * 2**20,
+        tls=Tls(options.tls_certificate, options.tls_key) if options.tls_certificate else None,
+        # From a file: the command line of a process is open to every local user.
+        token=options.token_file.read_text().strip() if options.token_file else "",
     )
 
 
 def run(server: Server) -> int:
-    """Start, say where, and watch until interrupted."""
+    """Start the server, print where it listens, watch it until interrupted, and return the exit code."""
     try:
         server.start()
+        # Flushed: a program that started this one waits for the line.
         print(f"serving on gRPC {server.grpc_url}, HTTP {server.http_url}, metrics {server.metrics_url}", flush=True)
         Supervisor(server, log_event).watch()
     except KeyboardInterrupt:
@@ -51,30 +64,30 @@ def run(server: Server) -> int:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; exits with 2 where it is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.serve", description=__doc__)
+    """Read the command line, or exit with 2 where it is wrong."""
+    parser = new_parser("deploy.serve", __doc__, EXAMPLES)
     parser.add_argument("--repository", type=Path, default=Path("build/model_repository"))
-    parser.add_argument("--address", default="127.0.0.1", help="interface to listen on; 0.0.0.0 is all of them")
+    parser.add_argument("--address", default="127.0.0.1", help="interface to listen on, 0.0.0.0 for all of them")
     for side, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
-        parser.add_argument(f"--{side}-port", type=port_number, default=port, help="0 picks a free one")
+        parser.add_argument(
+            f"--{side}-port", type=port_number, default=port, help=f"0 picks a free one (default: {port})"
+        )
     tuning = parser.add_mutually_exclusive_group()
     for name, meaning in (("latency", "one worker with every core (default)"), ("throughput", "one worker a core")):
         tuning.add_argument(f"--{name}", dest="tuning", action="store_const", const=name, help=meaning)
     parser.set_defaults(tuning="latency")
-    parser.add_argument("--max-request-mb", type=int, default=64, help="largest request (default: 64)")
-    parser.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM; HTTP and gRPC are then encrypted")
-    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM; the certificate's private key")
+    parser.add_argument("--max-request-mb", type=positive(int), default=64, help="largest request (default: 64)")
+    parser.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM file, which makes HTTP and gRPC encrypted")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM file of the certificate's private key")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that clients must send")
     options = parser.parse_args(arguments)
     if bool(options.tls_certificate) != bool(options.tls_key):
         parser.error("--tls-certificate and --tls-key go together")
-    if options.max_request_mb < 1:
-        parser.error(f"--max-request-mb must be 1 or more, got {options.max_request_mb}")
     return options
 
 
 def port_number(text: str) -> int:
-    """A TCP port, 0 to 65535."""
+    """Parse a TCP port, 0 to 65535."""
     port = int(text)
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"a port is 0 to 65535, got {port}")

@@ -1,4 +1,4 @@
-"""The client of a served model: `Client` or `AsyncClient` in a program, `python -m deploy.client` at a terminal.
+"""Query a served model: `Client` or `AsyncClient` in a program, `python -m deploy.client` at a terminal.
 
 Needs `pip install resformer-deploy[client]` alone: neither torch nor DALI is imported.
 """
@@ -6,6 +6,7 @@ Needs `pip install resformer-deploy[client]` alone: neither torch nor DALI is im
 from deploy.client.async_client import AsyncClient
 from deploy.client.client import Client, Result
 from deploy.client.errors import ClientError, DeadlineExceeded, InvalidImage, ServerFault, ServerUnavailable
+from deploy.client.transport import Access
 
 __all__ = [
     "Access",

@@ -1,18 +1,21 @@
-"""Which of several servers to ask next."""
+"""Choose which of several servers to try next."""
 
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
-# A server that was found unavailable is left alone for so long, then asked again.
+# A server that was unavailable is not tried first for this long.
 REST_SECONDS = 1.0
 
 Server = TypeVar("Server")
 
 
 class Balancer(Generic[Server]):
-    """Turn by turn over the servers in service; threads may share it."""
+    """Take turns over the servers in service.
+
+    Threads may share one balancer.
+    """
 
     def __init__(self, servers: Sequence[Server]) -> None:
         self._servers = list(servers)
@@ -21,11 +24,12 @@ class Balancer(Generic[Server]):
         self._lock = threading.Lock()
 
     def candidates(self) -> Iterator[Server]:
-        """Every server once: those in service in turn, then those at rest, since one that may answer beats none."""
+        """Yield every server once: those in service, in turn, then those at rest."""
         with self._lock:
             count, now = len(self._servers), time.monotonic()
             order = [(self._turn + step) % count for step in range(count)]
             self._turn = (self._turn + 1) % count
+            # A stable sort keeps the turns. Those at rest stay in: one that may answer is better than none.
             order.sort(key=lambda index: self._rests_until[index] > now)
         return (self._servers[index] for index in order)
 

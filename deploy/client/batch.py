@@ -1,4 +1,4 @@
-"""Sends files to the server, some at a time, and writes the overlay of each."""
+"""Send files to the server, some at a time, and write the overlay of each."""
 
 import threading
 import time
@@ -17,12 +17,18 @@ from deploy.client.errors import ClientError, ServerUnavailable
 from deploy.client.tasks import Task
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the server said of one file; width and height are the image's own, as EXIF turns it.
+@dataclass(frozen=True, kw_only=True)
+class FileResult:
+    """Hold what the server computed for one file, as `result.json` keeps it.
 
-    classes: a probability a label.  areas: pixels and percent of the image a segmentation class.
+    file: the image's path.
+    overlay: name of its overlay in the output folder.
+    width: of the image in pixels, turned as its EXIF says.
+    height: of the same.
+    classes: the probability of each label.
+    areas: pixels and percent of the image that each segmentation class covers.
     timings: milliseconds for the request alone and for all of the file.
+    request_id: what the server's log calls the request.
     """
 
     file: str
@@ -37,21 +43,31 @@ class Answer:
 
 @dataclass(frozen=True)
 class Failure:
-    """A file that gave no result, and the one line that says why."""
+    """Name a file that gave no result, with the reason in one line."""
 
     file: str
     reason: str
 
 
-Outcome = Answer | Failure
+Outcome = FileResult | Failure
 
 
 def process(connect: Callable[[], Client], tasks: Iterable[Task], output: Path, jobs: int) -> Iterator[Outcome]:
-    """One outcome a task, in order, `jobs` at once, each with a client of its own; a bad file does not stop the others.
+    """Process the tasks and yield the outcome of each, in their order.
 
-    However many the tasks, few are in memory: no more are started than are being worked on or wait to be taken.
-    Raises ServerUnavailable where the server goes away, OSError where `output` cannot be written.
+    A bad file does not stop the others.
+
+    Args:
+        connect: makes a client.
+        tasks: of any number, of which only a few are in memory at a time.
+        output: the folder for overlays.
+        jobs: files in work at once.
+
+    Raises:
+        ServerUnavailable: where the server goes away.
+        OSError: where `output` cannot be written.
     """
+    # One client a thread: over HTTP, threads may not share one.
     own = threading.local()
     clients: list[Client] = []
 
@@ -73,6 +89,7 @@ def process(connect: Callable[[], Client], tasks: Iterable[Task], output: Path, 
 def _in_order(
     pool: ThreadPoolExecutor, work: Callable[[Task], Outcome], tasks: Iterable[Task], ahead: int
 ) -> Iterator[Outcome]:
+    # Executor.map would submit every task at once and keep every outcome until it is taken.
     waiting: deque[Future[Outcome]] = deque()
     for task in tasks:
         waiting.append(pool.submit(work, task))
@@ -89,14 +106,17 @@ def process_file(client: Client, task: Task, output: Path) -> Outcome:
         data = task.source.read_bytes()
         result = client.segment(data)
         image = open_upright(data)
+    # No fault of this file: the whole run ends, and --resume goes on from there.
     except ServerUnavailable:
         raise
     except (ClientError, OSError, Image.DecompressionBombError) as error:
+        # The text of an OSError repeats the path, which the failure's line begins with.
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return Failure(str(task.source), reason)
+    # The mask covers the network's square view, and is stretched back to the image's own size.
     mask = fit_mask(result.mask, image.size)
     write_whole(output / task.overlay, png(draw(image, mask)))
-    return Answer(
+    return FileResult(
         file=str(task.source),
         overlay=task.overlay,
         width=image.width,
@@ -109,5 +129,5 @@ def process_file(client: Client, task: Task, output: Path) -> Outcome:
 
 
 def milliseconds(seconds: float) -> float:
-    """Seconds as milliseconds to two places."""
+    """Return seconds as milliseconds, rounded to two places."""
     return round(seconds * 1e3, 2)

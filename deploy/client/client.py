@@ -1,4 +1,4 @@
-"""The client as a program uses it."""
+"""Query a served model from a program."""
 
 import time
 import uuid
@@ -18,19 +18,22 @@ from deploy.client.transport import Access, Protocol, Transport
 from deploy.contract import Contract
 
 NO_GUARD = Access()
+# The pause doubles from the first to the longest: quick after a short repair, light on a server that stays away.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
 
-Answer = TypeVar("Answer")
+Response = TypeVar("Response")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
-    """What the server said of one image.
+    """Hold what the server computed for one image.
 
     mask: (S, S) uint8, an index into `seg_classes` for every pixel of the network's square view of the image.
-    class_probabilities: one in [0, 1] a label; they are independent of each other.
-    seg_probabilities: (K, S, S) float32 before the decision, or None where it was not asked for.
-    seconds: from sending the image to having the answer.  request_id: what the server's log calls this request.
+    seg_classes: names of the mask's values, "background" first.
+    class_probabilities: one in [0, 1] for each label. They are independent of each other.
+    seg_probabilities: (K, S, S) float32 before the decision, or None where they were not requested.
+    seconds: from sending the image to receiving the response.
+    request_id: what the server's log calls this request.
     """
 
     mask: NDArray[np.uint8]
@@ -42,14 +45,10 @@ class Result:
 
 
 class Client:
-    """A connection to a server, or to several that serve the same; leave it through `with` or `close()`.
+    """Query one server, or several that serve the same model.
 
-    url: host:port of the server's gRPC (8001) or HTTP (8000) side, as `protocol` says; several are asked in turn.
-    timeout: seconds one try at an image may take; connect_timeout: seconds for a server to say what it serves.
-    retry_for: seconds to go on trying while no server is available.  An inference changes nothing and may be repeated;
-    after a timeout it is not, since the server may still be at work on it.
-    access: the certificate and token of a server that asks for them.
-    Every method raises a subclass of ClientError.  Threads may share a gRPC client, but not an HTTP one.
+    Leave it through `with` or `close()`. Every method raises a subclass of ClientError. Threads may share a client over
+    gRPC, but not one over HTTP.
     """
 
     def __init__(
@@ -62,6 +61,17 @@ class Client:
         retry_for: float = 0.0,
         access: Access = NO_GUARD,
     ) -> None:
+        """Prepare the connections, which open with the first request.
+
+        Args:
+            url: host:port of the server's gRPC (8001) or HTTP (8000) endpoint. Of several, each is used in turn.
+            protocol: "grpc" or "http".
+            timeout: seconds that one attempt at an image may take.
+            connect_timeout: seconds for a server to say what it serves.
+            retry_for: seconds to go on trying while no server is available. A request is not repeated after a timeout,
+                since the server may still be working on it.
+            access: the certificate and token of a server that asks for them.
+        """
         urls = [url] if isinstance(url, str) else url
         self._transports = [
             Transport(one, protocol, connect_timeout=connect_timeout, timeout=timeout, access=access) for one in urls
@@ -71,22 +81,31 @@ class Client:
 
     @cached_property
     def contract(self) -> Contract:
-        """Sizes and names of what is served; asked of the server once."""
-        return self._ask(Transport.contract)
+        """Return the sizes and names of what is served, which the server is asked for once."""
+        return self._request(Transport.contract)
 
     def segment(self, data: bytes, *, probabilities: bool = False) -> Result:
-        """Mask and class probabilities of one image, given as the bytes of a JPEG, PNG or TIFF file.
+        """Return the mask and class probabilities of one image.
 
-        probabilities: ask for `seg_probabilities` as well (4 bytes a pixel and class on the wire).
+        Args:
+            data: the bytes of a JPEG, PNG or TIFF file.
+            probabilities: request `seg_probabilities` as well, 4 bytes on the wire for each pixel and class.
         """
+        # The file is sent as it is: decoded, it would be many times larger on the wire.
         contract, image, request_id = self.contract, np.frombuffer(data, np.uint8), uuid.uuid4().hex
         start = time.perf_counter()
-        names = wanted_outputs(contract, probabilities)
-        answer = self._ask(lambda transport: transport.infer(image, contract, names, request_id))
-        return read_answer(answer, contract, probabilities, time.perf_counter() - start, request_id)
+        names = requested_outputs(contract, probabilities)
+        response = self._request(lambda transport: transport.infer(image, contract, names, request_id))
+        return read_result(
+            response,
+            contract,
+            probabilities=probabilities,
+            seconds=time.perf_counter() - start,
+            request_id=request_id,
+        )
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         for transport in self._transports:
             transport.close()
 
@@ -98,47 +117,51 @@ class Client:
     ) -> None:
         self.close()
 
-    def _ask(self, question: Callable[[Transport], Answer]) -> Answer:
-        """The first answer of a server that is available, asking again with growing pauses while none is."""
+    def _request(self, operation: Callable[[Transport], Response]) -> Response:
+        """Return the first response of an available server, trying again with growing pauses while there is none.
+
+        Repeating is safe, since an inference changes nothing on the server.
+        """
         give_up, pause = time.monotonic() + self._retry_for, FIRST_PAUSE_SECONDS
         while True:
             try:
-                return self._ask_each(question)
+                return self._request_each(operation)
             except ServerUnavailable:
                 if time.monotonic() + pause > give_up:
                     raise
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    def _ask_each(self, question: Callable[[Transport], Answer]) -> Answer:
+    def _request_each(self, operation: Callable[[Transport], Response]) -> Response:
+        # The last one's error is the one that is raised.
         *others, last = self._balancer.candidates()
         for transport in others:
             with suppress(ServerUnavailable):
-                return self._ask_one(transport, question)
-        return self._ask_one(last, question)
+                return self._request_one(transport, operation)
+        return self._request_one(last, operation)
 
-    def _ask_one(self, transport: Transport, question: Callable[[Transport], Answer]) -> Answer:
+    def _request_one(self, transport: Transport, operation: Callable[[Transport], Response]) -> Response:
         try:
-            return question(transport)
+            return operation(transport)
         except (ServerUnavailable, DeadlineExceeded):
             self._balancer.drop(transport)
             raise
 
 
-def wanted_outputs(contract: Contract, probabilities: bool) -> list[str]:
-    """Names of the outputs to ask for: those that travel cheaply, and the probabilities where they are wanted."""
+def requested_outputs(contract: Contract, probabilities: bool) -> list[str]:
+    """Return the names of the outputs to request: those that travel cheaply, and the probabilities where wanted."""
     mask, classes, soft = (spec.name for spec in contract.outputs)
     return [mask, classes, soft] if probabilities else [mask, classes]
 
 
-def read_answer(answer: Any, contract: Contract, probabilities: bool, seconds: float, request_id: str) -> Result:
-    """The server's tensors as a Result."""
+def read_result(response: Any, contract: Contract, *, probabilities: bool, seconds: float, request_id: str) -> Result:
+    """Turn the tensors of a server's response, a batch of one, into a Result."""
     mask, classes, soft = (spec.name for spec in contract.outputs)
     return Result(
-        mask=answer.as_numpy(mask)[0],
+        mask=response.as_numpy(mask)[0],
         seg_classes=contract.seg_classes,
-        class_probabilities=dict(zip(contract.labels, answer.as_numpy(classes)[0].tolist(), strict=True)),
-        seg_probabilities=answer.as_numpy(soft)[0] if probabilities else None,
+        class_probabilities=dict(zip(contract.labels, response.as_numpy(classes)[0].tolist(), strict=True)),
+        seg_probabilities=response.as_numpy(soft)[0] if probabilities else None,
         seconds=seconds,
         request_id=request_id,
     )

@@ -1,30 +1,46 @@
-"""What can go wrong between a client and the server; each message is one line."""
+"""Define what can go wrong between a client and the server.
 
-# ruff: noqa: N818 (the names say what happened; that they are errors, the base says)
+Each message is one line.
+"""
+
+# ruff: noqa: N818 (the names say what happened, the base class that they are errors)
 
 
 class ClientError(Exception):
-    """The request gave no result; the subclasses say whose fault it is and whether asking again can help."""
+    """Report that a request gave no result.
+
+    The subclasses say why, and whether trying again can help.
+    """
 
 
 class ServerUnavailable(ClientError):
-    """No server answers there, or it is not ready for requests (yet, or any more); asking again later may help."""
+    """Report that no server answers, or that it is not ready for requests.
+
+    Trying again later may help.
+    """
 
 
 class DeadlineExceeded(ClientError):
-    """The answer did not come within the timeout; the server may still be working on it."""
+    """Report that no response came within the timeout.
+
+    The server may still be working on the request.
+    """
 
 
 class InvalidImage(ClientError):
-    """The server refused the image (not a JPEG, PNG or TIFF, damaged, too large); asking again cannot help."""
+    """Report that the server refused the image.
+
+    It is of another format, damaged or too large. Trying again cannot help.
+    """
 
 
 class ServerFault(ClientError):
-    """The server failed on this request for a reason of its own, which its log holds."""
+    """Report that the server failed on this request for a reason of its own, which its log holds."""
 
 
 _KIND_OF_STATUS: dict[str | None, type[ClientError]] = {
     "StatusCode.UNAVAILABLE": ServerUnavailable,
+    # A client asks for one model, which is missing while the supervisor reloads it.
     "StatusCode.NOT_FOUND": ServerUnavailable,
     "StatusCode.CANCELLED": ServerUnavailable,
     "StatusCode.DEADLINE_EXCEEDED": DeadlineExceeded,
@@ -35,16 +51,23 @@ _KIND_OF_STATUS: dict[str | None, type[ClientError]] = {
     "503": ServerUnavailable,
 }
 
-# What the server says while a worker is dead, and while its successor is loaded; the status is another each time.
+# The server's messages while a worker is dead, and while its successor is loaded. The status differs each time.
 _WORKER_REPLACED = ("is not healthy", "unknown model", "is not ready")
 
 
 def from_status(status: str | None, message: str, url: str) -> ClientError:
-    """The error for a gRPC status ("StatusCode.UNAVAILABLE") or an HTTP one ("503") and the server's own message."""
+    """Return the error for a response's status and the server's own message.
+
+    Args:
+        status: of gRPC ("StatusCode.UNAVAILABLE") or HTTP ("503").
+        message: the server's, of any number of lines.
+        url: of the server.
+    """
     line = " ".join(message.split())
     if any(sign in line for sign in _WORKER_REPLACED):
         return ServerUnavailable(f"the server at {url} is replacing its worker: {line}")
     kind = _KIND_OF_STATUS.get(status, ServerFault)
+    # The server's message about an image is complete, and meant for whoever sent it.
     if kind is InvalidImage:
         return InvalidImage(line)
     if kind is DeadlineExceeded:

@@ -1,4 +1,4 @@
-"""From command-line arguments to images to read and overlays to write."""
+"""Turn command-line arguments into images to read and overlays to write."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
 
 @dataclass(frozen=True)
 class Task:
-    """One image file and the name of its overlay in the output folder."""
+    """Name one image file and its overlay in the output folder."""
 
     source: Path
     overlay: str
 
 
 def plan(arguments: Iterable[Path]) -> list[Task]:
-    """A task for each file named, and for each image below each folder named, in order; each file once.
+    """Make a task for each file named and for each image below each folder named, in order, each file once.
 
-    Overlays are called after their image; where two images share a stem, the later gets a number.
+    An overlay is named after its image. Where two images share a stem, the later one gets a number.
     """
     taken: set[str] = set()
     return [Task(source, _free_name(source.stem, taken)) for source in _unique(_expanded(arguments))]
@@ -27,8 +27,10 @@ def plan(arguments: Iterable[Path]) -> list[Task]:
 def _expanded(arguments: Iterable[Path]) -> Iterator[Path]:
     for argument in arguments:
         if argument.is_dir():
+            # Sorted, so that --resume gives every image the overlay's name of the earlier run.
             yield from sorted(file for file in argument.rglob("*") if file.suffix.lower() in SUFFIXES)
         else:
+            # A file that was named is sent whatever its suffix: the server decides what it is.
             yield argument
 
 
@@ -41,7 +43,7 @@ def _unique(files: Iterable[Path]) -> Iterator[Path]:
 
 
 def _free_name(stem: str, taken: set[str]) -> str:
-    # Compared without case: some file systems do so too.
+    # Compared without case, since some file systems do not tell A.png from a.png.
     name, number = stem, 1
     while name.casefold() in taken:
         number += 1

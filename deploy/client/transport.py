@@ -1,4 +1,4 @@
-"""One connection to one server, over gRPC or HTTP, with the same face for both."""
+"""Connect to one server over gRPC or HTTP, with one interface for both."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ GRPC_CHANNEL = [
     # gRPC's own limit is 4 MB, less than the probabilities of one large image.
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # A server that was started again is found at once, where gRPC would wait for up to two minutes.
+    # A server that was restarted is found at once, where gRPC would wait for up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
@@ -29,16 +29,17 @@ GRPC_CHANNEL = [
 
 @dataclass(frozen=True)
 class Access:
-    """What a guarded server asks for.
+    """Hold what a protected server asks for.
 
-    certificate: PEM file that the server's own is checked against; None speaks without TLS.  token: empty for none.
+    certificate: PEM file that the server's certificate is checked against. None connects without TLS.
+    token: what the server expects with every request. Empty sends none.
     """
 
     certificate: Path | None = None
     token: str = ""
 
     def connection(self, protocol: Protocol) -> dict[str, Any]:
-        """tritonclient's arguments for TLS."""
+        """Return tritonclient's arguments for TLS, which differ by protocol."""
         if self.certificate is None:
             return {}
         file = str(self.certificate)
@@ -48,69 +49,92 @@ class Access:
         }
 
     def headers(self) -> dict[str, str]:
-        """The token as either side of the server reads it."""
+        """Return the headers that carry the token."""
+        # Both go over either protocol: the proxy reads the first, tritonserver's gRPC endpoint the second.
         return {"authorization": f"Bearer {self.token}", GRPC_TOKEN_HEADER: self.token} if self.token else {}
 
 
 class Transport:
-    """tritonclient's two modules agree on everything but construction, deadlines and the shape of a configuration.
+    """Send requests to one server.
 
-    connect_timeout, timeout: seconds for the first exchange and for each inference.  Over HTTP, one thread at a time.
+    tritonclient's modules for gRPC and HTTP agree on everything but construction, deadlines and the shape of a
+    configuration: this class hides the differences. Over HTTP only one thread at a time may use it.
     """
 
     def __init__(self, url: str, protocol: Protocol, *, connect_timeout: float, timeout: float, access: Access) -> None:
+        """Prepare a connection, which opens with the first request.
+
+        Args:
+            url: host:port.
+            protocol: "grpc" or "http".
+            connect_timeout: seconds for the first exchange.
+            timeout: seconds for each inference.
+            access: the certificate and token.
+        """
         self.url, self.protocol, self._headers = url, protocol, access.headers()
         self._connect_timeout, self._timeout = connect_timeout, timeout
+        # Imported here, so that a gRPC client does without gevent, which the HTTP module brings along.
         self._api = import_module(f"tritonclient.{protocol}")
+        # The HTTP client has one timeout for all its requests, the gRPC client one for each call.
         options: dict[str, Any] = {"connection_timeout": connect_timeout, "network_timeout": timeout}
         if protocol == "grpc":
             options = {"channel_args": GRPC_CHANNEL}
         self._client = self._api.InferenceServerClient(url, **options, **access.connection(protocol))
 
     def contract(self) -> Contract:
-        """What the server's model takes and gives, from its configuration."""
+        """Read what the server's model takes and gives from its configuration."""
         options = {"as_json": True, "client_timeout": self._connect_timeout} if self.protocol == "grpc" else {}
-        with translated(self.url, self._connect_timeout):
-            answer = self._client.get_model_config(PIPELINE_MODEL, headers=self._headers, **options)
-        return read_contract(answer)
+        with translate_errors(self.url, self._connect_timeout):
+            response = self._client.get_model_config(PIPELINE_MODEL, headers=self._headers, **options)
+        return read_contract(response)
 
     def infer(self, image: NDArray[np.uint8], contract: Contract, outputs: list[str], request_id: str) -> Any:
-        """Send one image's bytes, (n,) UINT8; the answer has `as_numpy(name)`."""
-        arguments = question(self._api, image, contract, outputs, request_id)
+        """Send one image's bytes, (n,) UINT8, and return the response, which has `as_numpy(name)`."""
+        arguments = inference_request(self._api, image, contract, outputs, request_id)
         if self.protocol == "grpc":
             arguments["client_timeout"] = self._timeout
-        with translated(self.url, self._timeout):
+        with translate_errors(self.url, self._timeout):
             return self._client.infer(**arguments, headers=self._headers)
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         self._client.close()
 
 
-def question(
+def inference_request(
     api: Any, image: NDArray[np.uint8], contract: Contract, outputs: list[str], request_id: str
 ) -> dict[str, Any]:
-    """The arguments of an inference, for either of tritonclient's modules."""
+    """Return the arguments of an inference on one image.
+
+    Args:
+        api: either of tritonclient's modules.
+        image: the file's bytes, (n,) UINT8.
+        contract: the served model's.
+        outputs: names of the outputs to compute.
+        request_id: what the server's log calls the request.
+    """
     spec = contract.encoded_image
     tensor = api.InferInput(spec.name, [1, image.size], spec.dtype)
     tensor.set_data_from_numpy(image[None])
-    wanted = [api.InferRequestedOutput(name) for name in outputs]
-    return {"model_name": PIPELINE_MODEL, "inputs": [tensor], "outputs": wanted, "request_id": request_id}
+    requested = [api.InferRequestedOutput(name) for name in outputs]
+    return {"model_name": PIPELINE_MODEL, "inputs": [tensor], "outputs": requested, "request_id": request_id}
 
 
-def read_contract(answer: dict[str, Any]) -> Contract:
-    """The contract in a model's configuration as JSON, which gRPC wraps once more than HTTP."""
-    config = answer.get("config", answer)
+def read_contract(response: dict[str, Any]) -> Contract:
+    """Read the contract from a model's configuration as JSON."""
+    # gRPC wraps the configuration in one object more than HTTP.
+    config = response.get("config", response)
     return Contract.from_json(config["parameters"]["contract"]["string_value"])
 
 
 @contextmanager
-def translated(url: str, timeout: float) -> Iterator[None]:
-    """Whatever goes wrong with a request inside leaves as a ClientError."""
+def translate_errors(url: str, timeout: float) -> Iterator[None]:
+    """Turn whatever goes wrong with a request inside the block into a ClientError."""
     try:
         yield
     except InferenceServerException as error:
         raise from_status(error.status(), error.message(), url) from None
+    # A subclass of OSError, so it must come before it.
     except TimeoutError:
         raise DeadlineExceeded(f"the server at {url} did not answer within {timeout:g} s") from None
     except (OSError, HTTPException) as error:

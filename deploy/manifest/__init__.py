@@ -1,1 +1,1 @@
-"""Files that run the GPU repository elsewhere: on a cluster with KServe, or on a machine with Docker Compose."""
+"""Write the files that run the GPU repository elsewhere: on a cluster with KServe, or with Docker Compose."""

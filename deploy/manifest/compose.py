@@ -1,4 +1,4 @@
-"""A Compose project: NVIDIA's server on this machine's GPU, and Prometheus that reads its metrics."""
+"""Write a Compose project: NVIDIA's server on this machine's GPU, and Prometheus that reads its metrics."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,8 @@ PROMETHEUS_FILE = "prometheus.yml"
 
 
 def project(deployment: Deployment, folder: Path) -> dict[str, Any]:
-    """For a compose file in `folder`; every port is open to this machine alone."""
+    """Return the project for a compose file in `folder`."""
+    # Every port, here and below, is open to this machine alone: neither service asks for a password.
     prometheus = {
         "image": PROMETHEUS,
         "depends_on": {"triton": {"condition": "service_healthy"}},
@@ -25,7 +26,8 @@ def project(deployment: Deployment, folder: Path) -> dict[str, Any]:
 
 
 def triton(deployment: Deployment, folder: Path) -> dict[str, Any]:
-    """The server's service."""
+    """Return the server's service."""
+    # Compose resolves paths from the compose file, and takes one without a leading dot for the name of a volume.
     repository = os.path.relpath(deployment.repository, folder)
     gpu = {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
     return {
@@ -34,6 +36,7 @@ def triton(deployment: Deployment, folder: Path) -> dict[str, Any]:
         "volumes": [bind(repository if repository.startswith(".") else f"./{repository}", MODELS)],
         "ports": [f"127.0.0.1:{port}:{port}" for port in (8000, 8001, METRICS_PORT)],
         "deploy": {"resources": {"reservations": {"devices": [gpu]}}},
+        # Docker's default is 64 MB, which the backends' shared memory can exceed.
         "shm_size": "1gb",
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
@@ -44,17 +47,19 @@ def triton(deployment: Deployment, folder: Path) -> dict[str, Any]:
             "retries": 3,
             "start_period": f"{START_SECONDS}s",
         },
+        # The server drains by itself first: a kill must come after its own timeout.
         "stop_grace_period": f"{DRAIN_SECONDS + 5}s",
         "restart": "unless-stopped",
     }
 
 
 def prometheus_configuration() -> dict[str, Any]:
-    """What Prometheus reads: the server's metrics, often enough to see a burst."""
+    """Return what Prometheus reads: the server's metrics."""
     target = {"job_name": "triton", "static_configs": [{"targets": [f"triton:{METRICS_PORT}"]}]}
+    # Often enough to see a burst of requests. The default is once a minute.
     return {"global": {"scrape_interval": "5s"}, "scrape_configs": [target]}
 
 
 def bind(source: str, target: str) -> dict[str, Any]:
-    """A file or folder of this machine inside a container, not to be written there."""
+    """Return a read-only mount of a file or folder of this machine."""
     return {"type": "bind", "source": source, "target": target, "read_only": True}

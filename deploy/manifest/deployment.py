@@ -1,4 +1,4 @@
-"""What both kinds of file are written from."""
+"""Describe one deployment, from which both kinds of file are written."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,16 @@ DRAIN_SECONDS = 30
 ARGUMENTS = ("--strict-readiness=true", "--exit-on-error=true", f"--exit-timeout-secs={DRAIN_SECONDS}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """name: of the service.  repository: the GPU repository here.  tag: of NVIDIA's image.
+    """Describe a deployment of the GPU repository.
 
-    concurrency: requests in flight that one GPU should see; more of them ask for another replica.
-    storage: where a cluster finds the repository.  replicas: most of them.
+    name: of the service.
+    repository: path of the GPU repository on this machine.
+    tag: of NVIDIA's image.
+    concurrency: requests in flight that one GPU should see. More of them call for another replica.
+    storage: URI where a cluster finds the repository.
+    replicas: the largest number of them.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""An InferenceService of KServe (serving.kserve.io/v1beta1) with its runtime for Triton Inference Server."""
+"""Write an InferenceService of KServe (serving.kserve.io/v1beta1) with its runtime for Triton Inference Server."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ RESOURCES = {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": "1"}
 
 
 def inference_service(deployment: Deployment) -> dict[str, Any]:
-    """One GPU a replica; a replica more for every `concurrency` requests in flight."""
+    """Return the service: one GPU a replica, and one replica more for every `concurrency` requests in flight."""
     model = {
         "modelFormat": {"name": "triton"},
         "runtime": "kserve-tritonserver",
@@ -19,7 +19,9 @@ def inference_service(deployment: Deployment) -> dict[str, Any]:
         "protocolVersion": "v2",
         "storageUri": deployment.storage,
         "args": list(ARGUMENTS),
+        # Kubernetes takes GPUs only where requests and limits are equal.
         "resources": {"requests": dict(RESOURCES), "limits": dict(RESOURCES)},
+        # While the startup probe runs, the other two wait: a slow start is not taken for a dead server.
         "startupProbe": probe(READY, failures=START_SECONDS // PERIOD_SECONDS),
         "readinessProbe": probe(READY, failures=2),
         "livenessProbe": probe(LIVE, failures=6),
@@ -41,7 +43,7 @@ def inference_service(deployment: Deployment) -> dict[str, Any]:
 
 
 def probe(path: str, *, failures: int) -> dict[str, Any]:
-    """Ask every few seconds; so many failures in a row count."""
+    """Return a probe that asks every few seconds and fails after `failures` bad responses in a row."""
     return {
         "httpGet": {"path": path, "port": HTTP_PORT},
         "periodSeconds": PERIOD_SECONDS,

@@ -1,6 +1,7 @@
 """Start, watch and stop the real `tritonserver` of nvidia-pytriton.
 
-The names below load their module on first use: a worker process, whose code lives in this package, needs none of them.
+The names below load their module on first use. A worker process, whose code lives in this package, uses none of them
+and stays free of aiohttp and gRPC.
 """
 
 from typing import TYPE_CHECKING

@@ -1,5 +1,5 @@
-"""What keeps a server from starting or from going on."""
+"""Define the error of a server that cannot start or cannot go on."""
 
 
 class ServerError(Exception):
-    """One line: what failed, in the server's own words where it said any, and what to do."""
+    """Say in one line what failed, in the server's own words where it gave any, and what to do."""

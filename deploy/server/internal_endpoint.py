@@ -1,4 +1,7 @@
-"""Reach tritonserver's own HTTP endpoint, on the loopback and closed to everyone without the key of this start."""
+"""Talk to tritonserver's own HTTP endpoint, which listens on the loopback and answers only to the key of this start.
+
+The proxy, the health probe and model loading use it. Clients reach the proxy and the gRPC port instead.
+"""
 
 import http.client
 import json
@@ -10,38 +13,53 @@ from tritonclient.grpc import model_config_pb2 as schema
 from deploy.server.errors import ServerError
 
 ADDRESS = "127.0.0.1"
-# Every API that the server has. What clients may use of them, the front and the gRPC side offer.
-_ALL = "health,metadata,inference,shared-memory,model-config,model-repository,statistics,trace,logging"
-# What a client of a served model has no business with.
+# Every API of the HTTP endpoint is closed without the key: the proxy decides what clients may use.
+_RESTRICTED_HTTP = "health,metadata,inference,shared-memory,model-config,model-repository,statistics,trace,logging"
+# The gRPC port is open to clients, so what would let them harm the server is closed one API at a time.
 _RESTRICTED_GRPC = "model-repository,shared-memory,trace,logging"
+# Compiling a large network takes its time.
+LOAD_SECONDS = 120.0
 
 
-class PrivateSide:
-    """How the probe, the model control and the front reach the server."""
+class InternalEndpoint:
+    """Send requests to tritonserver, and load and unload its models.
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    port: of its HTTP endpoint.
+    metrics_port: of its Prometheus metrics.
+    headers: what every request to it must carry.
+    """
+
+    def __init__(self, port: int, metrics_port: int) -> None:
+        self.port, self.metrics_port = port, metrics_port
+        # Local users can read it in the process list. It keeps remote clients of the gRPC port from loading models.
         self.key = secrets.token_hex(16)
         self.headers = {"resformer-key": self.key}
 
     def arguments(self) -> list[str]:
-        """What the server's command line needs for it."""
+        """Return the command-line arguments that make tritonserver listen here."""
         return [
             f"--http-address={ADDRESS}",
             f"--http-port={self.port}",
-            f"--http-restricted-api={_ALL}:resformer-key={self.key}",
+            f"--metrics-address={ADDRESS}",
+            f"--metrics-port={self.metrics_port}",
+            f"--http-restricted-api={_RESTRICTED_HTTP}:resformer-key={self.key}",
             f"--grpc-restricted-protocol={_RESTRICTED_GRPC}:resformer-key={self.key}",
         ]
 
-    def ask(
+    def request(
         self, method: str, path: str, body: bytes = b"", *, timeout: float, headers: dict[str, str] | None = None
     ) -> bytes:
-        """The body of a good answer; raises ServerError with the server's reason, or where there is no answer."""
+        """Send one request and return the body of a response with status 200.
+
+        Raises ServerError with the server's reason for any other status, and where there is no response within
+        `timeout` seconds.
+        """
+        # A connection per request: tritonserver does not end while an idle one is open.
         connection = http.client.HTTPConnection(ADDRESS, self.port, timeout=timeout)
         try:
             connection.request(method, path, body, self.headers | (headers or {}))
             response = connection.getresponse()
-            answer = response.read()
+            content = response.read()
         except TimeoutError:
             raise ServerError(f"no answer within {timeout:g} s") from None
         except (OSError, http.client.HTTPException) as error:
@@ -49,40 +67,34 @@ class PrivateSide:
         finally:
             connection.close()
         if response.status != http.HTTPStatus.OK:
-            raise ServerError(_reason(answer) or f"HTTP status {response.status}")
-        return answer
-
-
-def _reason(answer: bytes) -> str:
-    """The server's words in one line; what follows "At:" is the worker's stack."""
-    try:
-        message = str(json.loads(answer)["error"])
-    except (ValueError, LookupError, TypeError):
-        return ""
-    return " ".join(message.partition("\n\nAt:")[0].split())
-
-
-# Compiling a large network takes its time.
-LOAD_SECONDS = 120.0
-
-
-class ModelControl:
-    """The server's model control, which only its private side offers."""
-
-    def __init__(self, private: PrivateSide) -> None:
-        self._private = private
+            raise ServerError(_reason(content) or f"HTTP status {response.status}")
+        return content
 
     def load(self, config: schema.ModelConfig) -> None:
-        """Load a model with `config` in place of its file's; raises ServerError with the server's reason."""
+        """Load a model with `config` in place of the configuration in its folder.
+
+        Raises ServerError with the server's reason.
+        """
         parameters = {"config": json_format.MessageToJson(config)}
-        self._post(config.name, "load", LOAD_SECONDS, json.dumps({"parameters": parameters}).encode())
+        self._control(config.name, "load", LOAD_SECONDS, json.dumps({"parameters": parameters}).encode())
 
     def unload(self, name: str, timeout: float) -> None:
-        """Take a model out of service, after which a load starts new workers.
+        """Take a model out of service, so that the next load starts new workers.
 
-        Not waited for until it is gone: a request that failed on a dead worker keeps the old one "unloading" for ever.
+        Returns before the model is gone. After a request failed on a dead worker, the server never finishes unloading
+        the old model, and waiting for it would not end.
         """
-        self._post(name, "unload", timeout)
+        self._control(name, "unload", timeout)
 
-    def _post(self, name: str, action: str, timeout: float, body: bytes = b"") -> None:
-        self._private.ask("POST", f"/v2/repository/models/{name}/{action}", body, timeout=timeout)
+    def _control(self, name: str, action: str, timeout: float, body: bytes = b"") -> None:
+        self.request("POST", f"/v2/repository/models/{name}/{action}", body, timeout=timeout)
+
+
+def _reason(content: bytes) -> str:
+    """Return the server's error message in one line, or an empty text where `content` holds none."""
+    try:
+        message = str(json.loads(content)["error"])
+    except (ValueError, LookupError, TypeError):
+        return ""
+    # What follows "At:" is the worker's stack.
+    return " ".join(message.partition("\n\nAt:")[0].split())

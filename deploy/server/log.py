@@ -1,4 +1,4 @@
-"""The server's log as lines of JSON, for people's tools and for ours."""
+"""Write the log of the server, its workers, its proxy and its supervisor as lines of JSON."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 # 2026-01-31T12:00:00Z I 4711 http_server.cc:362] "Started Metrics Service at 127.0.0.1:8002"
 _LINE = re.compile(r'^(?P<time>\S+Z) (?P<level>[IWEF]) \d+ (?P<where>[^\]\s]+)\] "?(?P<message>.*?)"?\s*$')
 _LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "error"}
-# Tables of settings, and what every start without a GPU says.
+# Tables of settings, and messages about CUDA that every start without a GPU prints and that mean nothing.
 _NOISE = re.compile(r"^\s*$|^[+|]|CudaDriverHelper|CUDA memory pool disabled|pinned system memory")
 
 
@@ -19,6 +19,7 @@ def log_server_line(line: str) -> None:
         return
     if _NOISE.search(line):
         return
+    # Whatever does not have the form of the server's own log was printed by a worker.
     if parts := _LINE.match(line):
         _write(parts["time"], _LEVELS[parts["level"]], parts["where"], parts["message"])
     else:
@@ -26,18 +27,19 @@ def log_server_line(line: str) -> None:
 
 
 def _write_request(line: str) -> None:
-    """A request's line, from the front or a worker, which is JSON already."""
+    """Write the line that the proxy or a worker prints for a request, which is JSON already."""
     try:
         fields = json.loads(line)
     except ValueError:
-        # Two workers' lines in one.
+        # Workers share one pipe, and two that print at once may leave their lines in one.
         _write(_now(), "info", "worker", line)
     else:
+        # "front" is the proxy's name in the log's format. Only its lines have an HTTP status.
         _print({"time": _now(), "level": "info", "where": "front" if "status" in fields else "worker", **fields})
 
 
 def log_event(message: str) -> None:
-    """Write one of the supervisor's own lines in the same form."""
+    """Write one of the supervisor's own messages in the same form."""
     _write(_now(), "warning", "supervisor", message)
 
 

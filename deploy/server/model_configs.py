@@ -1,4 +1,4 @@
-"""What a repository holds, and how its models share this machine."""
+"""Read and check a repository's model configurations, and adapt them to this machine."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,10 @@ from deploy.server.options import ServerOptions
 
 
 def read_repository(repository: Path) -> dict[str, schema.ModelConfig]:
-    """The configuration of every model; raises ServerError unless it is one that a CPU server can load."""
+    """Read the configuration of every model, by name.
+
+    Raises ServerError where a server without a GPU could not load the repository.
+    """
     if not repository.is_dir():
         raise ServerError(f"no model repository at {repository}: run python -m deploy.build_engine first")
     configs: dict[str, schema.ModelConfig] = {}
@@ -22,12 +25,13 @@ def read_repository(repository: Path) -> dict[str, schema.ModelConfig]:
             config = read_config(file.parent)
         except (OSError, ValueError, text_format.ParseError) as error:
             raise ServerError(f"{file} cannot be read: {error}") from None
+        # nvidia-pytriton's server has the Python backend and no other.
         if config.backend != "python":
             raise ServerError(
                 f"{file.parent} needs the server's {config.backend or config.platform} backend, and a GPU"
             )
+        # Without this file the server would wait forever for a worker that has nothing to run.
         if not any(file.parent.glob("*/model.py")):
-            # The server would wait for ever for a worker that has nothing to run.
             raise ServerError(f"{file.parent} holds no model.py: build the repository again with deploy.build_engine")
         check_network(file.parent, config)
         configs[config.name] = config
@@ -37,7 +41,7 @@ def read_repository(repository: Path) -> dict[str, schema.ModelConfig]:
 
 
 def check_network(folder: Path, config: schema.ModelConfig) -> None:
-    """Raises ServerError unless a model's network is, to the byte, the one that the build verified."""
+    """Raise ServerError unless the model's network is, to the byte, the one that the build verified."""
     network = folder / VERSION / config.parameters["network"].string_value
     try:
         verified = network_fingerprint(network) == config.parameters["sha256"].string_value
@@ -50,7 +54,10 @@ def check_network(folder: Path, config: schema.ModelConfig) -> None:
 
 
 def contract_of(config: schema.ModelConfig) -> Contract:
-    """The contract that a model's configuration carries; raises ServerError where it is not one."""
+    """Read the contract that a model's configuration carries.
+
+    Raises ServerError where it is not one.
+    """
     try:
         return Contract.from_json(config.parameters["contract"].string_value)
     except ValueError as error:
@@ -58,12 +65,14 @@ def contract_of(config: schema.ModelConfig) -> Contract:
 
 
 def tuned(config: schema.ModelConfig, options: ServerOptions) -> schema.ModelConfig:
-    """A copy with workers and threads for this machine, and with the limit that workers hold requests to."""
+    """Return a copy with workers, threads and the limit on a request's bytes set for this machine."""
+    # The cores that this process may use: fewer than the machine has in a container or under taskset.
     cores = len(os.sched_getaffinity(0))
     workers = cores if options.tuning == "throughput" else 1
     copy = schema.ModelConfig()
     copy.CopyFrom(config)
     copy.instance_group[0].count = workers
+    # A worker reads these from its configuration: it gets no other arguments.
     copy.parameters["threads"].string_value = str(cores // workers)
     copy.parameters["max_request_bytes"].string_value = str(options.max_request_bytes)
     return copy

@@ -1,4 +1,4 @@
-"""What may be chosen about a server."""
+"""Describe what may be chosen about a server."""
 
 import socket
 from contextlib import ExitStack
@@ -12,7 +12,11 @@ MAX_REQUEST_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Tls:
-    """PEM files: the server's certificate (chain) and its private key."""
+    """Name the PEM files of TLS.
+
+    certificate: the server's certificate, or its chain.
+    key: the certificate's private key.
+    """
 
     certificate: Path
     key: Path
@@ -20,12 +24,16 @@ class Tls:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """Where the server listens, what it is tuned for, and whom it lets in.
+    """Describe where the server listens, what it is tuned for, and which clients it serves.
 
-    address: of the interface to bind.  Ports: 0 picks a free one.
-    tuning: "latency" is one worker with every core, "throughput" one worker a core.
-    max_request_bytes: of one request; more is answered with 413 over HTTP, with INVALID_ARGUMENT over gRPC.
-    tls: encrypts HTTP and gRPC (the metrics stay plain).  token: asked of every request but those for health.
+    address: of the interface to bind.
+    http_port: of the proxy. 0 picks a free port, here and below.
+    grpc_port: of tritonserver's gRPC endpoint.
+    metrics_port: of the Prometheus metrics.
+    tuning: "latency" is one worker with every core, "throughput" is one worker a core.
+    max_request_bytes: the limit on one request. A larger one fails with 413 over HTTP, INVALID_ARGUMENT over gRPC.
+    tls: encrypts HTTP and gRPC. The metrics stay plain.
+    token: what every request except those for health must carry. Empty asks for none.
     """
 
     address: str = "127.0.0.1"
@@ -38,7 +46,7 @@ class ServerOptions:
     token: str = ""
 
     def with_ports(self) -> "ServerOptions":
-        """These options with a free port in place of each 0."""
+        """Return these options with a free port in place of each 0."""
         free = free_ports(self.address, 3)
         return replace(
             self,
@@ -52,7 +60,8 @@ FREE_PORTS = ServerOptions(http_port=0, grpc_port=0, metrics_port=0)
 
 
 def free_ports(address: str, count: int) -> list[int]:
-    """`count` different ports that nothing listens on at the moment."""
+    """Find `count` different ports that nothing listens on at the moment."""
     with ExitStack() as stack:
+        # All are bound before any is released: one at a time, the system could name the same port twice.
         sockets = [stack.enter_context(socket.create_server((address, 0))) for _ in range(count)]
         return [one.getsockname()[1] for one in sockets]

@@ -1,6 +1,7 @@
-"""The one health check that can be believed: an inference.
+"""Check a server's health by inference.
 
-With its worker dead the server goes on calling itself live and ready, and the model ready.
+The server's own health endpoints cannot be believed: with a dead worker it still reports itself live and ready, and the
+model ready.
 """
 
 import json
@@ -15,7 +16,7 @@ from tritonclient.utils import triton_to_np_dtype
 from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, PROBE_ID, Contract, TensorSpec
 from deploy.sample import sample_image
 from deploy.server.errors import ServerError
-from deploy.server.internal_endpoint import PrivateSide
+from deploy.server.internal_endpoint import InternalEndpoint
 
 Headers = dict[str, str]
 
@@ -25,54 +26,63 @@ PATIENCE_SECONDS = 2.0
 
 
 class Probe:
-    """Asks the models of one server to answer a generated image."""
+    """Send a generated image to the models of one server."""
 
-    def __init__(self, private: PrivateSide, contract: Contract) -> None:
-        self._private, self._contract = private, contract
+    def __init__(self, internal: InternalEndpoint, contract: Contract) -> None:
+        self._internal, self._contract = internal, contract
         self._patience: dict[str, float] = {}
 
     def first(self, model: str) -> None:
-        """The check after loading, which also learns how long the model may take; raises ServerError."""
+        """Check a model that was just loaded, and learn how long it may take.
+
+        Raises ServerError where it does not answer.
+        """
         self._infer(model, FIRST_SECONDS)
+        # Timed on the second inference: the first includes what a worker prepares once.
         start = time.monotonic()
         self._infer(model, FIRST_SECONDS)
-        # A worker that is busy with a full batch is no more than busy.
+        # Twice the time of a full batch, whose images a worker takes one by one: a busy worker is not a dead one.
         self._patience[model] = PATIENCE_SECONDS + 2 * self._contract.max_batch * (time.monotonic() - start)
 
     def check(self, model: str) -> None:
-        """Return if `model` answers, or works off a queue; raises ServerError where it does neither."""
+        """Return where `model` answers or works through a queue, else raise ServerError."""
         done = self._executions(model)
         try:
             self._infer(model, self._patience[model])
         except ServerError:
+            # Under load the probe waits its turn. Finished requests of others prove that the worker is alive.
             if self._executions(model) == done:
                 raise
 
     def _infer(self, model: str, timeout: float) -> None:
-        spec, values = _question(model, self._contract)
+        spec, values = _sample_input(model, self._contract)
         tensor = InferInput(spec.name, list(values.shape), spec.dtype)
         tensor.set_data_from_numpy(values)
-        # The smallest output: the probe asks for life, not for a mask.
-        wanted = [InferRequestedOutput(self._contract.outputs[1].name)]
-        body, length = InferenceServerClient.generate_request_body([tensor], outputs=wanted, request_id=PROBE_ID)
-        self._ask(model, "POST", "infer", timeout, body, {"Inference-Header-Content-Length": str(length)})
+        # The smallest output: the probe checks for life and needs no mask.
+        requested = [InferRequestedOutput(self._contract.outputs[1].name)]
+        body, length = InferenceServerClient.generate_request_body([tensor], outputs=requested, request_id=PROBE_ID)
+        self._request(model, "POST", "infer", timeout, body, {"Inference-Header-Content-Length": str(length)})
 
     def _executions(self, model: str) -> int:
-        """How many executions have ended well since the model was loaded."""
-        statistics = json.loads(self._ask(model, "GET", "stats", PATIENCE_SECONDS))["model_stats"]
+        """Count the executions that succeeded since the model was loaded."""
+        statistics = json.loads(self._request(model, "GET", "stats", PATIENCE_SECONDS))["model_stats"]
         return sum(int(one["inference_stats"]["success"]["count"]) for one in statistics)
 
-    def _ask(
+    def _request(
         self, model: str, method: str, action: str, timeout: float, body: bytes = b"", headers: Headers | None = None
     ) -> bytes:
         path = f"/v2/models/{model}/{action}"
         try:
-            return self._private.ask(method, path, body, timeout=timeout, headers=headers)
+            return self._internal.request(method, path, body, timeout=timeout, headers=headers)
         except ServerError as error:
             raise ServerError(f"model {model} does not answer: {error}") from None
 
 
-def _question(model: str, contract: Contract) -> tuple[TensorSpec, NDArray[Any]]:
+def _sample_input(model: str, contract: Contract) -> tuple[TensorSpec, NDArray[Any]]:
+    """Return the description of what `model` takes, and a batch of one.
+
+    Raises ServerError for a model that no build writes.
+    """
     if model == NETWORK_MODEL:
         spec = contract.network_input
         return spec, np.zeros((1, *spec.shape), triton_to_np_dtype(spec.dtype))

@@ -1,4 +1,4 @@
-"""The server as a program uses it: `with Server(repository) as server: ...`."""
+"""Run a server from a program: `with Server(repository) as server: ...`."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,16 +9,15 @@ from types import TracebackType
 
 from deploy.contract import PIPELINE_MODEL
 from deploy.server.errors import ServerError
-from deploy.server.internal_endpoint import ADDRESS, ModelControl, PrivateSide
+from deploy.server.internal_endpoint import ADDRESS, InternalEndpoint
 from deploy.server.model_configs import contract_of, read_repository, tuned
 from deploy.server.options import ServerOptions, free_ports
 from deploy.server.probe import Probe
-from deploy.server.process.child import ServerProcess
-from deploy.server.process.command import DRAIN_SECONDS, command
+from deploy.server.process.child import DRAIN_SECONDS, ServerProcess, server_command
 from deploy.server.process.installation import environment, lay_out_backends
 from deploy.server.process.shared_memory import new_prefix, remove_leftovers, remove_regions
 from deploy.server.process.workers import kill_workers, workers_of
-from deploy.server.proxy.app import Front
+from deploy.server.proxy.app import Proxy
 
 START_SECONDS = 60.0
 # The server gives up draining by itself first, and says so in its log.
@@ -27,11 +26,15 @@ UNLOAD_SECONDS = 5.0
 
 
 class Server:
-    """The real `tritonserver` over a model repository; once entered, every model has answered an inference.
+    """Run the real `tritonserver` over a model repository.
 
-    ready: whether every model answered when it was last checked; the HTTP side's health says the same.
-    private: tritonserver's own HTTP side, behind the front.
-    log: takes each line that the server, its workers and the front print.  Raises ServerError where it cannot start.
+    Once the `with` block is entered, or `start` has returned, every model has answered an inference.
+
+    options: where it listens. A port that was given as 0 is a real one here.
+    configs: the models' configurations by name, as they are loaded.
+    contract: what the served model takes and gives.
+    ready: whether every model answered when it was last checked. The HTTP health endpoints say the same.
+    internal: tritonserver's own HTTP endpoint, behind the proxy.
     """
 
     def __init__(
@@ -40,6 +43,16 @@ class Server:
         options: ServerOptions | None = None,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
+        """Read the repository and choose ports, without starting anything.
+
+        Args:
+            repository: the folder that `deploy.build_engine` wrote.
+            options: where to listen and for whom, by default `ServerOptions()`.
+            log: takes each line that the server, its workers and the proxy print.
+
+        Raises:
+            ServerError: where this server could not load the repository.
+        """
         self.options = (options or ServerOptions()).with_ports()
         self.configs = {name: tuned(config, self.options) for name, config in read_repository(repository).items()}
         self.contract = contract_of(self.configs[PIPELINE_MODEL])
@@ -47,41 +60,44 @@ class Server:
         self.ready = False
         self._process: ServerProcess | None = None
         self._regions = new_prefix()
-        private_port, self._metrics_port = free_ports(ADDRESS, 2)
-        self.private = PrivateSide(private_port)
-        self._probe, self._control = Probe(self.private, self.contract), ModelControl(self.private)
+        self.internal = InternalEndpoint(*free_ports(ADDRESS, 2))
+        self._probe = Probe(self.internal, self.contract)
         self._resources = ExitStack()
 
     @property
     def grpc_url(self) -> str:
-        """host:port of the gRPC side, as a client on this machine reaches it."""
+        """Return host:port of the gRPC endpoint, as a client on this machine reaches it."""
         return self._url(self.options.grpc_port)
 
     @property
     def http_url(self) -> str:
-        """host:port of the HTTP side."""
+        """Return host:port of the HTTP proxy."""
         return self._url(self.options.http_port)
 
     @property
     def metrics_url(self) -> str:
-        """host:port of the Prometheus metrics, under /metrics."""
+        """Return host:port of the Prometheus metrics, under /metrics."""
         return self._url(self.options.metrics_port)
 
     def start(self) -> None:
-        """Start the front and the process, load every model and have each answer."""
+        """Start the proxy and the process, load every model and have each answer.
+
+        Raises ServerError, with nothing left running.
+        """
         remove_leftovers()
         backends = Path(self._resources.enter_context(TemporaryDirectory(prefix="resformer-server-")))
         try:
             lay_out_backends(backends)
-            self._start_front()
-            arguments = command(
-                self._repository, backends, self.options, self.private, self._metrics_port, self._regions
-            )
-            self._process = ServerProcess(arguments, environment(), self._log)
+            # Before the models are loaded: health then answers "not ready" rather than not at all.
+            self._start_proxy()
+            command = server_command(self._repository, backends, self.options, self.internal, self._regions)
+            self._process = ServerProcess(command, environment(), self._log)
             self._process.wait_started(START_SECONDS)
+            # All at once, since each load compiles a network.
             with ThreadPoolExecutor() as pool:
                 list(pool.map(self._load, self.configs))
             self.ready = True
+        # Ctrl-C as well: no process, thread or folder may stay behind.
         except BaseException as error:
             reason = self._process.failure() if self._process else ""
             self.stop()
@@ -91,13 +107,18 @@ class Server:
             raise
 
     def reload(self, name: str) -> None:
-        """Replace the workers of one model: a plain load would keep those it has, dead or not."""
+        """Replace the workers of one model.
+
+        Raises ServerError where the new ones do not answer.
+        """
+        # A plain load would keep the workers that the model has, dead or not.
         kill_workers(self.pid, name)
-        self._control.unload(name, UNLOAD_SECONDS)
+        self.internal.unload(name, UNLOAD_SECONDS)
         self._load(name)
 
     def check(self, name: str) -> None:
-        """Return if all workers of a model are there and it answers an inference, else raise ServerError."""
+        """Return if all workers of a model exist and it answers an inference, else raise ServerError."""
+        # With one of several workers dead, an inference may go to a live one.
         expected = self.configs[name].instance_group[0].count
         present = len(workers_of(self.pid, name))
         if present < expected:
@@ -105,13 +126,17 @@ class Server:
         self._probe.check(name)
 
     def stop(self) -> bool:
-        """Let requests in flight finish, then end; False where it had to be killed."""
+        """Let requests in flight finish, then end.
+
+        Returns False where the server had to be killed.
+        """
         self.ready = False
         try:
             return self._process.stop(DRAIN_SECONDS + KILL_AFTER_SECONDS) if self._process else True
         finally:
             self._process = None
             remove_regions(self._regions)
+            # The proxy goes after the server: it still writes the responses of requests that the server finished.
             self._resources.close()
 
     def __enter__(self) -> "Server":
@@ -125,25 +150,30 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The process id of the server; raises ServerError where it is not running."""
+        """Return the server's process id.
+
+        Raises ServerError where it is not running.
+        """
         if self._process is None or not self._process.running:
             raise ServerError(self._process.failure() if self._process else "the server is not running")
         return self._process.pid
 
     @property
     def running(self) -> bool:
-        """Whether the server's process is there."""
+        """Return whether the server's process exists."""
         return self._process is not None and self._process.running
 
-    def _start_front(self) -> None:
-        front = Front(self.options, self.private, self._metrics_port, lambda: self.ready, self._log)
-        front.start()
-        self._resources.callback(front.stop)
+    def _start_proxy(self) -> None:
+        # A new one for each start, since the supervisor restarts a server. It reads `ready` at each request.
+        proxy = Proxy(self.options, self.internal, ready=lambda: self.ready, log=self._log)
+        proxy.start()
+        self._resources.callback(proxy.stop)
 
     def _load(self, name: str) -> None:
-        self._control.load(self.configs[name])
+        self.internal.load(self.configs[name])
         self._probe.first(name)
 
     def _url(self, port: int) -> str:
+        # 0.0.0.0 is every interface, and not an address that a client can connect to everywhere.
         host = "127.0.0.1" if self.options.address == "0.0.0.0" else self.options.address
         return f"{host}:{port}"

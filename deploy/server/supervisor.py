@@ -1,4 +1,4 @@
-"""Keeps a server answering: a worker that died or hangs is replaced, and the whole server where that does not help."""
+"""Keep a server answering: replace a worker that died or hangs, and restart the server where that does not help."""
 
 import time
 from collections.abc import Callable
@@ -8,26 +8,30 @@ from deploy.server.errors import ServerError
 from deploy.server.server import Server
 
 INTERVAL_SECONDS = 1.0
-# More restarts than this in a row, and something is wrong that a restart does not cure.
+# More restarts in a row than this mean a fault that a restart does not cure.
 MAX_RESTARTS = 3
 
 
 class Supervisor:
-    """Watches a started server.
+    """Watch a started server and repair it.
 
-    report: takes one line about each fault found and each repair.
+    report: takes one line for each fault and for each repair.
     """
 
     def __init__(self, server: Server, report: Callable[[str], None]) -> None:
         self._server, self._report = server, report
 
     def watch(self) -> NoReturn:
-        """Check every model each second and repair, for ever; raises ServerError where repairs do not hold."""
+        """Check every model each second and repair it, without end.
+
+        Raises ServerError where repairs do not hold.
+        """
         restarts = 0
         while True:
             time.sleep(INTERVAL_SECONDS)
             try:
                 self.attend()
+                # One good check ends a series: faults that are hours apart must not add up.
                 restarts = 0
             except ServerError as error:
                 if restarts == MAX_RESTARTS:
@@ -37,7 +41,10 @@ class Supervisor:
                 self.restart()
 
     def attend(self) -> None:
-        """Check once, and replace the workers of a model that does not answer; ServerError asks for a restart."""
+        """Check every model once and replace the workers of one that does not answer.
+
+        Raises ServerError where only a restart of the server can help.
+        """
         for name in self._server.configs:
             self._attend_model(name)
         self._server.ready = True
@@ -46,6 +53,7 @@ class Supervisor:
         try:
             self._server.check(name)
         except ServerError as error:
+            # Load balancers must not send requests here while the model is repaired.
             self._server.ready = False
             if not self._server.running:
                 raise
@@ -54,10 +62,13 @@ class Supervisor:
             self._report(f"{name} answers again")
 
     def restart(self) -> None:
-        """Stop what is left of the server and start it anew; a failure to start is reported, not raised."""
+        """Stop what is left of the server and start it again.
+
+        A failure to start is reported, not raised.
+        """
         self._server.stop()
         try:
             self._server.start()
         except ServerError as error:
-            # Counted by the next check, which fails as long as there is no server.
+            # The next check fails as long as there is no server, and counts as the next restart.
             self._report(f"the server did not come back: {error}")

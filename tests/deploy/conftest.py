@@ -25,17 +25,25 @@ from model.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
 from tests.helpers.networks import SMALLEST, lived_in
 from tests.helpers.smallest import CONTRACT
 
+Infer = Callable[[bytes], dict[str, NDArray[np.generic]]]
+MakeImage = Callable[..., bytes]
+
 
 @dataclass(frozen=True)
 class Built:
-    """checkpoint: its file.  output: what the build left.  root: the directory to run in."""
+    """Describe one build.
+
+    checkpoint: its file.
+    output: the folder that the build filled.
+    root: the directory that it ran in.
+    """
 
     checkpoint: Path
     output: Path
     root: Path
 
     def again(self, *arguments: str) -> int:
-        """Run the command once more on the same checkpoint and output; returns its exit code."""
+        """Run the command once more on the same checkpoint and output, and return its exit code."""
         with working_directory(self.root):
             return build_engine.main(
                 ["--checkpoint", str(self.checkpoint), "--output", str(self.output), "--samples", "5", *arguments]
@@ -44,6 +52,8 @@ class Built:
 
 @contextmanager
 def working_directory(path: Path) -> Iterator[None]:
+    """Run the block in another directory."""
+    # contextlib.chdir is new in Python 3.11, and monkeypatch lives no longer than one test.
     before = Path.cwd()
     os.chdir(path)
     try:
@@ -54,7 +64,7 @@ def working_directory(path: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smallest network as a float32 ONNX file with a dynamic batch."""
+    """Export the smallest network as a float32 ONNX file with a dynamic batch."""
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     export_onnx(lived_in(SMALLEST), CONTRACT, path)
     return path
@@ -62,7 +72,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A skin checkpoint of the smallest network, with untrained weights."""
+    """Save a skin checkpoint of the smallest network, with untrained weights."""
+    # One channel: skin has a binary mask, and SMALLEST several classes.
     config = replace(SMALLEST, seg_channels=1)
     labels = ("melanoma", "seborrheic_keratosis", "nevus")
     info = CheckpointInfo(
@@ -70,7 +81,7 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seg_classes=("background", "lesion"),
         labels=labels,
         data="synthetic:skin",
-        preprocessing=Preprocessing(config.image_size),
+        preprocessing=Preprocessing(image_size=config.image_size),
     )
     path = tmp_path_factory.mktemp("checkpoint") / "smallest.safetensors"
     save_checkpoint(path, Checkpoint(info, lived_in(config).state_dict()))
@@ -79,21 +90,19 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def built(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Build every engine of the small checkpoint that this machine can build."""
     root = tmp_path_factory.mktemp("build")
     result = Built(small_checkpoint, root / "out", root)
     assert result.again("--max-batch", "4") == 0
     return result
 
 
-Infer = Callable[[bytes], dict[str, NDArray[np.generic]]]
-MakeImage = Callable[..., bytes]
-
-
 @pytest.fixture(scope="session")
 def contract() -> Contract:
-    """Four segmentation classes, two labels, a side that no power of two divides."""
+    """Describe four segmentation classes, two labels, and a side that no power of two divides."""
     return Contract(
-        preprocessing=Preprocessing(51, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)),
+        # Three different values each, so that swapped channels or statistics change the answer.
+        preprocessing=Preprocessing(image_size=51, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)),
         seg_classes=("background", "IRF", "SRF", "PED"),
         labels=("fluid", "scar"),
         max_batch=4,
@@ -102,14 +111,14 @@ def contract() -> Contract:
 
 @pytest.fixture(scope="session")
 def network(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A convolution, a softmax and a linear head under the contract's names, with weights from a seed."""
+    """Save a convolution, a softmax and a linear head under the contract's names, with weights from a seed."""
     path = tmp_path_factory.mktemp("network") / "model.onnx"
     onnx.save(small_network(contract), path)
     return path
 
 
 def small_network(contract: Contract) -> onnx.ModelProto:
-    """INPUT (batch, 3, S, S) -> MASK, CLASS_PROBS, SEG_PROBS, opset 17."""
+    """Make a network from INPUT (batch, 3, S, S) to MASK, CLASS_PROBS and SEG_PROBS, in opset 17."""
     generator = np.random.default_rng(5)
     channels, side = contract.seg_channels, contract.image_size
     weights = {
@@ -139,6 +148,7 @@ def small_network(contract: Contract) -> onnx.ModelProto:
         ],
         [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
+    # The versions are fixed: newer ones than the runtimes read would be written by default.
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -146,18 +156,20 @@ def small_network(contract: Contract) -> onnx.ModelProto:
 
 @pytest.fixture(scope="session")
 def repository(contract: Contract, network: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the model repository of the small network."""
     return write_repository(tmp_path_factory.mktemp("build"), contract, network)
 
 
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[Server]:
+    """Run one server for all tests that do not break it."""
     with Server(repository, FREE_PORTS) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def in_process(contract: Contract, network: Path) -> Infer:
-    """The reference: the same file in another engine (ONNX Runtime), without a server around it."""
+    """Return the reference: the same network in another engine (ONNX Runtime), without a server around it."""
     session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
     preprocess = Preprocessor(contract.preprocessing)
     names = [spec.name for spec in contract.outputs]
@@ -171,9 +183,10 @@ def in_process(contract: Contract, network: Path) -> Infer:
 
 @pytest.fixture(scope="session")
 def make_image() -> MakeImage:
-    """A smooth colourful picture of `size` (width, height) as the bytes of a file of `kind`."""
+    """Return a function that makes a smooth colourful picture as the bytes of an image file."""
 
     def make(size: tuple[int, int] = (97, 64), kind: str = "PNG", seed: int = 0, **options: object) -> bytes:
+        """Make a file of `kind` with a picture of `size` (width, height)."""
         coarse = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), dtype=np.uint8)
         file = io.BytesIO()
         Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(file, kind, **options)

@@ -1,4 +1,4 @@
-"""Things that are no image, or not quite: name -> bytes, all from good files and a seed."""
+"""Make files that are no image, or not quite, from good files and a seed."""
 
 import struct
 import zlib
@@ -10,18 +10,19 @@ MakeImage = Callable[..., bytes]
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """Make one chunk of a PNG file: length, kind, body and checksum."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def png(width: int, height: int, rows: bytes, *, depth: int = 8, colour: int = 2) -> bytes:
-    """A PNG whose header may promise what its rows do not hold."""
+    """Make a PNG file whose header may promise what its rows do not hold."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
 def bad_images(make_image: MakeImage) -> dict[str, bytes]:
-    """Each must be refused."""
+    """Make files by name, each of which must be refused."""
     jpeg, good, tiff = (make_image((90, 70), kind) for kind in ("JPEG", "PNG", "TIFF"))
     return {
         "one zero": b"\0",
@@ -44,6 +45,7 @@ def bad_images(make_image: MakeImage) -> dict[str, bytes]:
         "png signature alone": good[:8],
         "png cut in half": good[: len(good) // 2],
         "png of no width": png(0, 9, b""),
+        # 3.6 gigapixels in a file of less than a kilobyte: it must be refused before it is decoded.
         "png that is a bomb": png(60_000, 60_000, bytes(1000)),
         "png of negative width": png(2**32 - 1, 9, b""),
         "png with too few rows": png(64, 64, bytes(3)),
@@ -58,12 +60,14 @@ def bad_images(make_image: MakeImage) -> dict[str, bytes]:
 
 
 def with_jpeg_height(data: bytes, height: int) -> bytes:
+    """Change the height that a JPEG file's frame header states."""
+    # Behind the marker (2 bytes) stand the segment's length (2) and the sample precision (1).
     frame = data.index(b"\xff\xc0")
     return data[: frame + 5] + struct.pack(">H", height) + data[frame + 7 :]
 
 
 def fuzzed(make_image: MakeImage, count: int, seed: int) -> Iterator[bytes]:
-    """Good files with bytes changed, dropped, doubled or cut; a few of them are still images."""
+    """Yield good files with bytes changed, dropped, doubled or overwritten. A few of them are still images."""
     generator = np.random.default_rng(seed)
     originals = [make_image((48, 40), kind) for kind in ("JPEG", "PNG", "TIFF")]
     for _ in range(count):

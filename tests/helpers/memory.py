@@ -1,4 +1,4 @@
-"""How much memory a server takes."""
+"""Measure how much memory a server takes."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ from deploy.server.process.workers import children_of
 
 
 def resident_bytes(server: Server) -> int:
-    """Memory of the server and its workers."""
+    """Return the resident memory of the server and its workers."""
     status = [Path(f"/proc/{pid}/status").read_text() for pid in (server.pid, *children_of(server.pid))]
+    # The kernel's "kB" are 1024 bytes.
     return sum(1024 * int(text.partition("VmRSS:")[2].split()[0]) for text in status)

@@ -1,4 +1,4 @@
-"""Where nvidia-pytriton keeps the server, and the surroundings that its Python backend needs."""
+"""Find the server that nvidia-pytriton carries, and prepare the environment that its Python backend needs."""
 
 import os
 import subprocess
@@ -10,12 +10,15 @@ from pathlib import Path
 from deploy.server.errors import ServerError
 
 _STUB = "triton_python_backend_stub"
-_LOADER_FAILED = 127
+_LOADER_FAILED = 127  # the exit code of a program whose shared libraries are missing
 
 
 def server_root() -> Path:
-    """The folder that holds `bin/tritonserver`; raises ServerError where nvidia-pytriton is not installed."""
-    # Found, not imported: importing pytriton costs seconds and starts threads.
+    """Return the folder that holds `bin/tritonserver`.
+
+    Raises ServerError where nvidia-pytriton is not installed.
+    """
+    # Located without an import: importing pytriton costs seconds and starts threads.
     spec = find_spec("pytriton")
     roots = [Path(place) / "tritonserver" for place in (spec.submodule_search_locations or [])] if spec else []
     for root in roots:
@@ -25,8 +28,12 @@ def server_root() -> Path:
 
 
 def lay_out_backends(folder: Path) -> None:
-    """Fill `folder` as the server's backend directory: the Python backend with the stub of this Python's version."""
+    """Fill `folder` as the server's backend directory: the Python backend with the stub of this Python's version.
+
+    Raises ServerError where pytriton has no such stub, or where the stub cannot run.
+    """
     root, version = server_root(), f"{sys.version_info.major}.{sys.version_info.minor}"
+    # The stub is the program of a worker, linked against one version of Python.
     stub = root / "python_backend_stubs" / version / _STUB
     if not stub.exists():
         raise ServerError(f"nvidia-pytriton has no Python backend for Python {version}; use 3.10, 3.11 or 3.12")
@@ -39,10 +46,8 @@ def lay_out_backends(folder: Path) -> None:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, made such that the workers run this very Python.
-
-    A worker runs the first `python3` on PATH and links against that Python's shared library.
-    """
+    """Return this process's environment, changed so that the workers run this very Python."""
+    # A worker runs the first `python3` on PATH and links against that Python's shared library.
     libraries = [str(sysconfig.get_config_var("LIBDIR")), os.environ.get("LD_LIBRARY_PATH", "")]
     return {
         **os.environ,

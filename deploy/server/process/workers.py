@@ -1,4 +1,7 @@
-"""The server's worker processes, as the operating system sees them."""
+"""Find and kill the server's worker processes, as the operating system lists them.
+
+The server itself does not tell how many of its workers are alive.
+"""
 
 import os
 import signal
@@ -9,27 +12,30 @@ _ZOMBIE = "Z"
 
 
 def children_of(server_pid: int) -> list[int]:
-    """Process ids of the server's live workers."""
+    """Return the process ids of the server's live workers."""
     everyone = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
     return [pid for pid in everyone if _is_live_child(pid, server_pid)]
 
 
 def workers_of(server_pid: int, model: str) -> list[int]:
-    """Process ids of the live workers that serve `model`."""
+    """Return the process ids of the live workers that serve `model`."""
     return [pid for pid in children_of(server_pid) if _model_of(pid) == model]
 
 
 def kill_workers(server_pid: int, model: str) -> None:
-    """End the model's workers at once: one that hangs would never unload."""
+    """Kill the model's workers."""
     for pid in workers_of(server_pid, model):
+        # SIGKILL, since a worker that hangs would never unload by itself.
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 def _is_live_child(pid: int, parent: int) -> bool:
+    # A process may end between the listing and the reading.
     with suppress(OSError):
-        # The command's name, in brackets, may hold anything; state and parent follow it.
+        # The command's name, in brackets, may hold anything. State and parent follow it.
         state, its_parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+        # A killed worker whose exit the server has not collected is still listed, as a zombie.
         return int(its_parent) == parent and state != _ZOMBIE
     return False
 

@@ -1,14 +1,17 @@
-"""What was turned away, counted by reason, in the text format of Prometheus."""
+"""Count refused requests by reason, in the text format of Prometheus."""
 
 from collections import Counter
 
 NAME = "resformer_rejected_requests_total"
-# The worker's own family: images that reached it, over HTTP or gRPC, and could not be used.
-IMAGES_NAME = "resformer_rejected_images_total"
 
 
-class Rejection(Exception):  # noqa: N818 (an answer, not a fault)
-    """A request that is refused: HTTP status, a reason to count it by, and one line for the client."""
+class Rejection(Exception):  # noqa: N818 (a response, not a fault)
+    """Refuse a request.
+
+    status: of the HTTP response.
+    reason: what to count it by.
+    message: one line for the client.
+    """
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -16,17 +19,18 @@ class Rejection(Exception):  # noqa: N818 (an answer, not a fault)
 
 
 class Rejections:
-    """Counts since the front started."""
+    """Count rejections since the proxy started."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
     def add(self, reason: str) -> None:
-        """One more for `reason`, a name of this code's choosing."""
+        """Count one more for `reason`."""
+        # Every reason is a literal of this code: text from a client would let it add metrics without limit.
         self._counts[reason] += 1
 
     def text(self) -> str:
-        """The family as Prometheus reads it."""
+        """Return the family of counters as Prometheus reads it."""
         head = [f"# HELP {NAME} Requests over HTTP that were refused before inference", f"# TYPE {NAME} counter"]
         lines = [f'{NAME}{{reason="{reason}"}} {count}' for reason, count in sorted(self._counts.items())]
         return "\n".join([*head, *lines, ""])

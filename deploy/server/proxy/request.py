@@ -1,4 +1,4 @@
-"""What an inference request over HTTP must be before tritonserver may see it.
+"""Check an inference request over HTTP before tritonserver sees it.
 
 tritonserver 2.51 answers a body that it cannot parse as if the fault were its own, and a dimension that it cannot
 allocate ends the whole process.
@@ -16,24 +16,37 @@ LARGEST_NUMBER = 2**31 - 1
 
 @dataclass(frozen=True)
 class InferenceRequest:
-    """A request's JSON part and, after it, the bytes of its tensors (the protocol's binary extension)."""
+    """Hold a request's body in two parts.
+
+    document: the JSON part.
+    tensors: the bytes of its tensors, which follow it (the protocol's binary extension).
+    """
 
     document: dict[str, Any]
     tensors: bytes
 
     @property
     def id(self) -> str:
-        """What the client calls it; empty where it does not say."""
+        """Return the id that the client gave it, empty where it gave none."""
         return str(self.document.get("id", ""))
 
     def named(self, identity: str) -> tuple[bytes, int]:
-        """Body and length of its JSON part, with `identity` for an id."""
+        """Return the body with `identity` as the request's id, and the length of its JSON part."""
         head = json.dumps({**self.document, "id": identity}).encode()
         return head + self.tensors, len(head)
 
 
 def read_request(body: bytes, json_length: str | None) -> InferenceRequest:
-    """A request's body, of whose bytes the header's `json_length` are JSON (None: all); raises Rejection."""
+    """Read and check a request's body.
+
+    Args:
+        body: JSON, and the bytes of tensors after it.
+        json_length: the header that says how many bytes are JSON. None where all of them are.
+
+    Raises:
+        Rejection: where the server could not be given this body.
+    """
+    # int() alone would also take signs, spaces, underscores and the digits of other scripts.
     if json_length is not None and not (json_length.isascii() and json_length.isdecimal() and len(json_length) < 12):
         raise _malformed("Inference-Header-Content-Length must be a number of bytes")
     length = len(body) if json_length is None else int(json_length)
@@ -42,13 +55,14 @@ def read_request(body: bytes, json_length: str | None) -> InferenceRequest:
     try:
         document = json.loads(body[:length], parse_constant=_refuse_constant)
         _check(document, len(body))
+    # Deep nesting ends Python's parser, or the walk through the document, with RecursionError.
     except (ValueError, RecursionError):
         raise _malformed("the request must be a JSON object with a list of inputs") from None
     return InferenceRequest(document, body[length:])
 
 
 def _refuse_constant(name: str) -> None:
-    """Infinity and NaN, which Python reads and JSON does not know."""
+    """Refuse Infinity and NaN, which Python's parser takes although JSON does not know them."""
     raise ValueError(name)
 
 
@@ -60,21 +74,23 @@ def _check(document: Any, size: int) -> None:
         raise _malformed("the request's id must be a text")
     for tensor in inputs:
         _check_shape(tensor.get("shape"), size)
+    # The values of tensors are left out: the server checks them against their type, and they may be millions.
     about = [{key: value for key, value in tensor.items() if key != "data"} for tensor in inputs]
     if _largest_number({**document, "inputs": about}) > LARGEST_NUMBER:
         raise _malformed(f"a parameter of the request is larger than {LARGEST_NUMBER}")
 
 
 def _check_shape(shape: Any, size: int) -> None:
-    """Every element of a tensor takes at least one byte of the request."""
+    # By type, since True is an int for isinstance.
     if not isinstance(shape, list) or not all(type(length) is int and length >= 0 for length in shape):
         raise Rejection(400, "bad_shape", "an input's shape must be a list of lengths, 0 or more each")
+    # Every element takes at least one byte of the request, so no honest shape is refused.
     if math.prod(shape) > size:
         raise Rejection(400, "bad_shape", f"an input's shape has more elements than the request has bytes ({size})")
 
 
 def _largest_number(value: Any) -> float:
-    """The largest magnitude among the numbers of a JSON value."""
+    """Return the largest magnitude among the numbers of a JSON value."""
     if isinstance(value, (dict, list)):
         inside = value.values() if isinstance(value, dict) else value
         return max(map(_largest_number, inside), default=0)

@@ -1,1 +1,1 @@
-"""What runs inside the server's worker processes on a machine without a GPU (its Python backend)."""
+"""Run inside the server's worker processes, its Python backend, on a machine without a GPU."""

@@ -1,4 +1,7 @@
-"""The two served models. A repository's `model.py` imports one as `TritonPythonModel`, the name the server asks for."""
+"""Serve the two models of a repository inside the server's Python backend.
+
+A repository's `model.py` imports one of the classes as `TritonPythonModel`, the name that the server looks for.
+"""
 
 import json
 import sys
@@ -19,22 +22,32 @@ LONGEST_ID = 128
 
 
 class NetworkModel:
-    """`resformer_network`: normalised images in, the network's outputs out."""
+    """Serve `resformer_network`: normalised images in, the network's outputs out."""
+
+    # The server makes the object without arguments: `initialize` is its constructor and sets all of these.
+    parameters: dict[str, str]
+    contract: Contract
+    network: Network
+    rejected: Any  # pb_utils.MetricFamily
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Called once by the server: compile the network that lies beside the model file."""
+        """Compile the network in the model file's folder.
+
+        The server calls this once.
+        """
+        # The backend's compiled half was built for numpy 1: under 2 it sends 0 bytes and reads every input as ones.
         if int(np.__version__.split(".")[0]) >= 2:
-            # The backend's compiled half was built for numpy 1: under 2 it sends 0 bytes and reads every input as ones.
             raise RuntimeError(f"the server's Python backend needs numpy below 2, found {np.__version__}")
-        parameters = self.parameters = {
+        self.parameters = {
             name: value["string_value"] for name, value in json.loads(args["model_config"])["parameters"].items()
         }
-        self.contract = Contract.from_json(parameters["contract"])
+        self.contract = Contract.from_json(self.parameters["contract"])
         self.network = Network(
-            Path(args["model_repository"]) / args["model_version"] / parameters["network"],
+            Path(args["model_repository"]) / args["model_version"] / self.parameters["network"],
             self.contract,
-            precision=parameters["precision"],
-            threads=int(parameters.get("threads", 0)),
+            precision=self.parameters["precision"],
+            # The build does not write it: `deploy.server.model_configs.tuned` adds it for the machine.
+            threads=int(self.parameters.get("threads", 0)),
         )
         self.rejected = pb_utils.MetricFamily(
             name="resformer_rejected_images_total",
@@ -43,11 +56,14 @@ class NetworkModel:
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Called by the server with the waiting requests: one response each."""
+        """Answer the waiting requests with one response each, in order.
+
+        The server calls this.
+        """
         return [self._respond(request) for request in requests]
 
     def images(self, request: Any) -> tuple[Iterator[NDArray[np.float32]], int]:
-        """The request's normalised images and how many they are."""
+        """Return the request's normalised images, each (3, S, S), and their number."""
         batch = read(request, self.contract.network_input.name)
         return iter(batch), len(batch)
 
@@ -70,18 +86,27 @@ class NetworkModel:
 
 
 class ImageModel(NetworkModel):
-    """`resformer`: encoded images in, the network's outputs out, decoded by the graph that training used."""
+    """Serve `resformer`: encoded images in, the network's outputs out, decoded by the graph that training used."""
+
+    max_bytes: int
+    preprocess: Preprocessor
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Called once by the server: as for the network, and build the preprocessing pipeline."""
+        """Compile the network and build the preprocessing pipeline.
+
+        The server calls this once.
+        """
         super().initialize(args)
         self.max_bytes = int(self.parameters.get("max_request_bytes", sys.maxsize))
-        contract = self.contract
-        self.preprocess = Preprocessor(contract.preprocessing)
+        self.preprocess = Preprocessor(self.contract.preprocessing)
 
     def images(self, request: Any) -> tuple[Iterator[NDArray[np.float32]], int]:
-        """The request's images, decoded one by one as the network takes them, and how many they are."""
+        """Return the request's images, decoded one by one as the network takes them, and their number.
+
+        Raises ImageError for a request above the limit on bytes, and while iterating for an image that is none.
+        """
         rows = read(request, self.contract.encoded_image.name)
+        # The proxy holds HTTP to the limit. tritonserver has none for gRPC, so it is checked here.
         if rows.nbytes > self.max_bytes:
             message = f"the request holds {rows.nbytes:,} bytes of images, more than the limit of {self.max_bytes:,}"
             raise ImageError(message, "too_many_bytes")
@@ -89,18 +114,19 @@ class ImageModel(NetworkModel):
 
 
 def read(request: Any, name: str) -> NDArray[Any]:
-    """An input tensor as a view of the server's shared memory."""
+    """Return an input tensor as a view of the server's shared memory."""
     array: NDArray[Any] = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
     return array
 
 
 def log_request(identity: str, rejected: str, seconds: float) -> None:
-    """One line of JSON for the server's log, whichever way the request came."""
+    """Print one line of JSON about a request for the server's log."""
+    # The probe asks every second and would fill the log.
     if identity != PROBE_ID:
         line = {"request": identity[:LONGEST_ID], "rejected": rejected, "milliseconds": round(1000 * seconds, 1)}
         print(json.dumps(line), flush=True)
 
 
 def refuse(message: str, code: int) -> Any:
-    """A response that carries one line of explanation and nothing else."""
+    """Return a response that carries one line of explanation and nothing else."""
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))

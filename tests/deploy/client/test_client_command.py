@@ -1,4 +1,4 @@
-"""`python -m deploy.client` against the real server, as a person uses it."""
+"""Run `python -m deploy.client` against the real server, as a person uses it."""
 
 import json
 import subprocess
@@ -44,6 +44,7 @@ def test_mixed_run_answers_the_good_and_names_the_bad(
         with Image.open(output / image["overlay"]) as overlay:
             assert overlay.size == (image["width"], image["height"])
             pixels = overlay.width * overlay.height
+        # Resized to the image, a mask covers about the same share of it as of the network's square view.
         covered = sum(area["pixels"] for area in image["areas"].values())
         assert covered == pytest.approx(pixels * (expected["MASK"] > 0).mean(), abs=0.05 * pixels)
     assert len({image["overlay"] for image in result["images"]}) == 2
@@ -58,6 +59,7 @@ def test_http_side_by_the_command(server: Server, make_image: Callable[..., byte
 
 def test_dead_server_is_one_line_and_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.png").write_bytes(b"")
+    # Port 9 (discard) is not listened on.
     assert main([str(tmp_path / "a.png"), "--url", "127.0.0.1:9", "--output", str(tmp_path / "out")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: the server at 127.0.0.1:9")
@@ -78,11 +80,17 @@ def test_names_do_not_collide(tmp_path: Path) -> None:
 
 
 def test_client_needs_neither_torch_nor_dali() -> None:
+    # In a process of its own: this one has long loaded everything.
     code = (
-        "import sys, deploy.client, deploy.client.__main__, tritonclient.grpc, tritonclient.http; print(*sys.modules)"
+        "import sys; from deploy.client import *; import deploy.client.__main__, tritonclient.grpc, tritonclient.http; "
+        "print(*sys.modules)"
     )
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"torch", "nvidia", "openvino", "onnx", "onnxruntime", "data_pipeline", "model", "kernels", "deploy.server"}
+    heavy = {"torch", "nvidia", "openvino", "onnx", "onnxruntime", "model", "kernels", "deploy.server"}
+    # The contract holds a `Preprocessing`, and the overlay is drawn by `data_pipeline`, whose other modules need DALI.
+    heavy |= {f"data_pipeline.{name}" for name in ("loader", "serving", "sources", "graph", "scan", "prepare")}
+    # What the server shares with the build, beyond the contract.
+    heavy |= {f"deploy.{name}" for name in ("repository", "building", "engines", "report", "export", "verify")}
     assert heavy.isdisjoint(modules)
 
 
@@ -96,6 +104,7 @@ def test_resume_does_only_what_is_missing(
     arguments = [str(folder), "--url", server.grpc_url, "--output", str(output)]
     assert main(arguments) == 0
     first = json.loads((output / "result.json").read_text())
+    # A result without its overlay counts as missing.
     (output / "1.overlay.png").unlink()
     assert main([*arguments, "--resume"]) == 0
     second = json.loads((output / "result.json").read_text())
@@ -112,7 +121,7 @@ def test_full_disk_is_one_line_and_leaves_no_half_file(
 ) -> None:
     (tmp_path / "a.png").write_bytes(make_image((300, 200)))
     command = [sys.executable, "-m", "deploy.client", str(tmp_path / "a.png"), "--url", server.grpc_url]
-    # The system's own limit on a file's size stands for a disk with 4 kB left.
+    # The system's limit on a file's size, 8 blocks of 512 bytes, stands for a disk with 4 kB left.
     limited = ["sh", "-c", 'trap "" XFSZ; ulimit -f 8; exec "$@"', "sh", *command, "--output", str(tmp_path / "out")]
     run = subprocess.run(limited, capture_output=True, text=True, check=False)
     assert run.returncode == 1

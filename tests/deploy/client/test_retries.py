@@ -1,4 +1,4 @@
-"""The client while servers come and go."""
+"""Test the client while servers come and go."""
 
 import asyncio
 import os
@@ -40,8 +40,10 @@ def test_worker_killed_under_load_costs_no_request(
             asker.start()
         os.kill(workers_of(server.pid, PIPELINE_MODEL)[0], signal.SIGKILL)
         report: list[str] = []
+        # Until the first check that finds the worker missing, which also replaces it.
         while not report:
             Supervisor(server, report.append).attend()
+        # Ten more answers prove that the new worker serves.
         before = len(masks)
         while len(masks) < before + 10 and all(asker.is_alive() for asker in askers):
             stop.wait(0.05)
@@ -61,12 +63,14 @@ def test_second_server_takes_over_and_the_first_is_admitted_again(
         os.kill(other.pid, signal.SIGKILL)
         assert {client.segment(data).mask.tobytes() for _ in range(8)} == {known}
         Supervisor(other, lambda line: None).restart()
+        # Ends only where the client turns to the second server by itself again.
         before = executions(other)
         while executions(other) == before:
             assert client.segment(data).mask.tobytes() == known
 
 
 def executions(server: Server) -> int:
+    """Return how many inferences a server has answered."""
     import tritonclient.grpc as grpc
 
     with grpc.InferenceServerClient(server.grpc_url) as raw:
@@ -92,6 +96,7 @@ def test_balancer_takes_turns_and_leaves_the_dropped_for_last(monkeypatch: pytes
     balancer = Balancer(["a", "b", "c"])
     assert [next(balancer.candidates()) for _ in range(4)] == ["a", "b", "c", "a"]
     balancer.drop("b")
+    # "b" keeps its place in the turn while it rests, and is offered last.
     assert list(balancer.candidates()) == ["c", "a", "b"]
     now += 2.0
     assert next(iter(list(balancer.candidates()))) == "c"

@@ -1,4 +1,4 @@
-"""Manifests against the models that KServe and Compose publish: nothing unknown, nothing of a wrong type."""
+"""Check manifests against the models that KServe and Compose publish: nothing unknown, nothing of a wrong type."""
 
 import json
 import subprocess
@@ -17,6 +17,7 @@ from deploy.repository.gpu import write_gpu_repository
 
 @pytest.fixture(scope="module")
 def gpu_repository(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a GPU repository without its plan, which no machine without a GPU can build."""
     return write_gpu_repository(tmp_path_factory.mktemp("gpu"), contract, None)
 
 
@@ -46,7 +47,7 @@ print(json.dumps(client.sanitize_for_serialization(read)))
 
 
 def through_the_models(document: dict[str, Any]) -> Any:
-    """The document as KServe's own models read and write it: what they do not know is lost."""
+    """Return the document as KServe's own models read and write it, which lose what they do not know."""
     command = [sys.executable, "-c", THROUGH_THE_MODELS]
     answer = subprocess.run(command, input=json.dumps(document), capture_output=True, text=True, check=True)
     result = json.loads(answer.stdout.splitlines()[-1])
@@ -58,6 +59,7 @@ def test_inference_service_is_what_kserve_reads(gpu_repository: Path, tmp_path: 
     (document,) = written(gpu_repository, "kserve", tmp_path, "--name", "oct", "--storage", "s3://bucket/oct").values()
     assert through_the_models(document) == document
     predictor = document["spec"]["predictor"]
+    # Two batches of four: one computes while the next gathers.
     assert (predictor["scaleMetric"], predictor["scaleTarget"]) == ("concurrency", 8)
     model = predictor["model"]
     assert model["resources"]["limits"]["nvidia.com/gpu"] == "1"
@@ -77,11 +79,13 @@ def test_compose_project_is_what_compose_reads(gpu_repository: Path, tmp_path: P
     assert project.services is not None
     triton = project.services["triton"]
     assert triton.image == "nvcr.io/nvidia/tritonserver:26.02-py3"
+    # Compose resolves the path from the compose file's folder.
     source = files["compose.yaml"]["services"]["triton"]["volumes"][0]["source"]
     assert (tmp_path / "out" / source).resolve() == gpu_repository.resolve()
     prometheus = files["compose.yaml"]["services"]["prometheus"]["volumes"][0]["source"]
     assert (tmp_path / "out" / prometheus).is_file()
     for service in files["compose.yaml"]["services"].values():
+        # Docker publishes a port without an address on every interface, past the host's firewall.
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
     (job,) = files["prometheus.yml"]["scrape_configs"]
     assert job["static_configs"][0]["targets"] == ["triton:8002"]

@@ -1,4 +1,4 @@
-"""What the real server answers, byte for byte, against the same network in another engine without a server."""
+"""Compare the real server's answers with those of the same network in another engine without a server."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ def client(request: pytest.FixtureRequest, server: Server) -> Any:
 
 
 def assert_same_mask(mask: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> None:
-    """Equal to the argmax wherever the two best classes are further apart than rounding."""
+    """Check that the mask is the argmax wherever the two best classes are further apart than rounding."""
     best = np.sort(probabilities, axis=0)
     clear = best[-1] - best[-2] > ROUNDING
     assert clear.mean() > 0.99
@@ -42,6 +42,7 @@ def test_answer_is_that_of_the_network_in_process(
     assert result.mask.dtype == np.uint8
     assert len(np.unique(result.mask)) > 1, "a constant mask would prove nothing"
     assert_same_mask(result.mask, expected["SEG_PROBS"])
+    assert result.seg_probabilities is not None
     np.testing.assert_allclose(result.seg_probabilities, expected["SEG_PROBS"], atol=ROUNDING)
     np.testing.assert_allclose(list(result.class_probabilities.values()), expected["CLASS_PROBS"], atol=ROUNDING)
 
@@ -81,26 +82,28 @@ def test_batch_of_unequal_files_padded_with_zeros(
     server: Server, make_image: Callable[..., bytes], in_process: Any
 ) -> None:
     files = [make_image((60 + 20 * row, 50), kind, seed=row) for row, kind in enumerate(("JPEG", "PNG", "TIFF"))]
+    # A decoder stops at the end of its file, so zeros behind it change nothing.
     padded = np.zeros((len(files), max(map(len, files))), np.uint8)
     for row, data in zip(padded, files, strict=True):
         row[: len(data)] = np.frombuffer(data, np.uint8)
-    answer = infer(server, PIPELINE_MODEL, "IMAGE", padded, "UINT8", ["MASK", "CLASS_PROBS"])
+    response = infer(server, PIPELINE_MODEL, "IMAGE", padded, "UINT8", ["MASK", "CLASS_PROBS"])
     for row, data in enumerate(files):
         expected = in_process(data)
-        assert_same_mask(answer.as_numpy("MASK")[row], expected["SEG_PROBS"])
-        np.testing.assert_allclose(answer.as_numpy("CLASS_PROBS")[row], expected["CLASS_PROBS"], atol=ROUNDING)
+        assert_same_mask(response.as_numpy("MASK")[row], expected["SEG_PROBS"])
+        np.testing.assert_allclose(response.as_numpy("CLASS_PROBS")[row], expected["CLASS_PROBS"], atol=ROUNDING)
 
 
 def test_network_model_takes_normalised_images(server: Server, contract: Contract, network: Any) -> None:
     import onnxruntime
 
     images = np.random.default_rng(3).normal(size=(2, *contract.network_input.shape)).astype(np.float32)
-    answer = infer(server, NETWORK_MODEL, "INPUT", images, "FP32", ["SEG_PROBS"])
+    response = infer(server, NETWORK_MODEL, "INPUT", images, "FP32", ["SEG_PROBS"])
     (expected,) = onnxruntime.InferenceSession(network).run(["SEG_PROBS"], {"INPUT": images})
-    np.testing.assert_allclose(answer.as_numpy("SEG_PROBS"), expected, atol=ROUNDING)
+    np.testing.assert_allclose(response.as_numpy("SEG_PROBS"), expected, atol=ROUNDING)
 
 
 def test_model_control_is_closed_to_clients(server: Server) -> None:
+    # With these, one client could take the model from all others or read their images.
     with grpc.InferenceServerClient(server.grpc_url) as raw:
         with pytest.raises(Exception, match="restricted"):
             raw.unload_model(PIPELINE_MODEL)
@@ -117,6 +120,7 @@ def test_no_server_there(protocol: Any) -> None:
 
 
 def infer(server: Server, model: str, name: str, values: NDArray[Any], dtype: str, outputs: list[str]) -> Any:
+    """Send one tensor through tritonclient alone, as a client of another make would."""
     tensor = grpc.InferInput(name, values.shape, dtype)
     tensor.set_data_from_numpy(values)
     with grpc.InferenceServerClient(server.grpc_url) as raw:

@@ -1,4 +1,7 @@
-"""A soak over both protocols, and a client that is killed; `-m slow` for the long form."""
+"""Send the server many requests over both protocols, and kill a client in the middle of its work.
+
+`-m slow` runs the long form.
+"""
 
 import json
 import signal
@@ -25,7 +28,7 @@ MakeImage = Callable[..., bytes]
 def test_no_answer_is_lost_or_anothers(
     server: Server, make_image: MakeImage, protocol: Protocol, requests: int
 ) -> None:
-    """Four callers ask for different images at once; each must get its own known mask every time."""
+    """Send different images from four callers at once, and expect each one's known mask every time."""
     url = server.grpc_url if protocol == "grpc" else server.http_url
     images = [make_image(seed=seed) for seed in range(4)]
     with Client(server.grpc_url) as client:
@@ -41,6 +44,7 @@ def test_no_answer_is_lost_or_anothers(
             shares = [count // len(images)] * len(images)
             assert list(pool.map(right, range(len(images)), shares)) == shares
 
+    # The first requests fill caches and pools: only growth after them is a leak.
     ask_all(min(requests, 1000))
     before = resident_bytes(server)
     ask_all(requests)

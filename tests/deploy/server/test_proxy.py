@@ -1,4 +1,4 @@
-"""The HTTP front before the real server: health that is true, limits, names for requests, metrics, token and TLS."""
+"""Test the HTTP proxy before the real server: true health, limits, request ids, metrics, token and TLS."""
 
 import http.client
 import json
@@ -28,12 +28,13 @@ TOKEN = "open-sesame"
 
 @pytest.fixture(scope="module")
 def log() -> list[str]:
+    """Collect the lines that the guarded server logs."""
     return []
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Tls:
-    """Signed by itself, for localhost."""
+    """Make a certificate for localhost that is signed by itself."""
     folder = tmp_path_factory.mktemp("tls")
     tls = Tls(folder / "certificate.pem", folder / "key.pem")
     name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
@@ -45,13 +46,14 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 
 @pytest.fixture(scope="module")
 def guarded(repository: Path, certificate: Tls, log: list[str]) -> Iterator[Server]:
-    """With TLS and a token."""
+    """Run a server with TLS, a token and a low limit on requests."""
     options = replace(FREE_PORTS, max_request_bytes=100_000, tls=certificate, token=TOKEN)
     with Server(repository, options, log.append) as running:
         yield running
 
 
 def get(url: str, path: str) -> tuple[int, str]:
+    """Return the status and body of a GET request."""
     connection = http.client.HTTPConnection(url, timeout=10)
     connection.request("GET", path)
     response = connection.getresponse()
@@ -59,7 +61,7 @@ def get(url: str, path: str) -> tuple[int, str]:
 
 
 def counted(server: Server, family: str, reason: str) -> float:
-    """A counter's value on the metrics' one endpoint."""
+    """Read a counter from the metrics, 0 where it is not there yet."""
     found = re.search(rf'^{family}{{reason="{reason}"}} (\S+)$', get(server.metrics_url, "/metrics")[1], re.MULTILINE)
     return float(found[1]) if found else 0.0
 
@@ -69,6 +71,7 @@ def test_health_is_what_the_last_probe_said(repository: Path) -> None:
         ready = ("/v2/health/ready", f"/v2/models/{PIPELINE_MODEL}/ready")
         assert [get(server.http_url, path)[0] for path in ready] == [200, 200]
         os.kill(workers_of(server.pid, PIPELINE_MODEL)[0], signal.SIGKILL)
+        # The supervisor reports twice: before the repair and after it.
         seen: list[int] = []
         supervisor = Supervisor(server, lambda line: seen.append(get(server.http_url, ready[0])[0]))
         while not seen:
@@ -90,7 +93,7 @@ def test_each_reason_is_counted_at_one_address(server: Server, make_image: MakeI
     connection = http.client.HTTPConnection(server.http_url, timeout=10)
     connection.request("POST", f"/v2/models/{PIPELINE_MODEL}/infer", b"{")
     assert connection.getresponse().status == 400
-    # the server gathers its metrics every two seconds
+    # The server gathers its metrics every two seconds.
     deadline = time.monotonic() + 10
     while counted(server, images, "not_an_image") < before[1] + 2 and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -108,6 +111,7 @@ def test_a_request_keeps_its_name_from_client_to_worker(guarded: Server, certifi
     access = Access(certificate.certificate, TOKEN)
     with Client(guarded.grpc_url, access=access) as client, pytest.raises(InvalidImage):
         client.segment(b"x")
+    # The proxy's line and the worker's have the same id. Over gRPC there is no proxy, and the client makes the id.
     requests = [json.loads(line) for line in log if line.startswith('{"request"')]
     named = [line for line in requests if line["request"] == "from-the-header"]
     assert {line.get("protocol", "worker"): line["rejected"] for line in named} == {
@@ -119,6 +123,7 @@ def test_a_request_keeps_its_name_from_client_to_worker(guarded: Server, certifi
 
 
 def post(server: Server, certificate: Tls, body: bytes, headers: dict[str, str], token: str = TOKEN):  # type: ignore[no-untyped-def]
+    """Send an inference over TLS and return the response's status, headers and JSON."""
     host, port = server.http_url.split(":")
     trust = ssl.create_default_context(cafile=certificate.certificate)
     connection = http.client.HTTPSConnection(host, int(port), context=trust, timeout=10)
@@ -150,12 +155,13 @@ def test_token_and_tls(guarded: Server, certificate: Tls, make_image: MakeImage,
     ],
     ids=["too large", "compressed", "header beyond the body", "negative header"],
 )
-def test_what_the_front_refuses(
+def test_what_the_proxy_refuses(
     guarded: Server, certificate: Tls, body: bytes, headers: dict[str, str], status: int
 ) -> None:
     answered, _, document = post(guarded, certificate, body, headers)
     assert answered == status
     assert len(document["error"].splitlines()) == 1
+    # The token comes first: a stranger learns nothing from other refusals.
     assert post(guarded, certificate, body, headers, token="wrong")[0] == 401
 
 
@@ -173,6 +179,7 @@ def test_a_slow_client_is_given_up(server: Server, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("deploy.server.proxy.handlers.BODY_SECONDS", 0.3)
     host, port = server.http_url.split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
+        # One byte of the 99 that are announced.
         connection.sendall(
             f"POST /v2/models/{PIPELINE_MODEL}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nx".encode()
         )

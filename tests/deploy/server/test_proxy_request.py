@@ -1,4 +1,4 @@
-"""What the front lets through: whatever the bytes, a request with sane shapes or one line of refusal."""
+"""Test what the proxy lets through: a request with sane shapes, or one line of refusal for any other bytes."""
 
 import json
 import math
@@ -19,7 +19,8 @@ TENSORS = st.fixed_dictionaries({"shape": st.lists(st.integers(-3, 2**64)) | JSO
 REQUESTS = st.fixed_dictionaries({"inputs": st.lists(TENSORS) | JSON}, optional={"id": JSON, "parameters": JSON})
 
 
-def judged(body: bytes, length: str | None) -> InferenceRequest | None:
+def checked(body: bytes, length: str | None) -> InferenceRequest | None:
+    """Return the request, or None where it was refused in one line."""
     try:
         return read_request(body, length)
     except Rejection as rejection:
@@ -30,16 +31,17 @@ def judged(body: bytes, length: str | None) -> InferenceRequest | None:
 
 
 @given(body=st.binary(), length=st.none() | st.text() | st.integers(-5, 300).map(str))
-def test_any_bytes_are_judged(body: bytes, length: str | None) -> None:
-    judged(body, length)
+def test_any_bytes_are_checked(body: bytes, length: str | None) -> None:
+    checked(body, length)
 
 
 @given(document=REQUESTS, tail=st.binary())
 def test_what_passes_is_safe_and_arrives_unchanged(document: dict[str, Any], tail: bytes) -> None:
     head = json.dumps(document).encode()
-    request = judged(head + tail, str(len(head)))
+    request = checked(head + tail, str(len(head)))
     if request is None:
         return
+    # A tensor's element takes at least one byte, so the server never allocates much more than was sent.
     assert all(math.prod(one["shape"]) <= len(head + tail) for one in document["inputs"])
     body, length = request.named("given")
     assert json.loads(body[:length]) == {**document, "id": "given"}
@@ -48,14 +50,14 @@ def test_what_passes_is_safe_and_arrives_unchanged(document: dict[str, Any], tai
 
 @pytest.mark.parametrize("depth", [10, 300, 900, 100_000])
 def test_depth_ends_in_a_refusal_or_an_answer(depth: int) -> None:
-    judged(b'{"inputs": [], "parameters": ' + b"[" * depth + b"]" * depth + b"}", None)
+    checked(b'{"inputs": [], "parameters": ' + b"[" * depth + b"]" * depth + b"}", None)
 
 
 @pytest.mark.parametrize("number", [LARGEST_NUMBER + 1, -(2**63), 1e300, float("inf"), float("nan")])
 def test_numbers_that_no_parameter_holds(number: float) -> None:
-    assert judged(json.dumps({"inputs": [], "parameters": {"priority": number}}).encode(), None) is None
+    assert checked(json.dumps({"inputs": [], "parameters": {"priority": number}}).encode(), None) is None
     tensor = {"name": "IMAGE", "shape": [0], "parameters": {"binary_data_size": number}}
-    assert judged(json.dumps({"inputs": [tensor]}).encode(), None) is None
+    assert checked(json.dumps({"inputs": [tensor]}).encode(), None) is None
 
 
 def test_rejections_are_counted_in_prometheus_text() -> None:

@@ -1,4 +1,4 @@
-"""`python -m deploy.serve`: its start, its failures in one line each, and its end."""
+"""Test `python -m deploy.serve`: its start, its failures in one line each, and its end."""
 
 import importlib.util
 import shutil
@@ -23,7 +23,7 @@ from deploy.server.options import FREE_PORTS
 
 
 def serve(repository: Path) -> tuple[subprocess.Popen[str], str]:
-    """The command in a process of its own, and the address that it printed."""
+    """Start the command in a process and return it with the gRPC address that it printed."""
     command = [sys.executable, "-m", "deploy.serve", "--repository", str(repository)]
     ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
     process = subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -50,6 +50,7 @@ def test_sigterm_answers_what_it_accepted_and_leaves_nothing(
     askers = [threading.Thread(target=ask) for _ in range(4)]
     for asker in askers:
         asker.start()
+    # Stopped under load, with requests in flight.
     while len(answered) < 20:
         askers[0].join(0.05)
     process.send_signal(signal.SIGTERM)
@@ -97,6 +98,7 @@ def test_broken_repository(repository: Path, tmp_path: Path, damage: Callable[[P
 
 
 def test_network_that_does_not_load(contract: Contract, tmp_path: Path) -> None:
+    # Its fingerprint is right, so that only the worker can find out.
     (tmp_path / "model.onnx").write_bytes(b"no network")
     repository = write_repository(tmp_path, contract, tmp_path / "model.onnx")
     with pytest.raises(ServerError, match="resformer") as error, Server(repository, FREE_PORTS):
@@ -105,6 +107,7 @@ def test_network_that_does_not_load(contract: Contract, tmp_path: Path) -> None:
 
 
 def edit(root: Path, field: str, value: str) -> None:
+    """Change one field of a model's configuration."""
     config = read_config(root / "resformer")
     setattr(config, field, value)
     (root / "resformer" / CONFIGURATION).write_text(text_format.MessageToString(config))
@@ -112,6 +115,7 @@ def edit(root: Path, field: str, value: str) -> None:
 
 def test_without_pytriton(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.server.process.installation.find_spec", lambda name: None)
+    # It is installed here, so only the replacement can make the server miss it.
     assert importlib.util.find_spec("pytriton") is not None
     with pytest.raises(ServerError, match="pip install"), Server(repository, FREE_PORTS):
         pass

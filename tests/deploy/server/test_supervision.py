@@ -1,4 +1,4 @@
-"""Workers that die or hang, which the server itself neither notices nor cures."""
+"""Kill and stop workers, which the server itself neither notices nor replaces."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from deploy.server.process.workers import workers_of
 
 @pytest.fixture(scope="module")
 def fragile(repository: Path) -> Iterator[Server]:
-    """A server that these tests break; two workers a model, so that one may die beside a live one."""
+    """Run a server for these tests to break, with two workers a model, so that one may die while another lives."""
     options = replace(FREE_PORTS, tuning="throughput")
     with Server(repository, options) as running:
         yield running
@@ -26,7 +26,7 @@ def fragile(repository: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def answers(fragile: Server, make_image: Callable[..., bytes]) -> Callable[[], int]:
-    """How many of 4 requests are answered; each answer must be the known mask."""
+    """Return a function that counts how many of 4 requests are answered, each with the known mask."""
     data = make_image()
     with Client(fragile.grpc_url) as client:
         known = client.segment(data).mask.tobytes()
@@ -71,6 +71,7 @@ def test_dead_server_is_started_again(fragile: Server, answers: Callable[[], int
     os.kill(fragile.pid, signal.SIGKILL)
     report: list[str] = []
     supervisor = Supervisor(fragile, report.append)
+    # Not repaired model by model: without its process, the server must be started again.
     with pytest.raises(ServerError):
         while True:
             supervisor.attend()
@@ -80,6 +81,7 @@ def test_dead_server_is_started_again(fragile: Server, answers: Callable[[], int
 
 def test_leftovers_of_dead_servers_are_removed_and_others_kept() -> None:
     folder = Path("/dev/shm")
+    # The highest possible ids are the last to be given out.
     unused = next(pid for pid in range(2**22 - 1, 0, -1) if not Path("/proc", str(pid)).exists())
     left = folder / f"resformer_server_{unused}_0123abcd_region"
     kept = [folder / f"resformer_server_{os.getpid()}_0123abcd_region", folder / "resformer_server_test_region"]
