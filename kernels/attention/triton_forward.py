@@ -62,7 +62,7 @@ def attention_forward(
         scores = tl.dot(query, tl.trans(key), bias, input_precision=PRECISION)  # [M, N]
         new_max = tl.maximum(running_max, tl.max(scores, 1))
         weights = tl.exp2(scores * SCALE_LOG2 - (new_max * SCALE_LOG2)[:, None])
-        # Earlier tiles were computed relative to a smaller maximum.
+        # The sums of earlier tiles are relative to the maximum so far.
         rescale = tl.exp2((running_max - new_max) * SCALE_LOG2)
         running_sum = running_sum * rescale + tl.sum(weights, 1)
         acc = tl.dot(weights.to(value.dtype), value, acc * rescale[:, None], input_precision=PRECISION)

@@ -33,6 +33,7 @@ class Tiles:
 
 def choose_tiles(window_size: int, dtype: torch.dtype, backward: bool = False) -> Tiles:
     """Choose the tile sizes for a window, a dtype and a direction."""
+    # A 4-window has 16 tokens: one tile is all of it.
     if window_size == 4:
         return Tiles(block_m=16, block_n=16, warps=1, stages=2)
     # The backward kernels hold two score tiles at a time, which leaves registers for 64 tokens.

@@ -7,7 +7,7 @@ import torch
 
 from tests.kernels.fences import fenced
 
-# Known at import, because pytest.mark.skipif wants it there.
+# Known at import, because pytest.mark.skipif needs it there.
 ON_GPU = torch.cuda.is_available()
 if not ON_GPU:
     # Triton's interpreter exists only where tests/conftest.py has chosen it, before Triton was imported.

@@ -44,6 +44,7 @@ def fenced_allocations() -> Iterator[list[Fenced]]:
         return fence(torch.full(sizes, torch.nan, device=self.device, dtype=dtype or self.dtype))
 
     with pytest.MonkeyPatch.context() as patch:
+        # The three ways in which the launchers allocate.
         patch.setattr(Tensor, "new_empty", new_empty)
         patch.setattr(torch, "empty_like", lambda like: fence(torch.full_like(like, torch.nan)))
         patch.setattr(torch, "zeros_like", lambda like: fence(torch.full_like(like, 0.0)))

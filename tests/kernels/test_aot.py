@@ -25,6 +25,7 @@ Row = dict[str, Any]
 
 def compile_kernels(output: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command."""
+    # tests/conftest.py sets TRITON_INTERPRET for this process, where nothing would compile.
     clean = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "kernels.aot", "--output", str(output), *arguments]
     return subprocess.run(command, env={**clean, **environment}, cwd=ROOT, capture_output=True, text=True)
@@ -125,6 +126,7 @@ def parameters(ptx: str, entry: str) -> list[str]:
 def test_ptx_takes_inputs_then_sizes_then_outputs(forward: list[Row]) -> None:
     for row in forward:
         names = row["arguments"]
+        # Triton's launcher, the cubins and TensorRT all pass arguments in this order.
         assert names[-1] == "out_ptr"
         assert parameters(row["path"].with_suffix(".ptx").read_text(), row["entry"]) == [
             "u64" if name.endswith("_ptr") else "u32" for name in names

@@ -52,6 +52,7 @@ def test_attention_states_the_rule(change: dict[str, Any], message: str) -> None
         (torch.zeros(1, 8, 8, 72), 1, 8, r"head dim must be one of \(16, 32, 64\), got 24"),
         (torch.zeros(1, 3, 3, 48), 1, 3, "window_size must be 4 to 32, got 3"),
         (torch.zeros(1, 4, 4, 48, dtype=torch.float64), 1, 4, "got torch.float64"),
+        # Expanded, so that three billion values take no memory.
         (torch.zeros(1, 1, 1, 48).expand(2**20, 8, 8, 48), 1, 4, "fewer than 2147483648 values .* got 3221225472"),
     ],
 )
@@ -71,6 +72,7 @@ def test_prepared_bias_must_fit() -> None:
         KernelInputError, match=r"float32 \(2, 3, 28, 4\).*shift_size=1.*got torch.float32 \(2, 1, 28, 4\)"
     ):
         window_attention(**GOOD, bias_rows=rows)
+    # Rows of the right shape, but on another device.
     fitting = prepare_bias(TABLE, window_size=4, shift_size=1, scale=0.25)
     with pytest.raises(KernelInputError, match="bias_rows must be on qkv's device, got meta beside cpu"):
         window_attention(**GOOD, bias_rows=fitting.to("meta"))
@@ -109,11 +111,13 @@ def test_dilated_kernel_refuses_to_train(device: torch.device) -> None:
     tensors = (X.to(device), WEIGHT.to(device).requires_grad_(), torch.zeros(8, device=device))
     with pytest.raises(KernelInputError, match="it has no gradient"):
         dilated_fusion(*tensors, dilations=(1, 2), impl="triton")
+    # The kernel runs on weights that require gradients as long as none is asked for.
     with torch.no_grad():
         assert dilated_fusion(*tensors, dilations=(1, 2), impl="triton").shape == (1, 5, 6, 8)
 
 
 def test_packed_taps_must_fit() -> None:
+    # Equal dilations share all nine taps.
     taps = pack_taps(WEIGHT, (1, 1))
     assert taps.shape == (9, 16, 8)
     with pytest.raises(KernelInputError, match=r"\(17, 16, 8\) for dilations \(1, 2\), got \(9, 16, 8\)"):

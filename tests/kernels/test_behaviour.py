@@ -1,6 +1,7 @@
 """Test what the kernels do apart from accurate sums: memory, strides, operators, special values."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,9 +36,16 @@ def fusion_inputs(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     return x, weight, torch.randn(24, device=device)
 
 
+def test_the_example_of_the_guide_runs() -> None:
+    guide = (Path(__file__).parents[2] / "kernels" / "README.md").read_text()
+    example = guide.split("```python\n")[1].split("```")[0]
+    exec(example, {})
+
+
 def test_fences_notice_what_happens_outside() -> None:
     def write(x: Tensor) -> Tensor:
         out = x.new_empty(4)
+        # One value behind the end of `out`.
         out.as_strided((5,), (1,)).zero_()
         return out
 
@@ -58,6 +66,7 @@ class Allocations(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         made = function(*args, **(kwargs or {}))
+        # The interpreter makes tensors without values, which take no memory.
         if (
             isinstance(made, Tensor)
             and made.numel()
@@ -94,6 +103,7 @@ def test_strided_inputs_give_the_same(rearrange: Callable[[Tensor], Tensor], dev
     x, weight, bias = fusion_inputs(device)
     strided = rearrange(qkv), rearrange(x)
     assert not any(one.is_contiguous() for one in strided)
+    # The table is strided as well.
     same = window_attention(strided[0], table.T.contiguous().T, **ATTENTION, impl="triton")
     assert torch.equal(same, window_attention(qkv, table, **ATTENTION, impl="triton"))
     fused = dilated_fusion(strided[1], weight, bias, dilations=(1, 3), impl="triton")

@@ -62,6 +62,7 @@ def forbid_preparing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("weights were prepared in a call")
 
+    # The names that the operations call, not those that `kernels` exports: the modules prepare with the latter.
     monkeypatch.setattr(kernels.attention.api, "prepare_bias", refuse)
     monkeypatch.setattr(kernels.dilated.api, "pack_taps", refuse)
 
@@ -103,6 +104,7 @@ def test_what_is_prepared_follows_the_weights(
     module, other = make(0, "triton").to(device), make(1, "reference").to(device)
     tokens = torch.randn(1, 8, 8, 16, device=device)
     assert module.state_dict().keys() == other.state_dict().keys()
+    # Different weights give different results, so the comparisons below mean something.
     assert not torch.allclose(module(tokens), other(tokens), atol=1e-3)
     module.load_state_dict(other.state_dict())
     torch.testing.assert_close(module(tokens), other(tokens), rtol=1e-4, atol=1e-5)
@@ -115,6 +117,7 @@ def test_an_exported_program_names_the_operators(image: Tensor, device: torch.de
     network = for_inference(trained(0), "triton").to(device)
     program = torch.export.export(network, (image,))
     operators = [str(node.target) for node in program.graph.nodes]
+    # Two attention blocks and one DFE in each of the four stages, and nothing that prepares their weights.
     assert operators.count("resformer.window_attention.default") == 8
     assert operators.count("resformer.dilated_fusion.default") == 4
     assert not any("pack" in name or "index_select" in name for name in operators)
