@@ -1,7 +1,9 @@
-"""From the trained network to an ONNX file: fold, decode inside the graph, export, check."""
+"""Export the trained network to an ONNX file: fold it, decode inside the graph, write the file, check it."""
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -16,19 +18,18 @@ from model import MultiTaskResFormer
 from model.inference import for_inference
 from model.network.outputs import Decoded, DecodedNetwork
 
-# At every export it warns that torchvision, which nothing here needs, is not installed.
-logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-
+# The exporter's note of the module that a node comes from; `precision.layer_errors` names layers by it.
 NAME_SCOPES = "pkg.torch.onnx.name_scopes"
+# What the network itself is exported in. bf16, int8 and fp8 are made of the float32 file (see `deploy.precision`).
 EXPORT_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16}
 WIRE_TYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.UINT8: "UINT8"}
 
 
 class ExportedNetwork(nn.Module):
-    """The folded network at `dtype` between float32 input and outputs: precision is no concern of the caller's."""
+    """Run the folded network at `dtype` between float32 inputs and outputs, so that callers need not know `dtype`."""
 
     def __init__(self, model: MultiTaskResFormer, dtype: torch.dtype, *, plugins: bool = False) -> None:
-        """plugins: call the operators of `kernels` with prepared weights instead of the plain graph."""
+        """Fold a copy of `model`, as a plain graph or, with `plugins`, as calls of the operators of `kernels`."""
         super().__init__()
         self.dtype = dtype
         # Folded in float32 and cast last: casting first would round the batch norms' small variances.
@@ -37,7 +38,7 @@ class ExportedNetwork(nn.Module):
         self.eval()
 
     def forward(self, image: Tensor) -> Decoded:
-        """(B, 3, S, S) float32 to `Decoded`, probabilities float32."""
+        """Map images (B, 3, S, S) float32 to `Decoded`, with float32 probabilities."""
         mask, class_probs, seg_probs = self.decoded(image.to(self.dtype))
         return Decoded(mask, class_probs.float(), seg_probs.float())
 
@@ -47,16 +48,16 @@ def export_onnx(
 ) -> None:
     """Write `model` as an ONNX file with the contract's names.
 
-    A `max_batch` of 1 gives a static batch, more a dynamic one. Plugin nodes need a static one.
-    Raises BuildError where the file breaks ONNX's own rules or the contract.
+    A contract with a `max_batch` of 1 gives a static batch, a larger one a dynamic batch. Plugin nodes need a static
+    one. Raises BuildError where the file breaks ONNX's own rules or the contract.
     """
     network = ExportedNetwork(model, EXPORT_DTYPES[precision], plugins=plugins)
     # Two images: an example of one would make torch.export specialise the batch.
     example = torch.zeros(min(2, contract.max_batch), *contract.network_input.shape)
     batch = torch.export.Dim("batch", min=1, max=contract.max_batch) if contract.max_batch > 1 else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the exporter's own use of what torch deprecates
+    with _quiet_exporter():
         program = torch.onnx.export(
+            # The plugin nodes can only be put into a program that is already traced.
             name_plugins(torch.export.export(network, (example,))) if plugins else network,
             (example,),
             input_names=[contract.network_input.name],
@@ -70,8 +71,23 @@ def export_onnx(
     check_onnx(path, contract)
 
 
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Silence what the exporter says in every export, and that no user can act on."""
+    # It warns that torchvision is not installed, which nothing here needs.
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the exporter's own use of what torch deprecates
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without the exporter's notes of source lines, which name folders of this machine; module names stay."""
+    """Remove the exporter's notes of source lines, which name folders of this machine; module names stay."""
     for node in model.graph.node:
         scopes = [entry.value for entry in node.metadata_props if entry.key == NAME_SCOPES]
         del node.metadata_props[:]
@@ -81,20 +97,22 @@ def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def check_onnx(path: Path, contract: Contract) -> None:
-    """Raises BuildError unless the file passes ONNX's checker and has exactly the contract's tensors."""
+    """Raise BuildError unless the file passes ONNX's checker and has exactly the contract's tensors."""
     model = onnx.load(path)
     try:
+        # The full check also infers every shape and type through the graph.
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise BuildError(f"{path.name} breaks the ONNX rules: {error}") from None
-    found = [_signature(value) for value in (*model.graph.input, *model.graph.output)]
+        raise BuildError(f"{path.name} breaks the ONNX rules: {' '.join(str(error).split())}") from None
+    actual = [_signature(value) for value in (*model.graph.input, *model.graph.output)]
     expected = [(spec.name, spec.dtype, spec.shape) for spec in (contract.network_input, *contract.outputs)]
-    if found != expected:
-        raise BuildError(f"{path.name} must have the tensors {expected}, got {found}")
+    if actual != expected:
+        raise BuildError(f"{path.name} must have the tensors {expected}, got {actual}")
 
 
 def _signature(value: onnx.ValueInfoProto) -> tuple[str, str, tuple[int, ...]]:
-    """Name, the server's name of the type, and shape without the batch."""
+    """Return a tensor's name, the server's name of its type, and its shape without the batch."""
     tensor = value.type.tensor_type
-    name = WIRE_TYPES.get(int(tensor.elem_type), "other")
-    return value.name, name, tuple(dim.dim_value for dim in tensor.shape.dim[1:])
+    # Any other type becomes a name that no contract has, so the comparison reports it.
+    dtype = WIRE_TYPES.get(int(tensor.elem_type), "other")
+    return value.name, dtype, tuple(dim.dim_value for dim in tensor.shape.dim[1:])

@@ -1,4 +1,4 @@
-"""Define what every kind of engine has in common: its request, its outputs, and the interface of a target."""
+"""Define what every kind of engine has in common: its request, its output, and the interface of a target."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -17,7 +17,12 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16", "int8", "fp
 
 
 class EngineOutput(NamedTuple):
-    """Hold what an engine returns: mask (B, S, S) uint8, class_probs (B, C) and seg_probs (B, K, S, S) float32."""
+    """Hold what an engine returns for a batch of images.
+
+    mask: (B, S, S) uint8 class indices.
+    class_probs: (B, C) float32 in [0, 1].
+    seg_probs: (B, K, S, S) float32 in [0, 1].
+    """
 
     mask: NDArray[np.uint8]
     class_probs: NDArray[np.float32]
@@ -49,7 +54,11 @@ class GpuOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRequest:
-    """Ask a target for an engine at a precision, before anything is loaded or exported."""
+    """Ask a target for an engine before anything is loaded or exported.
+
+    precision: one of `PRECISIONS`.
+    gpu: ignored by targets of the CPU, except for what they must refuse.
+    """
 
     precision: Precision
     gpu: GpuOptions = field(default_factory=GpuOptions)
@@ -57,12 +66,13 @@ class EngineRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest(EngineRequest):
-    """Hand a target all that it builds an engine from.
+    """Give a target all that it builds an engine from.
 
-    model: in its trained form.
-    onnx: the same, exported at `Target.onnx_precision(precision)`.
+    model: the network in its trained form.
+    onnx: the same network, exported at `Target.onnx_precision(precision)`.
+    contract: names and shapes that the engine must have.
     threads: of a CPU engine, which chooses its forms by timing them; 0 is all cores.
-    timing_cache: file in which a builder that times kernels keeps what it measured, for the next build.
+    timing_cache: file in which a builder that times kernels keeps its measurements for the next build.
     """
 
     model: MultiTaskResFormer
@@ -73,7 +83,13 @@ class BuildRequest(EngineRequest):
 
 
 class Target(ABC):
-    """Define a kind of engine: what it can do here, how it is built, how it is run."""
+    """Define a kind of engine: what it can do on this machine, how it is built, how it is run.
+
+    name: as on the command line and in reports.
+    suffix: of its files.
+    precisions: those it can be built in.
+    takes_plugins: whether this project's own kernels can run inside it.
+    """
 
     name: str
     suffix: str
@@ -82,11 +98,11 @@ class Target(ABC):
 
     @property
     def runs_here(self) -> bool:
-        """Say whether this machine can run what it builds."""
+        """Tell whether this machine can run what it builds."""
         return False
 
     def check(self, request: EngineRequest) -> list[str]:
-        """List every reason why this machine cannot build the request, a line each; empty where it can."""
+        """List every reason why this machine cannot build the request, one line each; empty where it can."""
         reasons = []
         if request.precision not in self.precisions:
             reasons.append(f"{self.name} builds {', '.join(self.precisions)}, not {request.precision}")
@@ -97,16 +113,20 @@ class Target(ABC):
 
     @abstractmethod
     def version(self) -> str:
-        """Name the tool and its version, part of what decides whether an engine is still current."""
+        """Name the tool and its version, a part of what decides whether an engine is still current."""
 
     def onnx_precision(self, precision: Precision) -> Precision:
-        """Return the precision of the ONNX file that `build` starts from: most tools lower float32 themselves."""
+        """Return the precision of the ONNX file that `build` starts from."""
+        # Most tools take the float32 file and lower the precision themselves.
         return "fp32"
 
     @abstractmethod
     def build(self, request: BuildRequest, path: Path, progress: Progress) -> None:
-        """Write the engine to `path`; raises BuildError with every reason the tool gave."""
+        """Write the engine to `path`.
+
+        Raises BuildError with every reason that the tool gave.
+        """
 
     @abstractmethod
     def runner(self, path: Path, precision: Precision, threads: int) -> Runner | None:
-        """Open the engine; None where this machine can build but not run it."""
+        """Open the engine, or return None where this machine can build but not run it."""

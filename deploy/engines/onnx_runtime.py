@@ -1,4 +1,4 @@
-"""The ONNX file run by ONNX Runtime: the portable engine, and the check that every export must pass."""
+"""Run the ONNX file in ONNX Runtime: the portable engine, and the check that every export must pass."""
 
 from pathlib import Path
 
@@ -9,22 +9,8 @@ from numpy.typing import NDArray
 from deploy.engines.base import EngineOutput, Runner
 
 
-def open_session(model: Path | bytes, threads: int = 0, *, literal: bool = False) -> onnxruntime.InferenceSession:
-    """A session on the CPU; threads 0 takes every core.
-
-    literal: compute what the file says, node by node. FP8 needs it: the fusions take its Q/DQ for INT8's.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # engines take turns on the same cores
-    options.log_severity_level = 3  # it warns of every float16 constant that it does not fold
-    if literal:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
 def onnx_runner(model: Path | bytes, threads: int, *, literal: bool = False) -> Runner:
-    """A callable that runs the file, or its bytes, on the CPU; `literal` as in `open_session`."""
+    """Open an ONNX file, or its bytes, as an engine on the CPU; `literal` as in `open_session`."""
     session = open_session(model, threads, literal=literal)
     (model_input,) = session.get_inputs()
 
@@ -34,6 +20,24 @@ def onnx_runner(model: Path | bytes, threads: int, *, literal: bool = False) -> 
     return run
 
 
+def open_session(model: Path | bytes, threads: int = 0, *, literal: bool = False) -> onnxruntime.InferenceSession:
+    """Open a session on the CPU.
+
+    Args:
+        model: an ONNX file or its bytes.
+        threads: 0 is every core.
+        literal: compute what the file says, node by node. FP8 needs it: the runtime's fusions take its Q/DQ for INT8's.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Engines take turns on the same cores. Without this the idle one's threads spin through the other's time.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 3  # it warns of every float16 constant that it does not fold
+    if literal:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
 def onnx_version() -> str:
-    """The runtime that checks the ONNX file, and its version."""
+    """Name the runtime that checks the ONNX file, and its version."""
     return f"onnxruntime {onnxruntime.__version__}"

@@ -7,9 +7,8 @@ import openvino
 
 @cache
 def core() -> openvino.Core:
-    """Never a second one.
-
-    OpenVINO 2026.4 gives the thread another signal stack when a `Core` first compiles for a CPU, and puts back the one
-    it found when the `Core` goes. Two that overlap leave a stack that was freed: Ctrl-C is then a segmentation fault.
-    """
+    """Return the process's only `Core`."""
+    # OpenVINO 2026.4 gives the thread another signal stack when a `Core` first compiles for a CPU, and restores the
+    # previous one when that `Core` is destroyed. Two whose lives overlap leave a stack that was freed, and Ctrl-C is
+    # then a segmentation fault.
     return openvino.Core()

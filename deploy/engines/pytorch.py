@@ -1,4 +1,4 @@
-"""The network as it was trained, run by PyTorch: what every engine is held to."""
+"""Run the network as it was trained, in PyTorch: the reference that every engine is compared with."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from model.network.outputs import DecodedNetwork
 
 
 def pytorch_runner(model: MultiTaskResFormer) -> Runner:
-    """A callable that runs it in fp32, neither folded nor exported, on PyTorch's own number of threads."""
+    """Run `model` in fp32, neither folded nor exported, on PyTorch's own number of threads."""
     network = DecodedNetwork(model).eval()
 
     def run(images: NDArray[np.float32]) -> EngineOutput:

@@ -23,24 +23,14 @@ REASONS = {
 }
 
 
-def check_plan(trt: Any, runtime: Any, plan: bytes | memoryview, name: str) -> None:
-    """Raises BuildError with every reason that the library finds against `plan` (`IRuntime.get_engine_validity`).
-
-    Without a GPU the library looks at no more than the format. Libraries older than the call are asked nothing: loading
-    the engine gives their reason.
-    """
-    if not hasattr(runtime, "get_engine_validity"):
-        return
-    _, diagnostics = runtime.get_engine_validity(plan)
-    flags = trt.EngineInvalidityDiagnostics.__members__
-    reasons = [reason for flag, reason in REASONS.items() if int(flags[flag]) & int(diagnostics)]
-    if reasons:
-        raise BuildError(f"{name} cannot be used: {'; '.join(reasons)}; build it again")
-
-
 @dataclass(frozen=True)
-class Prepared:
-    """One batch size: its buffers on the GPU, and what runs the engine from the one to the others."""
+class RecordedBatch:
+    """Hold what runs the engine on batches of one size.
+
+    image: the input's buffer on the GPU.
+    outputs: the outputs' buffers on the GPU.
+    launch: starts the engine from the one buffer to the others.
+    """
 
     image: Tensor
     outputs: list[Tensor]
@@ -48,42 +38,49 @@ class Prepared:
 
 
 class PlanRunner:
-    """Normalised images (B, 3, S, S) float32 in host memory to outputs; copies in and out are part of a call.
+    """Map normalised images (B, 3, S, S) float32 in host memory to outputs; each call copies in and out.
 
-    The first call with a batch size prepares it. A CUDA graph fixes the addresses it was recorded with, so each size
-    has its own execution context and buffers (TensorRT developer guide, "CUDA Graphs").
+    The first call with a batch size records it. A CUDA graph fixes the addresses it was recorded with, so each size has
+    its own execution context and buffers (TensorRT developer guide, "CUDA Graphs").
     """
 
     def __init__(self, trt: Any, logger: Any, path: Path) -> None:
-        """trt: the module that built the engine; raises BuildError where the file is not of it or not for this GPU."""
+        """Load an engine with `trt`, the module that built it.
+
+        Raises BuildError where the file is not an engine of that library or was not built for this GPU.
+        """
         plan, self.trt, self.name = path.read_bytes(), trt, path.name
         self.runtime = trt.Runtime(logger)  # must outlive the engine
         check_plan(trt, self.runtime, plan, path.name)
         self.engine = self.runtime.deserialize_cuda_engine(plan)
         if self.engine is None:
             raise BuildError(f"{path.name} cannot be loaded: {'; '.join(logger.errors) or 'no reason was given'}")
+        # A graph cannot be recorded on the default stream.
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self.prepared: dict[int, Prepared] = {}
+        self.batches: dict[int, RecordedBatch] = {}
 
     def __call__(self, images: NDArray[np.float32]) -> EngineOutput:
         rows = len(images)
-        if rows not in self.prepared:
-            self.prepared[rows] = self._prepare(rows)
-        batch = self.prepared[rows]
+        if rows not in self.batches:
+            self.batches[rows] = self._record(rows)
+        batch = self.batches[rows]
         with torch.cuda.stream(self.stream):
             batch.image.copy_(torch.from_numpy(images))
             batch.launch()
+            # The copies to the host wait for the stream.
             return EngineOutput(*(tensor.cpu().numpy() for tensor in batch.outputs))
 
     def layers(self) -> str:
-        """What TensorRT made of each layer, as JSON (TensorRT developer guide, "Engine Inspector")."""
+        """Describe what TensorRT made of each layer as JSON (TensorRT developer guide, "Engine Inspector")."""
         information = self.engine.create_engine_inspector().get_engine_information(self.trt.LayerInformationFormat.JSON)
         return str(information)
 
-    def _prepare(self, rows: int) -> Prepared:
-        context, own_graphs = self._context()
+    def _record(self, rows: int) -> RecordedBatch:
+        context, records_itself = self._context()
+        # The contract's order: the input, then the outputs as `EngineOutput` has them.
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
         image = names[0]
+        # The outputs' shapes are known only after the input's is set.
         context.set_input_shape(image, (rows, *tuple(context.get_tensor_shape(image))[1:]))
         buffers = [self._buffer(context, name) for name in names]
 
@@ -94,10 +91,12 @@ class PlanRunner:
         with torch.cuda.stream(self.stream):
             execute()  # what is loaded or compiled on first use cannot be recorded
         self.stream.synchronize()
-        return Prepared(buffers[0], buffers[1:], execute if own_graphs else self._record(execute))
+        launch = execute if records_itself else self._graph(execute)
+        return RecordedBatch(buffers[0], buffers[1:], launch)
 
     def _context(self) -> tuple[Any, bool]:
-        """An execution context, and whether it keeps CUDA graphs itself, as TensorRT-RTX's do when told to."""
+        """Make an execution context, and tell whether it keeps CUDA graphs by itself."""
+        # Those of TensorRT-RTX do when they are told to.
         if not hasattr(self.trt, "CudaGraphStrategy"):
             return self.engine.create_execution_context(), False
         config = self.engine.create_runtime_config()
@@ -110,8 +109,23 @@ class PlanRunner:
         context.set_tensor_address(name, buffer.data_ptr())
         return buffer
 
-    def _record(self, execute: Callable[[], None]) -> Callable[[], None]:
+    def _graph(self, execute: Callable[[], None]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self.stream):
             execute()
         return graph.replay
+
+
+def check_plan(trt: Any, runtime: Any, plan: bytes | memoryview, name: str) -> None:
+    """Raise BuildError with every reason that the library finds against a plan (`IRuntime.get_engine_validity`).
+
+    Without a GPU the library looks only at the format.
+    """
+    # Older libraries do not have the call. They give their reason when the engine is loaded.
+    if not hasattr(runtime, "get_engine_validity"):
+        return
+    _, diagnostics = runtime.get_engine_validity(plan)
+    flags = trt.EngineInvalidityDiagnostics.__members__
+    reasons = [reason for flag, reason in REASONS.items() if int(flags[flag]) & int(diagnostics)]
+    if reasons:
+        raise BuildError(f"{name} cannot be used: {'; '.join(reasons)}; build it again")

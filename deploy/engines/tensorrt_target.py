@@ -1,6 +1,6 @@
-"""TensorRT and TensorRT-RTX: one builder over either module, because their interface is one.
+"""Offer TensorRT and TensorRT-RTX as targets: one class over either module, because they have the same interface.
 
-`tensorrt-rtx` builds without a GPU, for any of its compute capabilities; `tensorrt` builds for the GPU it runs on.
+`tensorrt-rtx` builds without a GPU, for any of its compute capabilities. `tensorrt` builds on the GPU it will run on.
 Both are strongly typed: the engine's precision is the ONNX file's (TensorRT developer guide, "Strong Typing").
 """
 
@@ -20,22 +20,25 @@ FP8_SINCE = 8.9  # compute capability of Ada; the builder compiles nothing for t
 
 
 class TensorRtTarget(Target):
-    """An engine file of one of the two libraries."""
+    """Build engine files of one of the two libraries."""
 
     suffix = ".engine"
-    precisions = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
+    precisions: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 
     def __init__(self, name: str, module: str, *, builds_without_gpu: bool) -> None:
+        """Name the target and the Python module of its library, which is imported only when it is needed."""
         self.name, self.module, self.builds_without_gpu = name, module, builds_without_gpu
         self.takes_plugins = not builds_without_gpu  # TensorRT-RTX has no plugin package
 
     @property
     def runs_here(self) -> bool:
-        """Ask for the GPU when it matters: a probe at import would start CUDA in every process."""
+        """Tell whether this machine has a GPU."""
+        # Asked when it matters: a probe at import would start CUDA in every process.
         return torch.cuda.is_available()
 
     def check(self, request: EngineRequest) -> list[str]:
-        """Refuse as well where the library or its GPU is missing, or the GPU options do not fit this library."""
+        """List the general reasons, a missing library or GPU, and GPU options that do not fit this library."""
+        # Without the GPU or the library nothing else can be asked.
         if not self.builds_without_gpu and not self.runs_here:
             return [f"{self.name} builds on the GPU it will run on, and this machine has none; use tensorrt-rtx here"]
         try:
@@ -59,6 +62,7 @@ class TensorRtTarget(Target):
             return []
         if not self.builds_without_gpu:
             return [f"{self.name} builds for the GPU at hand; leave --compute-capability out"]
+        # The enumeration has SM86 for 8.6 and SM120 for 12.0, and CURRENT for the GPU at hand.
         known = {name[2:-1] + "." + name[-1] for name in trt.ComputeCapability.__members__ if name.startswith("SM")}
         if wrong := [value for value in wanted if value not in known]:
             choices = ", ".join(sorted(known, key=float))
@@ -69,14 +73,18 @@ class TensorRtTarget(Target):
         return []
 
     def version(self) -> str:
+        """Name the library and its version."""
         return f"{self.module} {importlib.import_module(self.module).__version__}"
 
     def onnx_precision(self, precision: Precision) -> Precision:
+        """Take the file of the same precision, since the engine has that of its file."""
+        # TF32 is a way to multiply float32 numbers, and a builder flag.
         return "fp32" if precision == "tf32" else precision
 
     def build(self, request: BuildRequest, path: Path, progress: Progress) -> None:
+        """Write the engine, and beside it what the library made of each layer where there is a GPU to ask."""
         if request.gpu.plugins:
-            importlib.import_module("deploy.plugins.registration")  # registers them, and needs TensorRT
+            importlib.import_module("deploy.plugins.registration").register_plugins()  # its import needs TensorRT
             request = replace(request, onnx=path.with_suffix(".plugins.onnx"))
             export_onnx(request.model, request.contract, request.onnx, precision=request.precision, plugins=True)
         if self.builds_without_gpu:
@@ -87,6 +95,7 @@ class TensorRtTarget(Target):
             path.with_suffix(".layers.json").write_text(PlanRunner(trt, collecting_logger(trt), path).layers())
 
     def runner(self, path: Path, precision: Precision, threads: int) -> Runner | None:
+        """Open the engine on this machine's GPU, or return None where there is none."""
         if not self.runs_here:
             return None
         trt = importlib.import_module(self.module)

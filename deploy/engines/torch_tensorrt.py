@@ -1,6 +1,6 @@
-"""Torch-TensorRT: a TensorRT engine straight from the exported PyTorch program, without ONNX in between.
+"""Build a TensorRT engine with Torch-TensorRT, from the exported PyTorch program and without ONNX in between.
 
-`torch_tensorrt` starts CUDA when it is imported, so it is imported only where a GPU is. Not yet run on a GPU.
+Not yet run on a GPU.
 """
 
 import importlib
@@ -17,15 +17,16 @@ from deploy.plugins.onnx_nodes import ATTENTION, DILATED
 
 
 class TorchTensorRtTarget(Target):
-    """A serialised TensorRT engine (Torch-TensorRT manual, `convert_exported_program_to_serialized_trt_engine`)."""
+    """Build serialised TensorRT engines (`convert_exported_program_to_serialized_trt_engine` of Torch-TensorRT)."""
 
     name = "torch-tensorrt"
     suffix = ".engine"
-    precisions = ("fp32", "tf32", "fp16")
+    precisions: tuple[Precision, ...] = ("fp32", "tf32", "fp16")
     takes_plugins = True
 
     def check(self, request: EngineRequest) -> list[str]:
-        """Refuse as well where the package or its GPU is missing."""
+        """List the general reasons, and a missing package or GPU."""
+        # `torch_tensorrt` starts CUDA when it is imported, so it is only looked for, and only where a GPU is.
         if not torch.cuda.is_available():
             return ["torch-tensorrt builds on the GPU it will run on, and this machine has none; use tensorrt-rtx here"]
         if find_spec("torch_tensorrt") is None:
@@ -33,18 +34,22 @@ class TorchTensorRtTarget(Target):
         return super().check(request)
 
     def version(self) -> str:
+        """Name Torch-TensorRT and its version."""
         return f"torch-tensorrt {version('torch-tensorrt')}"
 
     def build(self, request: BuildRequest, path: Path, progress: Progress) -> None:
+        """Trace the network on the GPU and convert the program."""
         torch_tensorrt = importlib.import_module("torch_tensorrt")
         if request.gpu.plugins:
             _register_converters(torch_tensorrt)
         network = ExportedNetwork(request.model, EXPORT_DTYPES[request.precision], plugins=request.gpu.plugins).cuda()
         spec = request.contract.network_input
+        # Two images: an example of one would make torch.export specialise the batch.
         example = torch.zeros(min(2, request.contract.max_batch), *spec.shape, device="cuda")
         dynamic = request.contract.max_batch > 1
         batch = torch.export.Dim("batch", min=1, max=request.contract.max_batch)
         program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},) if dynamic else None)
+        # Tuned for one image, as `tensorrt_builder` does.
         shapes = {"min_shape": (1, *spec.shape), "opt_shape": (1, *spec.shape)}
         image = torch_tensorrt.Input(**shapes, max_shape=(request.contract.max_batch, *spec.shape))
         engine = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(
@@ -58,11 +63,13 @@ class TorchTensorRtTarget(Target):
         path.write_bytes(engine)
 
     def runner(self, path: Path, precision: Precision, threads: int) -> Runner | None:
+        """Return None: its engines are not run here yet."""
         return None
 
 
 def _register_converters(torch_tensorrt: Any) -> None:
-    """From the two operators of an exported program to their plugins (Torch-TensorRT manual, "AOT plugins")."""
-    importlib.import_module("deploy.plugins.registration")  # registers the plugins that the converters name
+    """Convert the kernels' two operators to their plugins (Torch-TensorRT manual, "AOT plugins")."""
+    # A converter looks its plugin up by name, so the plugins are registered first.
+    importlib.import_module("deploy.plugins.registration").register_plugins()
     for plugin in (ATTENTION, DILATED):
         torch_tensorrt.dynamo.conversion.plugins.generate_plugin_converter(plugin, use_aot_if_available=True)

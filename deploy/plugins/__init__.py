@@ -1,1 +1,1 @@
-"""Put the two kernels inside TensorRT engines: payload, ONNX nodes, registration."""
+"""Put the two kernels inside TensorRT engines: name their ONNX nodes, compile their code, register them."""

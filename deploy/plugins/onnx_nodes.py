@@ -12,11 +12,12 @@ ATTENTION, DILATED = f"{NAMESPACE}::window_attention", f"{NAMESPACE}::dilated_fu
 
 
 def name_plugins(program: ExportedProgram) -> ExportedProgram:
-    """An exported program with its two operators as plugin nodes, for `torch.onnx.export`."""
+    """Replace the kernels' two operators in an exported program with plugin nodes for `torch.onnx.export`."""
     table: dict[Any, Callable[..., Any]] = {
         torch.ops.resformer.window_attention.default: _attention_node,
         torch.ops.resformer.dilated_fusion.default: _dilated_node,
     }
+    # A decomposition into a symbolic node reaches the exporter as it is: it has no translation of these operators.
     named: ExportedProgram = program.run_decompositions(table)
     return named
 
@@ -31,9 +32,10 @@ def _dilated_node(x: Tensor, taps: Tensor, bias: Tensor, dilations: Sequence[int
 
 
 def _node(name: str, inputs: Sequence[Tensor], attributes: dict[str, Any], channels: int) -> Tensor:
-    """TensorRT's parser finds the plugin by type and namespace; `aot` asks for its ahead-of-time code."""
-    found_by: dict[str, Any] = {"plugin_namespace": NAMESPACE, "plugin_version": "1", "aot": 1}
+    """Make a node whose output is a map of `channels`, otherwise like the first input."""
+    # TensorRT's parser finds the plugin by its type and these attributes; `aot` asks for its ahead-of-time code.
+    lookup: dict[str, Any] = {"plugin_namespace": NAMESPACE, "plugin_version": "1", "aot": 1}
     like = inputs[0]
     return torch.onnx.ops.symbolic(
-        name, inputs, {**attributes, **found_by}, dtype=like.dtype, shape=(*like.shape[:3], channels), version=1
+        name, inputs, {**attributes, **lookup}, dtype=like.dtype, shape=(*like.shape[:3], channels), version=1
     )

@@ -1,8 +1,8 @@
-"""The two kernels as TensorRT plugins: what TensorRT is handed for them.
+"""Prepare what TensorRT takes for each kernel: its PTX, its launch geometry, and its scalar arguments.
 
-A quickly deployable plugin with ahead-of-time code (TensorRT manual, "Python plugins"; TensorRT >= 10.9) gives the
-builder PTX, launch geometry and scalar arguments; the engine then needs neither Python nor Triton.
-`deploy.plugins.registration` registers the plugins; this module needs no TensorRT.
+The kernels enter an engine as quickly deployable plugins with ahead-of-time code (TensorRT manual, "Python plugins",
+TensorRT 10.9 or later). The engine keeps all of it and then needs neither Python nor Triton. Nothing here needs
+TensorRT: `deploy.plugins.registration` hands the payloads over.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,22 @@ from kernels.aot.configurations import Configuration, attention_forward, dilated
 from kernels.attention import triton_launch as attention
 from kernels.dilated import triton_launch as dilated
 
-PTX_VERSIONS = {100: 86, 120: 87}  # the first instruction sets that know them
-OLDEST_PTX_VERSION = 80  # of CUDA 12.0: a driver refuses PTX that is newer than itself
+# A driver refuses PTX of an instruction set that is newer than itself, so each GPU gets the first set that knows it.
+# With an older set LLVM ends the whole process.
+PTX_VERSIONS = {100: 86, 103: 88, 110: 90, 120: 87, 121: 88}
+OLDEST_PTX_VERSION = 80  # of CUDA 12.0, for all GPUs before those
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Payload:
-    """A compiled kernel and its launch.
+    """Hold a compiled kernel and its launch.
 
-    entry: name of the kernel in `ptx`, whose parameters are the input pointers, `extras` (int32), the output pointer.
-    grid: programs, one-dimensional.  threads: of a block.  shared_bytes: dynamic shared memory, below 48 KB.
+    entry: name of the kernel in `ptx`. Its parameters are the input pointers, `extras`, and the output pointer.
+    ptx: assembly for the GPU that builds the engine.
+    extras: int32 scalars.
+    grid: number of programs, in one dimension.
+    threads: of a block.
+    shared_bytes: dynamic shared memory of a block, below 48 KB.
     """
 
     entry: str
@@ -44,9 +50,19 @@ def attention_payload(
     dtype: torch.dtype,
     capability: int,
 ) -> Payload:
-    """`kernels.window_attention` with bias rows, on qkv of `shape` (B, H, W, 3C); capability as 80 or 120.
+    """Prepare `kernels.window_attention` with bias rows.
 
-    Raises KernelInputError where the kernel does not fit into a plugin (see `kernels.aot.compile.compile_payload`).
+    Args:
+        shape: (B, H, W, 3C) of qkv.
+        num_heads: divides C.
+        window_size: side of a window in tokens.
+        shift_size: cyclic shift in tokens; 0 is none.
+        scale: factor of q k^T.
+        dtype: of qkv and of the output.
+        capability: compute capability of the GPU, as 80 or 120.
+
+    Raises:
+        KernelInputError: the kernel does not fit into a plugin (see `kernels.aot.compile.compile_payload`).
     """
     batch, height, width, channels = shape
     configuration = attention_forward(window_size, channels // 3 // num_heads, shift_size > 0, dtype, scale)
@@ -58,7 +74,18 @@ def attention_payload(
 def dilated_payload(
     shape: Sequence[int], c_out: int, dilations: Sequence[int], dtype: torch.dtype, capability: int
 ) -> Payload:
-    """`kernels.dilated_fusion` with packed taps, on x of `shape` (B, H, W, C_in); capability and errors as above."""
+    """Prepare `kernels.dilated_fusion` with packed taps.
+
+    Args:
+        shape: (B, H, W, C_in) of x.
+        c_out: output channels.
+        dilations: of the branches.
+        dtype: of all tensors.
+        capability: compute capability of the GPU, as 80 or 120.
+
+    Raises:
+        KernelInputError: the kernel does not fit into a plugin (see `kernels.aot.compile.compile_payload`).
+    """
     batch, height, width, c_in = shape
     configuration = dilated_fusion(height, width, c_in, c_out, dilations, dtype)
     grid = dilated.program_count(batch, height, width, c_out, dilated.choose_tiles(height, width, c_in))
@@ -66,6 +93,12 @@ def dilated_payload(
 
 
 def _payload(configuration: Configuration, extras: tuple[int, ...], grid: int, capability: int) -> Payload:
-    ptx_version = PTX_VERSIONS.get(capability // 10 * 10, OLDEST_PTX_VERSION)
-    made = compile_payload(configuration, capability, ptx_version)
-    return Payload(made.entry, made.ptx, extras, grid, made.threads, made.shared_bytes)
+    compiled = compile_payload(configuration, capability, PTX_VERSIONS.get(capability, OLDEST_PTX_VERSION))
+    return Payload(
+        entry=compiled.entry,
+        ptx=compiled.ptx,
+        extras=extras,
+        grid=grid,
+        threads=compiled.threads,
+        shared_bytes=compiled.shared_bytes,
+    )

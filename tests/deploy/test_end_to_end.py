@@ -1,4 +1,4 @@
-"""From a checkpoint to an answer: what a client gets over the wire is what PyTorch says of the same file."""
+"""Follow the path from a checkpoint to an answer: a client gets what PyTorch computes from the same file."""
 
 from pathlib import Path
 
@@ -22,13 +22,13 @@ def test_the_served_answer_is_the_trained_networks(built: Built, tmp_path: Path)
     contract = contract_of(checkpoint.info, 4)
     image = Preprocessor(contract.preprocessing)(file.read_bytes())
     expected = pytorch_runner(checkpoint.build())(image[None])
-    results = demo.ask(built.output / DIRECTORY, file.read_bytes())
+    results = demo.query(built.output / DIRECTORY, file.read_bytes())
     assert set(results) == {"grpc", "http"}
     for result in results.values():
         assert result.seg_classes == ("background", "lesion")
         assert np.mean(result.mask != expected.mask[0]) <= 0.001
-        found = [result.class_probabilities[name] for name in contract.labels]
-        np.testing.assert_allclose(found, expected.class_probs[0], atol=0.001)
+        served = [result.class_probabilities[name] for name in contract.labels]
+        np.testing.assert_allclose(served, expected.class_probs[0], atol=0.001)
 
 
 def test_the_demo_draws_an_overlay_of_the_images_own_size(

@@ -1,9 +1,9 @@
-"""Runs NVIDIA's own plugin front end on our registrations, with TensorRT-RTX standing in for TensorRT.
+"""Run NVIDIA's own plugin front end on our registrations, with TensorRT-RTX in the place of TensorRT.
 
     python -m tests.helpers.plugin_front_end OUTPUT CAPABILITY...
 
-The front end (`tensorrt_bindings/plugin`) is Python over enums and interfaces that TensorRT-RTX has too, but for six
-names. Its registration checks and its build-time class run here as they are; what C++ would hand them (dimension
+The front end (`tensorrt_bindings/plugin`) is Python over enums and interfaces that TensorRT-RTX has as well, except for
+six names. Its registration checks and its build-time class run here unchanged. What C++ would pass to them (dimension
 expressions, tensor descriptions, setters) is made below. It runs in a process of its own, because it takes over names
 in sys.modules and because kernels do not compile where Triton interprets.
 """
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import tensorrt_rtx as trt
@@ -33,43 +34,49 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 class Expression(SimpleNamespace):
-    """A constant dimension expression."""
+    """Stand for a constant dimension expression."""
 
     def is_constant(self) -> bool:
+        """Confirm that every dimension here is known."""
         return True
 
     def get_constant_value(self) -> int:
+        """Return the dimension."""
         return int(self.value)
 
 
 class ExpressionBuilder:
-    """What TensorRT computes with shapes."""
+    """Compute with shapes as TensorRT does."""
 
     def constant(self, value: int) -> Expression:
+        """Make an expression of a number."""
         return Expression(value=value)
 
     def operation(self, operation: Any, first: Expression, second: Expression) -> Expression:
+        """Divide two dimensions, rounding down."""
         assert operation == trt.DimensionOperation.FLOOR_DIV, "the one that the plugins use"
         return Expression(value=first.value // second.value)
 
 
 class ExtraArguments(dict[int, Any]):
-    """Receives the kernel's scalar arguments."""
+    """Receive the kernel's scalar arguments by index."""
 
     nbSymExprs = 0  # noqa: N815
 
 
 def load_front_end() -> ModuleType:
-    """`tensorrt.plugin`, as the product will import it."""
+    """Load `tensorrt.plugin` under the name that the product imports it by."""
+    # Empty base classes are enough: only C++ would call what they declare.
     for name in MISSING:
         setattr(trt, name, type(name, (), {}))
     trt.QuickPluginCreationRequest = SimpleNamespace()
     trt.IDimensionExpr = Expression
     trt.DimsExprs = lambda length: [None] * length
     sys.modules["tensorrt"] = trt
-    found = importlib.util.find_spec("tensorrt_bindings")
-    assert found is not None and found.submodule_search_locations
-    folder = Path(found.submodule_search_locations[0]) / "plugin"
+    # Only the `plugin` folder of the bindings is loaded: importing the package itself would need TensorRT's library.
+    bindings = importlib.util.find_spec("tensorrt_bindings")
+    assert bindings is not None and bindings.submodule_search_locations
+    folder = Path(bindings.submodule_search_locations[0]) / "plugin"
     spec = importlib.util.spec_from_file_location("tensorrt.plugin", folder / "__init__.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -79,6 +86,7 @@ def load_front_end() -> ModuleType:
 
 
 def description(dtype: str, shape: tuple[int, ...]) -> Any:
+    """Describe a row-major tensor as TensorRT's builder does."""
     made = trt.DynamicPluginTensorDesc()
     made.desc.dims, made.desc.type = trt.Dims(shape), getattr(trt.DataType, dtype)
     made.desc.format = trt.TensorFormat.LINEAR
@@ -86,7 +94,8 @@ def description(dtype: str, shape: tuple[int, ...]) -> Any:
 
 
 def build(name: str, inputs: list[tuple[str, tuple[int, ...]]], attributes: dict[str, Any]) -> dict[str, Any]:
-    """The steps that TensorRT's builder takes with one plugin layer."""
+    """Take the steps that TensorRT's builder takes with one plugin layer, and return what came of each."""
+    # Names below `_` are the front end's own; TensorRT's C++ side calls the same.
     from tensorrt.plugin._lib import QDP_REGISTRY
     from tensorrt.plugin._plugin_class import _TemplateAOTPlugin
 
@@ -118,14 +127,18 @@ def build(name: str, inputs: list[tuple[str, tuple[int, ...]]], attributes: dict
 
 
 def main() -> None:
+    """Build one layer of each plugin for each compute capability, and write what came of them as JSON."""
     output, *capabilities = sys.argv[1:]
     load_front_end()
-    import deploy.plugins.registration  # noqa: F401  registers
+    from deploy.plugins.registration import register_plugins
 
+    register_plugins()
+    register_plugins()  # a second build in the same process asks again
     made = {}
     for capability in capabilities:
-        torch.cuda.get_device_capability = lambda value=int(capability): divmod(value, 10)
-        made[capability] = {name: build(name, **case) for name, case in CASES.items()}
+        # The plugins ask torch for the GPU that builds.
+        with patch.object(torch.cuda, "get_device_capability", return_value=divmod(int(capability), 10)):
+            made[capability] = {name: build(name, **case) for name, case in CASES.items()}
     Path(output).write_text(json.dumps(made))
 
 

@@ -1,4 +1,4 @@
-"""TensorRT's builder and engine files, through TensorRT-RTX, which builds without a GPU."""
+"""Test TensorRT's builder and engine files through TensorRT-RTX, which builds without a GPU."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ RTX = TARGETS["tensorrt-rtx"]
 
 
 def build(path: Path, onnx: Path, precision: str = "fp32", **options: Any) -> Path:
+    """Build an engine of the smallest network and return its path."""
     request = BuildRequest(
         model=build_model(SMALLEST), onnx=onnx, contract=CONTRACT, precision=precision, gpu=GpuOptions(**options)
     )
@@ -30,11 +31,12 @@ def build(path: Path, onnx: Path, precision: str = "fp32", **options: Any) -> Pa
 
 @pytest.fixture(scope="module")
 def plan(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Build the fp32 engine once and return its bytes."""
     return build(tmp_path_factory.mktemp("plan") / "engine", exported).read_bytes()
 
 
 def test_tf32_is_another_engine_than_fp32(plan: bytes, exported: Path, tmp_path: Path) -> None:
-    """fp32 must not be TF32 in disguise, which is the builder's default."""
+    """Compare the two files: the builder's own default for fp32 would be TF32."""
     assert build(tmp_path / "engine", exported, "tf32").read_bytes() != plan
 
 
@@ -50,7 +52,7 @@ def test_a_file_that_is_no_engine_is_refused(length: int, plan: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "says"),
+    ("diagnostics", "reason"),
     [
         (["VERSION_MISMATCH"], "it was built by another version of TensorRT"),
         (["UNSUPPORTED_CC"], "it was not built for this GPU's compute capability"),
@@ -58,11 +60,11 @@ def test_a_file_that_is_no_engine_is_refused(length: int, plan: bytes) -> None:
     ],
     ids=" ".join,
 )
-def test_an_engine_of_another_version_or_gpu_is_refused(found: list[str], says: str) -> None:
-    """The library says this on a GPU only, so its words are put into its mouth."""
-    flags = sum(int(trt.EngineInvalidityDiagnostics.__members__[name]) for name in found)
+def test_an_engine_of_another_version_or_gpu_is_refused(diagnostics: list[str], reason: str) -> None:
+    """Imitate the library's diagnostics, which it gives on a GPU only."""
+    flags = sum(int(trt.EngineInvalidityDiagnostics.__members__[name]) for name in diagnostics)
     runtime = SimpleNamespace(get_engine_validity=lambda plan: (trt.EngineValidity.INVALID, flags))
-    with pytest.raises(BuildError, match=f"^some\\.engine cannot be used: .*{says}; build it again$"):
+    with pytest.raises(BuildError, match=f"^some\\.engine cannot be used: .*{reason}; build it again$"):
         check_plan(trt, runtime, b"", "some.engine")
 
 
@@ -84,6 +86,6 @@ def test_an_engine_on_a_gpu_answers_as_onnx_runtime_does(rows: int, exported: Pa
     run = RTX.runner(build(tmp_path / "engine", exported), "fp32", 1)
     assert run is not None
     images = np.random.default_rng(rows).standard_normal((rows, *CONTRACT.network_input.shape), np.float32)
-    for _ in range(2):  # prepared, then replayed
-        for found, expected in zip(run(images)[1:], onnx_runner(exported, 1)(images)[1:], strict=True):
-            np.testing.assert_allclose(found, expected, atol=1e-4)
+    for _ in range(2):  # recorded, then replayed
+        for actual, expected in zip(run(images)[1:], onnx_runner(exported, 1)(images)[1:], strict=True):
+            np.testing.assert_allclose(actual, expected, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Winograd's form of a 3x3 convolution against PyTorch's own in float64, and the choice between the two."""
+"""Compare Winograd's form of a 3x3 convolution with PyTorch's own in float64, and test the choice between the two."""
 
 import numpy as np
 import openvino
@@ -8,23 +8,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openvino import opset13 as ops
 
-from deploy.engines import openvino_winograd as openvino_tactics
+from deploy.engines import openvino_winograd
 from deploy.engines.openvino_core import core
 from deploy.engines.openvino_winograd import INPUT, OUTPUT, TILE, WEIGHT, Shape, convolution, use_winograd
 
 ROUNDING = 2e-5  # of the largest output: about ten times a plain float32 convolution's
 
 
+def compiled(model: openvino.Model) -> openvino.CompiledModel:
+    """Compile a model to compute in float32: by itself OpenVINO takes bf16 where the processor has it."""
+    return core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+
 def run(image: np.ndarray, weight: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    """Convolve an image in Winograd's form, in a graph with a dynamic batch."""
     side = image.shape[2]
     source = ops.parameter([-1, weight.shape[1], side, side], np.float32)
     model = openvino.Model([convolution(source.output(0), weight, side)], [source])
-    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return np.asarray(compiled([image])[0])
+    return np.asarray(compiled(model)([image])[0])
 
 
 def test_the_matrices_are_a_convolution() -> None:
-    """One tile of one axis, in exact arithmetic as far as float64 goes."""
+    """Convolve one tile of one axis in float64."""
     random = np.random.default_rng(0)
     values, kernel = random.standard_normal(INPUT.shape[1]), random.standard_normal(3)
     expected = np.correlate(values, kernel, "valid")
@@ -50,29 +55,28 @@ def test_any_size_with_a_dynamic_batch(side: int, c_in: int, c_out: int, batch: 
 
 @pytest.mark.parametrize("winograd", [True, False])
 def test_only_what_is_faster_is_rewritten(winograd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Shape] = []
+    timed: list[Shape] = []
     monkeypatch.setattr(
-        openvino_tactics,
+        openvino_winograd,
         "winograd_is_faster",
-        lambda shape, threads: asked.append(shape) or winograd,  # type: ignore[func-returns-value]
+        lambda shape, threads: timed.append(shape) or winograd,  # type: ignore[func-returns-value]
     )
     random = np.random.default_rng(0)
     source = ops.parameter([1, 4, 12, 12], np.float32)
     plain = ops.convolution(source, ops.constant(random.standard_normal((6, 4, 3, 3), np.float32)), *[[1, 1]] * 4)
+    # A stride of 2 has no Winograd form here.
     strided = ops.convolution(
         plain, ops.constant(random.standard_normal((6, 6, 3, 3), np.float32)), [2, 2], [1, 1], [1, 1], [1, 1]
     )
     model = openvino.Model([strided], [source])
     image = random.standard_normal((1, 4, 12, 12), np.float32)
-    expected = core().compile_model(model, "CPU")([image])[0]
+    expected = compiled(model)([image])[0]
     assert use_winograd(model, 1, lambda phase, share: None) == int(winograd)
-    assert asked == [Shape(6, 4, 12)]
+    assert timed == [Shape(6, 4, 12)]
     convolutions = [node for node in model.get_ops() if node.get_type_name() == "Convolution"]
     assert len(convolutions) == (1 if winograd else 2)
-    np.testing.assert_allclose(
-        core().compile_model(model, "CPU")([image])[0], expected, atol=ROUNDING * np.abs(expected).max()
-    )
+    np.testing.assert_allclose(compiled(model)([image])[0], expected, atol=ROUNDING * np.abs(expected).max())
 
 
 def test_the_choice_is_made_by_timing_both_forms() -> None:
-    assert isinstance(openvino_tactics.winograd_is_faster(Shape(8, 8, 8), 1), bool)
+    assert isinstance(openvino_winograd.winograd_is_faster(Shape(8, 8, 8), 1), bool)

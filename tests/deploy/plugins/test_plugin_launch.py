@@ -1,4 +1,4 @@
-"""The launches that TensorRT would make, made in Triton's interpreter: right, and every output stored exactly once."""
+"""Make the launches that TensorRT would make in Triton's interpreter: results are right, and stored exactly once."""
 
 from collections.abc import Iterator
 
@@ -21,12 +21,20 @@ Compilations = list[Configuration]
 
 @pytest.fixture
 def compilations(monkeypatch: pytest.MonkeyPatch) -> Compilations:
-    """What a payload would compile: nothing compiles where Triton interprets."""
+    """Collect what payloads would compile, because nothing compiles where Triton interprets."""
     asked: Compilations = []
 
     def compile_payload(configuration: Configuration, capability: int, ptx_version: int) -> Compiled:
         asked.append(configuration)
-        return Compiled("", tuple(configuration.types), "", b"", 0, 32 * configuration.options["num_warps"], 0)
+        return Compiled(
+            entry="",
+            arguments=tuple(configuration.types),
+            ptx="",
+            cubin=b"",
+            shared_bytes=0,
+            threads=32 * configuration.options["num_warps"],
+            scratch_bytes=0,
+        )
 
     monkeypatch.setattr(deploy.plugins.payload, "compile_payload", compile_payload)
     return asked
@@ -34,11 +42,13 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> Compilations:
 
 @pytest.fixture
 def traffic() -> Iterator[Traffic]:
+    """Record every load and store of the interpreted kernels."""
     with recorded_traffic() as recorded:
         yield recorded
 
 
 def assert_stored_once(traffic: Traffic, out: torch.Tensor) -> None:
+    """Check that every byte of the output was stored, and none twice."""
     total, unique = traffic.stored(out)
     assert total == unique == out.nbytes
 
@@ -52,11 +62,12 @@ def test_attention(
     table = torch.randn((2 * window - 1) ** 2, heads).half()
     rows = prepare_bias(table, window_size=window, shift_size=shift, scale=0.25)
     payload = attention_payload(qkv.shape, heads, window, shift, 0.25, torch.float16, 80)
-    out = torch.full((2, height, width, 16 * heads), torch.nan).half()
+    out = torch.full((2, height, width, 16 * heads), torch.nan).half()  # what is not stored stays NaN
     attention_forward[(payload.grid,)](qkv, rows, *payload.extras, out, **compilations[0].constants)
     assert_stored_once(traffic, out)
-    sizes = {"num_heads": heads, "window_size": window, "shift_size": shift, "scale": 0.25}
-    expected = window_attention(qkv, table, **sizes, impl="reference")
+    expected = window_attention(
+        qkv, table, num_heads=heads, window_size=window, shift_size=shift, scale=0.25, impl="reference"
+    )
     torch.testing.assert_close(out, expected, rtol=0.01, atol=0.01)
     assert arguments(payload, compilations[0]) == ["height", "width", "num_heads", "shift"]
 
@@ -80,7 +91,7 @@ def test_dilated_fusion(
 
 
 def arguments(payload: Payload, configuration: Configuration) -> list[str]:
-    """Names of the scalars, checked to lie between the inputs and the one output."""
+    """Return the names of a kernel's scalars, which must lie between the inputs and the output."""
     names, count = list(configuration.types), len(payload.extras)
     assert names[-1] == "out_ptr" and all(name.endswith("_ptr") for name in names[: -1 - count])
     return names[-1 - count : -1]

@@ -1,4 +1,4 @@
-"""What TensorRT would be handed, as NVIDIA's own plugin front end takes it from our registrations."""
+"""Check what TensorRT would be given, as NVIDIA's own plugin front end takes it from our registrations."""
 
 import json
 import os
@@ -27,16 +27,20 @@ KERNELS = {
 }
 ARCHITECTURES = [
     *("80", "120"),
-    *(pytest.param(capability, marks=pytest.mark.slow) for capability in ("86", "89", "90", "100")),
+    *(
+        pytest.param(capability, marks=pytest.mark.slow)
+        for capability in ("86", "89", "90", "100", "103", "110", "121")
+    ),
 ]
 Built = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Built]:
-    """Compute capability, and what came of a layer of each plugin."""
+    """Return a compute capability, and what came of a layer of each plugin for it."""
     path = tmp_path_factory.mktemp("plugins") / "built.json"
     command = [sys.executable, "-m", "tests.helpers.plugin_front_end", str(path), request.param]
+    # The tests of the kernels set TRITON_INTERPRET, under which nothing compiles.
     clean = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(command, env=clean, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -78,7 +82,7 @@ def test_ptxas_assembles_it(built: tuple[str, Built], name: str, tmp_path: Path)
     target = re.search(r"\.target (\w+)", layers[name]["ptx"])
     assert target is not None and target[1].rstrip("a") == f"sm_{capability}"
     assembler = BINARIES / ("ptxas-blackwell" if int(capability) >= 100 else "ptxas")
-    command = [assembler, f"-arch={target[1]}", source, "-o", tmp_path / "kernel.cubin"]
+    command = [str(assembler), f"-arch={target[1]}", str(source), "-o", str(tmp_path / "kernel.cubin")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
