@@ -1,23 +1,22 @@
-"""The exported float32 graph at a lower precision, its inputs and outputs left as they are."""
+"""Cast the exported float32 graph to a 16-bit type, between inputs and outputs that stay float32."""
 
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 ELEMENT_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-# What stays float32 between casts: TensorRT-RTX 1.7 has no bfloat16 transposed convolution.
+# Operators that stay float32 between casts: TensorRT-RTX 1.7 has no bfloat16 transposed convolution.
 FLOAT32_ISLANDS = {"fp16": frozenset[str](), "bf16": frozenset({"ConvTranspose"})}
 # Convolutions take bfloat16 from this version of the operator set on.
 OPSET = {"bf16": 22}
-# Resize reads the factor of enlargement as float32 whatever the image's type (ONNX operator specification).
+# Inputs by index that are float32 whatever the type of the image: Resize reads its region and its factors from them
+# (ONNX operator specification).
 FLOAT32_INPUTS = {"Resize": (1, 2)}
 
 
 def cast(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
-    """A copy that computes in `precision`, "fp16" or "bf16", between float32 inputs and outputs.
-
-    One export serves all precisions, and a strongly typed builder (TensorRT, TensorRT-RTX) takes the precision from
-    the file. The accumulation of sums is the engine's own matter; layer norms keep theirs in float32 (`stash_type`).
-    """
+    """Return a copy that computes in "fp16" or "bf16" between float32 inputs and outputs."""
+    # Strongly typed builders (TensorRT, TensorRT-RTX) take the precision from the file. They choose the type of sums
+    # themselves, and layer norms keep theirs in float32 (`stash_type`).
     element = ELEMENT_TYPES[precision]
     lowered = onnx.ModelProto()
     lowered.CopyFrom(model)
@@ -37,8 +36,9 @@ def cast(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
 
 
 def _float32_inputs(node: onnx.NodeProto, islands: frozenset[str]) -> list[str]:
+    """List the inputs of a node whose constants stay float32."""
     if node.op_type in islands:
-        return list(node.input[1:])  # its weights; the first input is an activation
+        return list(node.input[1:])  # its weights; the first input is an activation, which is cast
     return [node.input[index] for index in FLOAT32_INPUTS.get(node.op_type, ()) if index < len(node.input)]
 
 
@@ -49,6 +49,7 @@ def _convert(tensor: onnx.TensorProto, element: int) -> None:
 
 
 def _convert_attributes(node: onnx.NodeProto, element: int) -> None:
+    """Convert the constants inside a node, and the target of the graph's own casts to float32."""
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.TENSOR:
             _convert(attribute.t, element)
@@ -62,6 +63,7 @@ def _cast_around_islands(graph: onnx.GraphProto, islands: frozenset[str], elemen
         if node.op_type not in islands:
             nodes.append(node)
             continue
+        # The outer names stay as they are, so that no other node has to be changed.
         source, target = node.input[0], node.output[0]
         node.input[0], node.output[0] = f"{target}_float32_input", f"{target}_float32"
         nodes += [
@@ -69,18 +71,20 @@ def _cast_around_islands(graph: onnx.GraphProto, islands: frozenset[str], elemen
             node,
             _cast_node(node.output[0], target, element),
         ]
+    # A repeated field of protobuf cannot be assigned.
     del graph.node[:]
     graph.node.extend(nodes)
 
 
 def _cast_at_the_border(graph: onnx.GraphProto, element: int) -> None:
-    """Float inputs are cast once behind their name, float outputs once before theirs."""
+    """Cast float inputs once after their name and float outputs once before theirs."""
     inner = {value.name: f"{value.name}_lowered" for value in (*graph.input, *graph.output) if _is_float(value)}
     for node in graph.node:
         node.input[:] = [inner.get(name, name) for name in node.input]
         node.output[:] = [inner.get(name, name) for name in node.output]
     before = [_cast_node(v.name, inner[v.name], element) for v in graph.input if v.name in inner]
     after = [_cast_node(inner[v.name], v.name, TensorProto.FLOAT) for v in graph.output if v.name in inner]
+    # ONNX wants nodes in the order of computation.
     nodes = [*before, *graph.node, *after]
     del graph.node[:]
     graph.node.extend(nodes)

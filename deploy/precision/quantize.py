@@ -1,4 +1,4 @@
-"""INT8 and FP8 by explicit quantisation (Q/DQ) in the ONNX file, calibrated and placed by NNCF."""
+"""Quantise a float32 model to INT8 or FP8 by explicit Q/DQ nodes in the ONNX file, placed and calibrated by NNCF."""
 
 import logging
 import math
@@ -24,36 +24,41 @@ from deploy.precision.layer_errors import layer_errors
 
 QUANTIZED = ("int8", "fp8")
 FEWEST_IMAGES = 16
-INSPECTED = 4  # images that the layers' errors are taken on
-STEPS = (4, 16, 64)  # layers that stay in float32, tried in turn
+INSPECTED = 4  # images that the layers' errors are measured on
+STEPS = (4, 16, 64)  # numbers of layers that stay in float32, tried in turn
 FP8_OPSET = 21  # of Q/DQ with float8 in NNCF
-FP8_FEWEST_CHANNELS, FP8_LARGEST_KERNEL = 16, 32  # of a convolution; the kernel in taps
+FP8_FEWEST_CHANNELS, FP8_LARGEST_KERNEL = 16, 32  # of a convolution that TensorRT runs in FP8; the kernel in taps
 INT8 = AdvancedQuantizationParameters(
-    # Processors without VNNI add two products of 8 bits in 16 and cut what overflows. Weights of half the range never
-    # do, so that one file is right on every machine.
+    # Processors without VNNI add two products of 8 bits in 16 bits, which overflows and saturates. Weights of half the
+    # range never overflow, so one file is right on every machine.
     overflow_fix=OverflowFix.ENABLE,
     activations_quantization_params=QuantizationParameters(mode=QuantizationScheme.SYMMETRIC),
 )
 Loss = Callable[[onnx.ModelProto], float]
-"""What a model loses on the task, in units of what it may lose: above 1 it is refused."""
-
-nncf.set_log_level(logging.ERROR)
+"""Measure what a model loses on the task, in units of what it may lose: above 1 it is refused."""
 
 
 def quantize(
     source: onnx.ModelProto, precision: str, images: NDArray[np.float32], loss: Loss, progress: Progress
 ) -> onnx.ModelProto:
-    """The float32 model with convolutions and matrix products in "int8" or "fp8" (E4M3).
+    """Quantise the convolutions and matrix products of a float32 model to "int8" or "fp8" (E4M3).
 
-    Activations have one scale, weights one for each output channel, all symmetric, as TensorRT wants them (developer
-    guide, "Working with Quantized Types"). Where too much is lost, the layers that add most error stay in float32: a
-    few, then more. The last try is returned even so: the gate refuses it, with the layers and the figures.
+    Activations have one scale and weights one for each output channel, all symmetric, as TensorRT wants them (developer
+    guide, "Working with Quantized Types"). Where the model loses too much, the layers that add most error stay in
+    float32: a few, then more.
 
     Args:
-        images: (N, 3, S, S) float32 of the training split, at least 16: the ranges are taken from them.
+        source: the float32 model, which is not changed.
+        precision: "int8" or "fp8".
+        images: (N, 3, S, S) float32 of the training split, at least 16. The ranges are taken from them.
+        loss: what a candidate loses on the task.
+        progress: told how many layers stay in float32.
+
+    Returns:
+        The first candidate with a loss of at most 1, or else the last one.
 
     Raises:
-        BuildError: fewer images than that, or images that are all alike.
+        BuildError: there are fewer images than that, or they are all alike.
     """
     _check_calibration(precision, images)
     model = _quantized(source, precision, images, ())
@@ -65,13 +70,14 @@ def quantize(
         model = _quantized(source, precision, images, hurting[:count])
         if loss(model) <= 1:
             break
+    # A last candidate that still loses too much goes on to the gate, which refuses it with the layers and the figures.
     return model
 
 
 def _quantized(
     source: onnx.ModelProto, precision: str, images: NDArray[np.float32], kept: Sequence[str]
 ) -> onnx.ModelProto:
-    """Quantised but for the nodes named `kept`."""
+    """Quantise everything that can be, except for the nodes named in `kept`."""
     name = source.graph.input[0].name
     settings: dict[str, Any] = {
         "calibration_dataset": nncf.Dataset([{name: image[None]} for image in images]),
@@ -87,17 +93,20 @@ def _quantized(
         source, kept = copy, [*kept, *_unfit_for_fp8(source)]
     else:
         settings |= {"advanced_parameters": INT8}
+    nncf.set_log_level(logging.ERROR)  # it reports every step of every candidate
     model: onnx.ModelProto = nncf.quantize(source, ignored_scope=nncf.IgnoredScope(names=list(kept)), **settings)
     return signed(model) if precision == "int8" else model
 
 
 def signed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose unsigned activations, all at least 0, are signed: the same range over 127 steps in place of 255."""
+    """Return a copy whose unsigned activations are signed: the same range in 127 steps instead of 255."""
+    # NNCF takes unsigned bytes where no activation is below 0. TensorRT has signed ones only.
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    del copy.graph.value_info[:]  # of the old types; whoever loads the model infers them again
+    del copy.graph.value_info[:]  # of the old types; the model's readers infer them again
     tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
     quantizers = [node for node in copy.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    # By name: the two nodes of a pair share their zero point and their scale, which must be changed once.
     points = {
         node.input[2]: node.input[1] for node in quantizers if tensors[node.input[2]].data_type == TensorProto.UINT8
     }
@@ -111,8 +120,10 @@ def signed(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _unfit_for_fp8(model: onnx.ModelProto) -> Iterator[str]:
-    """Convolutions that TensorRT would run in float32 between needless casts (release notes, "Limitations"): those with
-    few channels or a large kernel, and all transposed ones."""
+    """Yield the convolutions that TensorRT would run in float32 between needless casts.
+
+    These are all transposed ones, and those with few channels or a large kernel (release notes, "Limitations").
+    """
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "ConvTranspose":
@@ -124,6 +135,7 @@ def _unfit_for_fp8(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _check_calibration(precision: str, images: NDArray[np.float32]) -> None:
+    """Raise BuildError where the images show no range."""
     if len(images) < FEWEST_IMAGES:
         raise BuildError(
             f"{precision} needs at least {FEWEST_IMAGES} training images to take ranges from, got {len(images)}"

@@ -1,4 +1,4 @@
-"""Lower precisions of one exported file: what they hold, what they cost, what they are refused for."""
+"""Test the lower precisions of one exported file: what they hold, what they cost, why they are refused."""
 
 import math
 from pathlib import Path
@@ -23,11 +23,13 @@ from tests.helpers.smallest import CONTRACT, images
 
 
 def quantized(exported: Path, precision: str, loss: Loss = lambda model: 0.0) -> onnx.ModelProto:
+    """Quantise the exported file; by default nothing is lost, so no layer stays in float32."""
     return quantize(onnx.load(exported), precision, images(16), loss, lambda phase, share: None)
 
 
 @pytest.fixture(scope="module")
 def eight_bits(exported: Path) -> Path:
+    """Write the int8 file."""
     path = exported.with_name("model.int8.onnx")
     onnx.save(quantized(exported, "int8"), path)
     return path
@@ -35,6 +37,7 @@ def eight_bits(exported: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def float8(exported: Path) -> Path:
+    """Write the fp8 file."""
     path = exported.with_name("model.fp8.onnx")
     onnx.save(quantized(exported, "fp8"), path)
     return path
@@ -72,7 +75,7 @@ def test_bf16_keeps_transposed_convolutions_in_float32(exported: Path) -> None:
 
 
 def quantizers(path: Path) -> tuple[onnx.GraphProto, dict[str, onnx.TensorProto], list[onnx.NodeProto]]:
-    """The checked file's graph, its constants, and its Q/DQ nodes."""
+    """Check a file and return its graph, its constants, and its Q/DQ nodes."""
     check_onnx(path, CONTRACT)
     graph = onnx.load(path).graph
     nodes = [node for node in graph.node if node.op_type.endswith("uantizeLinear")]
@@ -80,7 +83,8 @@ def quantizers(path: Path) -> tuple[onnx.GraphProto, dict[str, onnx.TensorProto]
 
 
 def quantized_convolutions(graph: onnx.GraphProto) -> dict[str, bool]:
-    """By weight's name, or that of what it was dequantised from: whether a convolution's weight is quantised."""
+    """Tell by name of its stored weight whether a convolution is quantised."""
+    # A quantised weight is stored under the name that its dequantiser reads.
     sources = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     weights = [node.input[1] for node in graph.node if node.op_type == "Conv"]
     return {sources.get(name, name): name in sources for name in weights}
@@ -95,7 +99,7 @@ def test_eight_bits_are_signed_symmetric_and_in_every_convolution(eight_bits: Pa
 
 
 def test_eight_bit_products_never_overflow_16_bits(eight_bits: Path) -> None:
-    """Processors without VNNI add two products of an unsigned 8-bit activation and a weight in 16 bits."""
+    """Add two products of an unsigned 8-bit activation and a weight, as processors without VNNI do in 16 bits."""
     _, tensors, nodes = quantizers(eight_bits)
     weights = [onnx.numpy_helper.to_array(tensors[node.input[0]]) for node in nodes if node.input[0] in tensors]
     assert len(weights) > 20
@@ -112,7 +116,7 @@ def test_fp8_is_where_tensorrt_has_kernels_for_it(float8: Path) -> None:
 
 
 def test_both_runtimes_read_eight_bits(eight_bits: Path) -> None:
-    """Labels only: masks of random weights hang on a hair, and those of shipped weights are judged by the slow test."""
+    """Compare labels only: masks of random weights flip at the least change, and the slow test has shipped weights."""
     target = TARGETS["openvino"]
     path = eight_bits.with_name("openvino.int8.xml")
     request = BuildRequest(model=lived_in(SMALLEST), onnx=eight_bits, contract=CONTRACT, precision="int8")
@@ -144,7 +148,7 @@ def test_the_layers_that_hurt_are_named(exported: Path) -> None:
 
 
 def test_a_layer_answers_for_its_own_error_only(exported: Path, eight_bits: Path) -> None:
-    """Carried on, errors would grow from layer to layer; rounding alone is 2^-11 in fp16, some percent in 8 bits."""
+    """Compare with rounding alone: 2^-11 in fp16, some percent in 8 bits; carried on, errors would grow."""
     reference = onnx.load(exported)
     half = layer_errors(reference, cast(reference, "fp16"), images(2))
     eight = layer_errors(reference, onnx.load(eight_bits), images(2))
@@ -155,7 +159,7 @@ def test_a_layer_answers_for_its_own_error_only(exported: Path, eight_bits: Path
 
 @pytest.mark.slow
 def test_the_layers_that_cost_too_much_stay_in_float32(exported: Path, eight_bits: Path) -> None:
-    """With the error of the mask's probabilities for a loss, and 0.6 of what plain quantisation loses allowed."""
+    """Take the error of the mask's probabilities as the loss, and allow 0.6 of what plain quantisation loses."""
     reference = onnx_runner(exported, 1)(images(3))
 
     def loss(model: onnx.ModelProto) -> float:
@@ -172,7 +176,7 @@ def test_the_layers_that_cost_too_much_stay_in_float32(exported: Path, eight_bit
 @pytest.mark.slow
 @pytest.mark.parametrize("weights", ["skin-tiny", "oct-tiny"])
 def test_eight_bits_of_shipped_weights_pass_the_gate(weights: str, tmp_path: Path) -> None:
-    """Real calibration, real validation images."""
+    """Build with real calibration and real validation images."""
     checkpoint = ["--checkpoint", f"model/weights/{weights}.safetensors", "--output", str(tmp_path)]
     assert build_engine.main([*checkpoint, "--target", "openvino", "--precision", "int8"]) == 0
     report = read_report(tmp_path)
@@ -196,9 +200,7 @@ def test_nothing_of_this_machine_is_in_the_file(exported: Path) -> None:
     ids=["one image", "all alike"],
 )
 def test_a_calibration_that_shows_no_range_is_refused(
-    exported: Path,
-    calibration: NDArray[np.float32],
-    message: str,
+    exported: Path, calibration: NDArray[np.float32], message: str
 ) -> None:
     with pytest.raises(BuildError, match=message):
         quantize(onnx.load(exported), "int8", calibration, lambda model: 0.0, lambda phase, share: None)
