@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file with the weights and, as JSON metadata, everything needed to use them."""
+"""Read and write checkpoints: one safetensors file with the weights and, as JSON metadata, all that their use needs."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -20,12 +20,12 @@ RANDOM_PREFIX = "random:"
 
 
 class CheckpointError(Exception):
-    """A checkpoint that cannot be used; one line that says why and what to do."""
+    """Report a checkpoint that cannot be used, in one line that says why and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """Say what the weights mean.
+    """Describe what the weights mean.
 
     config: shape of the network.
     seg_classes: names of the mask's values, background first.
@@ -45,29 +45,41 @@ class CheckpointInfo:
     def to_json(self) -> str:
         """Return the metadata as JSON, in the flat form that every version of the format has."""
         fields = asdict(self)
+        # The image size is already in `config`. In the file the white level has its older name, "levels".
         preprocessing = fields.pop("preprocessing")
         scale = {"mean": preprocessing["mean"], "std": preprocessing["std"], "levels": preprocessing["white_level"]}
         return json.dumps(fields | scale)
 
     @classmethod
     def from_json(cls, text: str) -> "CheckpointInfo":
-        """Return the metadata of `to_json`; raises KeyError, TypeError or ValueError where the text is none."""
+        """Read what `to_json` wrote.
+
+        Raises KeyError, TypeError or ValueError where the text is something else.
+        """
         fields = _tuples(json.loads(text))
         config = ModelConfig(**_tuples(fields.pop("config")))
-        white_level = fields.pop("levels", SIXTEEN_BITS)  # checkpoints of before it was an option have none
-        preprocessing = Preprocessing(config.image_size, fields.pop("mean"), fields.pop("std"), white_level)
+        preprocessing = Preprocessing(
+            image_size=config.image_size,
+            mean=fields.pop("mean"),
+            std=fields.pop("std"),
+            # Checkpoints from before this was an option do not have it.
+            white_level=fields.pop("levels", SIXTEEN_BITS),
+        )
         return cls(config=config, preprocessing=preprocessing, **fields)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights and their meaning."""
+    """Hold weights and their meaning."""
 
     info: CheckpointInfo
     state: dict[str, Tensor]
 
     def build(self) -> MultiTaskResFormer:
-        """The network with these weights, in evaluation mode; raises CheckpointError where they do not fit."""
+        """Build the network with these weights, in evaluation mode.
+
+        Raises CheckpointError where they do not fit their own configuration.
+        """
         model = build_model(self.info.config)
         try:
             model.load_state_dict(self.state)
@@ -77,13 +89,20 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically: matrices and kernels as fp16, vectors (norms, biases, running statistics) as they are."""
+    """Write a checkpoint whole or not at all.
+
+    Matrices and kernels are stored as fp16, vectors (norms, biases, running statistics) as they are. Raises
+    CheckpointError where it cannot be written.
+    """
     tensors = {name: _on_disk(tensor) for name, tensor in checkpoint.state.items()}
     write_tensors(path, tensors, {"format": FORMAT, "info": checkpoint.info.to_json()})
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file; CheckpointError (a full disk) leaves an older file as it is."""
+    """Write a safetensors file whole or not at all.
+
+    Raises CheckpointError (on a full disk) and leaves an older file as it is.
+    """
     try:
         with whole_file(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
@@ -92,15 +111,23 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def _on_disk(tensor: Tensor) -> Tensor:
+    # Safetensors refuses tensors that are not contiguous, as training's channels-last kernels are.
     tensor = tensor.detach().cpu().contiguous()
+    # fp16 halves the file. The vectors are a small part of it, and counts of batches are integers.
     return tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
 
 
 def load_checkpoint(source: str | Path) -> Checkpoint:
-    """Read a checkpoint file, or make `random:PRESET` (seeded random weights, for timing).
+    """Read a checkpoint file, or make one of seeded random weights.
 
-    Floating-point tensors come back as float32. Raises CheckpointError for a file that is missing, damaged, foreign or
-    holds weights that are not finite.
+    Args:
+        source: a .safetensors file, or `random:PRESET` for seeded random weights, for timing.
+
+    Returns:
+        The checkpoint, its floating-point tensors in float32.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, of another kind, or holds weights that are not finite.
     """
     if str(source).startswith(RANDOM_PREFIX):
         return _random_checkpoint(str(source).removeprefix(RANDOM_PREFIX))
@@ -139,6 +166,7 @@ def _parse_info(path: Path, metadata: dict[str, str]) -> CheckpointInfo:
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    # JSON has no tuples, and a configuration that holds lists would not equal its preset.
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
@@ -147,6 +175,7 @@ def _random_checkpoint(preset: str) -> Checkpoint:
         config = resolve_config(preset)
     except ValueError as error:
         raise CheckpointError(str(error)) from None
+    # The same weights at every call, and the caller's own random state is left as it was.
     with torch.random.fork_rng():
         torch.manual_seed(0)
         state = build_model(config).state_dict()
@@ -157,12 +186,13 @@ def _random_checkpoint(preset: str) -> Checkpoint:
         seg_classes=("background", *masks),
         labels=labels,
         data=f"{RANDOM_PREFIX}{preset}",
-        preprocessing=Preprocessing(config.image_size),
+        preprocessing=Preprocessing(image_size=config.image_size),
     )
     return Checkpoint(info, state)
 
 
 def _first_mismatch(error: RuntimeError) -> str:
+    # PyTorch's first line only says that there are errors; the second names the first of them.
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[1] if len(lines) > 1 else lines[0]
 

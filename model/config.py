@@ -1,28 +1,30 @@
-"""The network's shape: one frozen dataclass and its named presets."""
+"""Define the shape of the network: one frozen dataclass and its named presets."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 Design = Literal["sequential", "parallel"]
 
-STRIDES = (2, 4, 8, 16)
+STRIDES = (2, 4, 8, 16)  # of the four stages, in pixels of the image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Shape of the multi-task network (arXiv 2412.00351).
+    """Describe the shape of the multi-task network (arXiv 2412.00351).
 
-    image_size: side of the square input in pixels; a multiple of 16, because the window is image_size / 16 tokens and
-        the last stage (stride 16) holds exactly one.
-    seg_channels: K, channels of the mask logits (1: sigmoid, more: softmax with background first).
-    labels: C, image-level labels, each with its own logit.
-    channels: of the four stages (strides 2, 4, 8, 16); each doubles the one before, as patch merging does.
-    head_dim: channels of one attention head; divides every entry of `channels`.
-    design: "sequential" runs attention on the sum of ResNet features and merged tokens, "parallel" runs both paths side
-        by side (Figure 3).
-    dilations: of the DFE branches.
+    Raises ValueError where a field breaks its rule.
+
+    image_size: side of the square input in pixels, a multiple of 16.
+    seg_channels: channels K of the mask logits. One is a sigmoid, more are a softmax with the background first.
+    labels: number C of image-level labels, each with its own logit.
+    channels: channels of the four stages (strides 2, 4, 8, 16), each twice those of the stage before.
+    resnet_blocks: ResNet basic blocks of each stage.
+    swin_blocks: Swin blocks of every stage.
+    head_dim: channels of one attention head, a divisor of every entry of `channels`.
+    design: "sequential" runs attention on the sum of ResNet features and tokens, "parallel" runs both paths (Figure 3).
+    dilations: dilations of the branches of dilated feature enhancement (DFE).
     head_levels: stages (1 to 4) that the classification head reads.
-    drop_path: largest stochastic-depth rate; it grows linearly over the Swin blocks.
+    drop_path: largest rate of stochastic depth, which grows linearly over the Swin blocks.
     """
 
     image_size: int = 224
@@ -38,6 +40,7 @@ class ModelConfig:
     drop_path: float = 0.1
 
     def __post_init__(self) -> None:
+        # A window is image_size / 16 tokens wide, so that the last stage, at stride 16, is exactly one window.
         _require(
             self.image_size >= 32 and self.image_size % 16 == 0,
             "image_size",
@@ -46,6 +49,7 @@ class ModelConfig:
         )
         _require(self.seg_channels >= 1, "seg_channels", "at least 1", self.seg_channels)
         _require(self.labels >= 1, "labels", "at least 1", self.labels)
+        # Patch merging concatenates two convolutions of C channels each; the patch embedding splits off eighths.
         doubled = tuple(self.channels[:1]) + tuple(2 * c for c in self.channels[:-1])
         _require(
             len(self.channels) == 4 and self.channels == doubled and self.channels[0] % 8 == 0,
@@ -53,6 +57,7 @@ class ModelConfig:
             "4 numbers, each the double of the one before, the first a multiple of 8",
             self.channels,
         )
+        # The other stages have multiples of the first one's channels.
         _require(
             self.head_dim > 0 and self.channels[0] % self.head_dim == 0,
             "head_dim",
@@ -66,6 +71,7 @@ class ModelConfig:
             self.resnet_blocks,
         )
         _require(self.swin_blocks >= 1, "swin_blocks", "at least 1", self.swin_blocks)
+        # A checkpoint's JSON reaches this too, so the type alone does not hold.
         _require(self.design in ("sequential", "parallel"), "design", "'sequential' or 'parallel'", self.design)
         _require(len(self.dilations) >= 1 and min(self.dilations) >= 1, "dilations", "positive numbers", self.dilations)
         _require(
@@ -74,11 +80,12 @@ class ModelConfig:
             "a choice of 1, 2, 3, 4",
             self.head_levels,
         )
+        # At a rate of 1 nothing survives, and the survivors could not be scaled by 1 / (1 - rate).
         _require(0 <= self.drop_path < 1, "drop_path", "at least 0 and below 1", self.drop_path)
 
     @property
     def window_size(self) -> int:
-        """Side of an attention window in tokens: 14 at 224 px, 32 at 512 px."""
+        """Return the side of an attention window in tokens: 14 at 224 px, 32 at 512 px."""
         return self.image_size // STRIDES[-1]
 
 
@@ -87,6 +94,8 @@ def _require(holds: bool, field: str, rule: str, value: object) -> None:
         raise ValueError(f"{field} must be {rule}, got {value}")
 
 
+# The first two are the paper's, for ISIC 2017 (one lesion class) and RETOUCH (three fluids and the background). All
+# four keep the paper's dilations: in `tiny`, whose last maps are 8 px wide, most outer taps meet only padding there.
 PRESETS: dict[str, ModelConfig] = {
     "paper-224": ModelConfig(image_size=224, seg_channels=1),
     "paper-512": ModelConfig(image_size=512, seg_channels=4),
@@ -96,9 +105,12 @@ PRESETS: dict[str, ModelConfig] = {
 
 
 def resolve_config(config: ModelConfig | str) -> ModelConfig:
-    """The configuration itself, or the preset of that name; raises ValueError for an unknown name."""
+    """Return a configuration as it is, or the preset of that name.
+
+    Raises ValueError for an unknown name.
+    """
     if isinstance(config, ModelConfig):
         return config
     if config not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got '{config}'")
-    return replace(PRESETS[config])
+    return PRESETS[config]

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import track
 
 from data_pipeline import SOURCES, DataError, open_usable
-from data_pipeline.files import write_whole
+from data_pipeline.command_line import new_parser, positive, run_command
+from data_pipeline.files import whole_file, write_whole
 from model.checkpoint import CheckpointError, load_checkpoint
 from model.evaluation.cases import score_cases
 from model.evaluation.presentation import draw_gallery, score_table, write_cases
@@ -22,23 +23,17 @@ EXAMPLES = """examples:
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with 2 and one line for a misuse."""
-    parser = argparse.ArgumentParser(
-        prog="python -m model.evaluate",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Read the command line, or end the process with exit code 2 and one line for a misuse."""
+    parser = new_parser("model.evaluate", __doc__, EXAMPLES)
     parser.add_argument("--checkpoint", required=True, help="a .safetensors file, or random:PRESET")
     parser.add_argument("--data", required=True, help=SOURCES)
-    parser.add_argument("--samples", type=int, help="images of the test split (default: all the source has)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--skip-bad", action="store_true", help="score without the samples that cannot be used")
-    parser.add_argument("--output", required=True, type=Path, help="directory for metrics.json, cases.csv, gallery.png")
-    options = parser.parse_args(arguments)
-    if options.samples is not None and options.samples <= 0:
-        parser.error(f"--samples must be positive, got {options.samples}")
-    return options
+    parser.add_argument(
+        "--samples", type=positive(int), help="number of images of the test split (default: all that the source has)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the data and the bootstrap (default: 0)")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out the samples that cannot be used")
+    parser.add_argument("--output", required=True, type=Path, help="folder for metrics.json, cases.csv, gallery.png")
+    return parser.parse_args(arguments)
 
 
 def evaluate(options: argparse.Namespace, console: Console) -> None:
@@ -47,6 +42,7 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
     info = checkpoint.info
     opening = {"skip_bad": options.skip_bad, "seed": options.seed, "report": console.print}
     dataset = open_usable(options.data, "test", samples=options.samples, **opening)
+    # Before the network runs: masks of other classes would give scores that mean nothing.
     dataset.check_classes(info.seg_classes, info.labels)
     spec, network = info.preprocessing, checkpoint.build()
     scored = score_cases(network, dataset, spec)
@@ -58,21 +54,19 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
     write_whole(options.output / "metrics.json", json.dumps({**report, "scores": estimates}, indent=2) + "\n")
     write_cases(cases, dataset, options.output / "cases.csv")
     if gallery := draw_gallery(cases, network, dataset, spec):
-        temporary = options.output / "gallery.png.tmp"
-        gallery.save(temporary, "PNG")
-        temporary.replace(options.output / "gallery.png")
+        with whole_file(options.output / "gallery.png") as temporary:
+            # Named, because the temporary file's suffix tells Pillow nothing.
+            gallery.save(temporary, "PNG")
     console.print(f"wrote {options.output}/metrics.json, cases.csv" + (" and gallery.png" if gallery else ""))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 done, 1 failed with one line, 2 misused."""
+    """Run the command and return its exit code: 0 done, 1 failed with one line, 130 interrupted.
+
+    A misuse of the command line ends the process with 2.
+    """
     options = parse_arguments(arguments)
-    try:
-        evaluate(options, Console())
-    except (CheckpointError, DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(lambda: evaluate(options, Console()), CheckpointError, DataError, OSError)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Score masks and label probabilities against their targets; the same for PyTorch and for every engine."""
+"""Score masks and label probabilities against their targets, in the same way for PyTorch and for every engine."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from model.bootstrap import (
     Array,
     Groups,
-    as_they_are,
+    count_once,
     interval,
     resample,
     weighted_auc,
@@ -23,18 +23,19 @@ from model.bootstrap import (
 
 
 class TaskScores:
-    """Collect batches, then give one flat dictionary of scores in [0, 1].
+    """Collect batches, then compute one flat dictionary of scores in [0, 1].
 
     dice/CLASS: mean over the images that show the class.
     pooled_dice/CLASS: over the pixels of all images, so that false alarms on images without it count.
     accuracy/LABEL: at a probability of 0.5.
-    auc/LABEL: area under the ROC curve; left out where the target has one value only.
+    auc/LABEL: area under the ROC curve, left out where the target has one value only.
     dice, pooled_dice, accuracy, auc: the means of these.
     """
 
     def __init__(self, seg_classes: Sequence[str], labels: Sequence[str]) -> None:
-        """seg_classes: background first; it is not scored."""
+        """Prepare to score these classes, of which the first is the background and not scored, and labels."""
         self.classes, self.labels = tuple(seg_classes[1:]), tuple(labels)
+        # Counts of every image, not masks: 1,000 resamples need nothing else, and memory does not grow with the pixels.
         self._dice: list[Tensor] = []
         self._overlap: list[Tensor] = []
         self._area: list[Tensor] = []
@@ -45,11 +46,13 @@ class TaskScores:
         """Collect one batch.
 
         Args:
-            mask, target_mask: (B, H, W) class indices.
-            class_probs: (B, C) in [0, 1].
-            target_labels: (B, C), 0 or 1.
+            mask: predicted class indices (B, H, W).
+            class_probs: predicted label probabilities (B, C) in [0, 1].
+            target_mask: target class indices (B, H, W).
+            target_labels: target labels (B, C), 0 or 1.
         """
         predicted, target = (one_hot(masks, len(self.classes) + 1) for masks in (mask, target_mask))
+        # `ignore_empty` gives NaN, which the means leave out, where the target does not show a class.
         self._dice.append(compute_dice(predicted, target, ignore_empty=True))
         self._overlap.append((predicted & target).sum(dim=(2, 3)))
         self._area.append((predicted.int() + target).sum(dim=(2, 3)))
@@ -57,10 +60,13 @@ class TaskScores:
         self._targets.append(target_labels)
 
     def compute(self) -> dict[str, float]:
-        """Return the scores of everything collected; raises ValueError where nothing was."""
+        """Return the scores of everything collected.
+
+        Raises ValueError where nothing was.
+        """
         if not self._dice:
             raise ValueError("at least one batch must be collected before scores are computed, got 0")
-        scores = with_means(self.weighted(as_they_are(sum(map(len, self._dice)))))
+        scores = with_means(self.weighted(count_once(sum(map(len, self._dice)))))
         return {name: float(values[0]) for name, values in scores.items()}
 
     def bounds(self, seed: int = 0) -> dict[str, tuple[float, float]]:
@@ -82,7 +88,7 @@ class TaskScores:
 
 
 def mean_scores(values: Array, names: Sequence[str], weights: Array) -> dict[str, Array]:
-    """Return the weighted means of the columns of (N, K) values by name; NaN values are left out."""
+    """Return the weighted means of the columns of (N, K) values by name, where NaN values are left out."""
     return {name: weighted_mean(values[:, index], weights) for index, name in enumerate(names)}
 
 
@@ -90,8 +96,10 @@ def pooled_dice(overlap: Array, area: Array, names: Sequence[str], weights: Arra
     """Return Dice over the pixels of all images by class.
 
     Args:
-        overlap: (N, K) pixels that are of the class in both masks.
-        area: (N, K) pixels that are of the class in the one mask, plus those in the other.
+        overlap: pixels (N, K) that are of the class in both masks.
+        area: pixels (N, K) that are of the class in the one mask, plus those in the other.
+        names: of the K classes.
+        weights: of the images, (R, N).
     """
     return {name: weighted_ratio(2.0 * overlap[:, index], area[:, index], weights) for index, name in enumerate(names)}
 
@@ -99,6 +107,7 @@ def pooled_dice(overlap: Array, area: Array, names: Sequence[str], weights: Arra
 def label_scores(probs: Array, target: NDArray[np.bool_], names: Sequence[str], weights: Array) -> Groups:
     """Return accuracy, sensitivity, specificity (at a probability of 0.5) and AUC of (N, C) labels by name."""
     right = ((probs > 0.5) == target).astype(np.float64)
+    # Sensitivity is the accuracy on images with the label, specificity that on images without it.
     return {
         "accuracy": mean_scores(right, names, weights),
         "sensitivity": mean_scores(np.where(target, right, np.nan), names, weights),
@@ -109,6 +118,7 @@ def label_scores(probs: Array, target: NDArray[np.bool_], names: Sequence[str], 
 
 def one_hot(mask: Tensor, classes: int) -> Tensor:
     """Turn (B, H, W) indices into (B, classes without background, H, W) bool."""
+    # PyTorch's one_hot takes int64 only, while served masks are uint8.
     return F.one_hot(mask.long(), classes).permute(0, 3, 1, 2)[:, 1:].bool()
 
 

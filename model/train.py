@@ -3,15 +3,14 @@
 import argparse
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from data_pipeline import SOURCES, DataError, Dataset, Preprocessing, open_usable
-from model.checkpoint import CheckpointError, CheckpointInfo
+from data_pipeline import open_usable
+from data_pipeline.command_line import new_parser, positive, run_command
 from model.config import PRESETS
-from model.training.options import TrainingError, TrainingOptions, add_levels
+from model.training.options import FAILURES, add_training_options, checkpoint_info, training_options
 from model.training.pretrained import load_pretrained
 from model.training.processes import Processes
 from model.training.trainer import Trainer
@@ -25,51 +24,21 @@ EXAMPLES = """examples:
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with 2 and one line for a misuse."""
-    parser = argparse.ArgumentParser(
-        prog="python -m model.train",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--data", required=True, help=SOURCES)
-    parser.add_argument("--preset", required=True, choices=PRESETS)
-    parser.add_argument("--output", required=True, type=Path, help="directory for best.safetensors, history.csv, ...")
-    parser.add_argument("--epochs", type=int, default=150)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--learning-rate", type=float, default=1e-4, help="first rate; decays to 0 (power 0.9)")
-    parser.add_argument("--classification-weight", type=float, default=0.25, help="of the label loss beside the mask's")
+    """Read the command line, or end the process with exit code 2 and one line for a misuse."""
+    parser = new_parser("model.train", __doc__, EXAMPLES)
+    parser.add_argument("--preset", required=True, choices=PRESETS, help="shape of the network")
+    parser.add_argument("--output", required=True, type=Path, help="folder for best.safetensors, history.csv, ...")
+    parser.add_argument("--epochs", type=positive(int), default=150, help="passes over the data (default: 150)")
     parser.add_argument("--pretrained", metavar="FILE_OR_URL", help="first weights: ImageNet ResNet34, or a checkpoint")
-    parser.add_argument("--samples", type=int, help="training images (default: all the source has)")
-    add_levels(parser)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", action="store_true", help="go on where the run in --output was saved last")
-    parser.add_argument("--skip-bad", action="store_true", help="train without the samples that cannot be used")
-    options = parser.parse_args(arguments)
-    for name in ("epochs", "batch_size", "learning_rate", "classification_weight", "samples"):
-        value = getattr(options, name)
-        if value is not None and value <= 0:
-            parser.error(f"--{name.replace('_', '-')} must be positive, got {value}")
-    return options
-
-
-def checkpoint_info(options: argparse.Namespace, dataset: Dataset, seed: int) -> CheckpointInfo:
-    """The preset, fitted to the data set's classes; `options` has preset, data and levels."""
-    channels = 1 if len(dataset.seg_classes) == 2 else len(dataset.seg_classes)
-    config = replace(PRESETS[options.preset], seg_channels=channels, labels=len(dataset.labels))
-    training = {"command": f"python -m model.train {shlex.join(sys.argv[1:])}", "seed": seed, "preset": options.preset}
-    return CheckpointInfo(
-        config=config,
-        seg_classes=dataset.seg_classes,
-        labels=dataset.labels,
-        data=options.data,
-        preprocessing=Preprocessing(config.image_size, white_level=options.levels),
-        training=training,
-    )
+    parser.add_argument("--seed", type=int, default=0, help="of the data, first weights and augmentation (default: 0)")
+    parser.add_argument("--resume", action="store_true", help="continue where the run in --output was saved last")
+    add_training_options(parser, learning_rate=1e-4)
+    return parser.parse_args(arguments)
 
 
 def train(options: argparse.Namespace, console: Console) -> None:
-    """Open the data, train, report the best epoch."""
+    """Open the data, train, and report the best epoch."""
+    # Under torchrun one process speaks for all, and writes the caches that the others then read.
     processes = Processes.join()
     console.quiet = processes.rank > 0
     opening = {"skip_bad": options.skip_bad, "seed": options.seed, "report": console.print}
@@ -77,15 +46,12 @@ def train(options: argparse.Namespace, console: Console) -> None:
         data = open_usable(options.data, "train", samples=options.samples, **opening)
         validation = open_usable(options.data, "validation", **opening)
     options.output.mkdir(parents=True, exist_ok=True)
-    info = checkpoint_info(options, data, options.seed)
-    settings = TrainingOptions(
-        options.epochs,
-        options.batch_size,
-        options.learning_rate,
-        options.seed,
-        classification_weight=options.classification_weight,
-    )
-    trainer = Trainer(info, data, validation, settings, options.output)
+    # Every checkpoint tells how to make it again.
+    command = f"python -m model.train {shlex.join(sys.argv[1:])}"
+    info = checkpoint_info(options, data, {"command": command, "seed": options.seed, "preset": options.preset})
+    settings = training_options(options, epochs=options.epochs, seed=options.seed)
+    trainer = Trainer(info, settings, train=data, validation=validation, output=options.output)
+    # A resumed run has weights of its own, so that --pretrained may stay in the repeated command.
     if options.resume:
         trainer.resume()
     elif options.pretrained:
@@ -96,17 +62,13 @@ def train(options: argparse.Namespace, console: Console) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 done, 1 failed with one line, 2 misused."""
+    """Run the command and return its exit code: 0 done, 1 failed with one line, 130 interrupted.
+
+    A misuse of the command line ends the process with 2.
+    """
     options = parse_arguments(arguments)
-    try:
-        train(options, Console())
-    except (CheckpointError, DataError, TrainingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; go on with --resume", file=sys.stderr)
-        return 130
-    return 0
+    interrupted = "interrupted; go on with --resume"
+    return run_command(lambda: train(options, Console()), *FAILURES, interrupted=interrupted)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The parts of `python -m model.ablate`: the arms, their runs under one budget, and the table of what came out."""
+"""Hold the parts of `python -m model.ablate`: the arms, their epochs under one budget, and the table of results."""

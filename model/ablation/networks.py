@@ -1,5 +1,6 @@
-"""Networks that exist to be compared with: a plain encoder, no DFE, and a U-Net from outside."""
+"""Build networks to compare with: a plain encoder, no DFE, and a U-Net from outside."""
 
+import torch
 from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 
@@ -9,18 +10,33 @@ from model.network.decoder import MultiScaleHead
 from model.network.encoder import ResStage, Stem
 
 
+def with_plain_encoder(config: ModelConfig) -> nn.Module:
+    """Build the network with `PlainEncoder` in place of its own."""
+    network = build_model(config)
+    network.register_module("encoder", PlainEncoder(config))
+    return network
+
+
+def without_dfe(config: ModelConfig) -> nn.Module:
+    """Build the network with the encoder's levels handed to the decoder as they are."""
+    network = build_model(config)
+    network.register_module("dfe", nn.ModuleList(nn.Identity() for _ in config.channels))
+    return network
+
+
 class PlainEncoder(nn.Module):
-    """The ResFormer encoder's stem and ResNet stages alone."""
+    """Run the ResFormer encoder's stem and ResNet stages alone."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         c_in = (config.channels[0], *config.channels[:-1])
+        # The strides of ResFormer's own ResNet path, so that the decoder gets levels of the same sizes.
         stages = zip(c_in, config.channels, config.resnet_blocks, (1, 2, 2, 2), strict=True)
         self.stem = Stem(config.channels[0])
         self.stages = nn.ModuleList(ResStage(*stage) for stage in stages)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) to four maps (B, C_i, H / 2^i, W / 2^i), i = 1 to 4."""
+        """Map (B, 3, H, W) to four maps (B, C_i, H / 2^i, W / 2^i), i = 1 to 4."""
         features = [self.stem(image)]
         for stage in self.stages:
             features.append(stage(features[-1]))
@@ -28,31 +44,22 @@ class PlainEncoder(nn.Module):
 
 
 class UNetWithHead(nn.Module):
-    """MONAI's plain U-Net, as wide as the configuration's stages, with a head of the same kind on its bottleneck."""
+    """Run MONAI's plain U-Net, as wide as the configuration's stages, with a head on its bottleneck."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        # BasicUNet takes its first level, four halvings and the width of its last convolution.
         widths = (config.channels[0], *config.channels, config.channels[0])
         self.unet = BasicUNet(2, 3, config.seg_channels, features=widths)
         self.head = MultiScaleHead([config.channels[-1]], config.labels)
+        # MONAI returns the mask only; the hook keeps what its deepest level gave in the running forward pass.
+        self.bottleneck = torch.empty(0)
         self.unet.down_4.register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: tuple[Tensor], bottleneck: Tensor) -> None:
         self.bottleneck = bottleneck
 
     def forward(self, image: Tensor) -> Prediction:
-        """(B, 3, H, W), multiples of 16, to the logits of both tasks."""
+        """Map (B, 3, H, W), multiples of 16, to the logits of both tasks."""
         segmentation = self.unet(image)
         return Prediction(segmentation, self.head([self.bottleneck]))
-
-
-def with_plain_encoder(config: ModelConfig) -> nn.Module:
-    network = build_model(config)
-    network.register_module("encoder", PlainEncoder(config))
-    return network
-
-
-def without_dfe(config: ModelConfig) -> nn.Module:
-    network = build_model(config)
-    network.register_module("dfe", nn.ModuleList(nn.Identity() for _ in config.channels))
-    return network

@@ -1,4 +1,4 @@
-"""How long each arm may train: as many epochs, the same for all, as fit into the budget."""
+"""Plan how long each arm may train: as many epochs, the same for all, as fit into the budget."""
 
 import time
 from dataclasses import dataclass
@@ -14,21 +14,34 @@ from model.training.options import TrainingError, TrainingOptions
 from model.training.processes import Processes
 
 TIMED_STEPS = 2
-SCORING_SHARE = 0.4  # of a training step's time goes into scoring as many images (a forward pass and the metrics)
+# The part of a training step's time that goes into scoring as many images: a forward pass and the metrics.
+SCORING_SHARE = 0.4
 
 
 @dataclass(frozen=True)
 class Size:
-    """Images of each split that an arm sees."""
+    """Count the images of each split that an arm sees."""
 
     train: int
     validation: int
     test: int
 
 
-def plan_epochs(info: CheckpointInfo, size: Size, both: TrainingOptions, seeds: int, minutes: float) -> int:
-    """Epochs of every arm; raises TrainingError where the budget does not hold one."""
-    per_image = sum(seconds_per_image(arm, info, both) for arm in ARMS) * seeds
+def plan_epochs(info: CheckpointInfo, size: Size, both_tasks: TrainingOptions, *, seeds: int, minutes: float) -> int:
+    """Return the epochs of every arm.
+
+    Args:
+        info: has the preset's configuration.
+        size: images of each split.
+        both_tasks: batch size and losses of an arm that trains both tasks.
+        seeds: runs of each arm.
+        minutes: budget for all arms and seeds together.
+
+    Raises:
+        TrainingError: the budget is too small for one epoch.
+    """
+    per_image = sum(seconds_per_image(arm, info, both_tasks) for arm in ARMS) * seeds
+    # Validation is scored after every epoch, the test split once at the end of a run.
     epoch = per_image * (size.train + SCORING_SHARE * size.validation)
     once = per_image * SCORING_SHARE * size.test
     epochs = int((60 * minutes - once) / epoch)
@@ -40,18 +53,19 @@ def plan_epochs(info: CheckpointInfo, size: Size, both: TrainingOptions, seeds: 
     return epochs
 
 
-def seconds_per_image(arm: Arm, info: CheckpointInfo, both: TrainingOptions) -> float:
-    """Measured over a few training steps on noise, after one to warm up."""
-    config, count = arm.config(info.config), both.batch_size
+def seconds_per_image(arm: Arm, info: CheckpointInfo, both_tasks: TrainingOptions) -> float:
+    """Measure the time that an arm's training takes for one image, on noise."""
+    config, count = arm.config(info.config), both_tasks.batch_size
     side = config.image_size
     loss = MultiTaskLoss(config.seg_channels, torch.ones(config.labels))
-    learner = Learner(arm.build(config), loss, both, Processes.join())
+    learner = Learner(arm.build(config), loss, both_tasks, Processes.join())
     batch = Batch(
-        torch.randn(count, 3, side, side),
-        torch.zeros(count, side, side, dtype=torch.int64),
-        torch.zeros(count, config.labels),
-        torch.arange(count),
+        image=torch.randn(count, 3, side, side),
+        mask=torch.zeros(count, side, side, dtype=torch.int64),
+        labels=torch.zeros(count, config.labels),
+        index=torch.arange(count),
     )
+    # One step to warm up, which also allocates the optimiser's moments.
     learner.step(batch, 0, TIMED_STEPS + 1)
     start = time.perf_counter()
     for number in range(TIMED_STEPS):

@@ -1,4 +1,4 @@
-"""What came out: JSON, a Markdown table and a plot, each with its intervals."""
+"""Report the runs as JSON, a Markdown table and a plot, each with its intervals."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from data_pipeline.files import write_whole
+from data_pipeline.files import whole_file, write_whole
 from model.ablation.arms import ARMS, Arm
 
 METRICS = {"dice": "Dice", "auc": "AUC of the labels"}
@@ -16,7 +16,11 @@ METRICS = {"dice": "Dice", "auc": "AUC of the labels"}
 
 @dataclass(frozen=True)
 class Run:
-    """Test scores of one arm and seed, and their 95 % intervals over the test images, by the names of `TaskScores`."""
+    """Hold the results of one arm and seed, by the names of `TaskScores`.
+
+    scores: scores on the test split.
+    bounds: their 95 % intervals over the test images.
+    """
 
     scores: dict[str, float]
     bounds: dict[str, tuple[float, float]]
@@ -26,9 +30,9 @@ Runs = dict[str, list[Run]]  # of each finished arm, one a seed
 
 
 def write_report(runs: Runs, setting: dict[str, Any], output: Path) -> str:
-    """Write ablation.json, ablation.md and ablation.png; returns the table."""
+    """Write ablation.json, ablation.md and ablation.png, and return the table."""
     text = f"{_describe(setting)}\n\n{_table(runs)}\n"
-    stored = {arm: [asdict(run) for run in found] for arm, found in runs.items()}
+    stored = {arm: [asdict(run) for run in finished] for arm, finished in runs.items()}
     write_whole(output / "ablation.json", json.dumps({"setting": setting, "runs": stored}, indent=2) + "\n")
     write_whole(output / "ablation.md", text)
     _plot(runs, output / "ablation.png")
@@ -36,7 +40,8 @@ def write_report(runs: Runs, setting: dict[str, Any], output: Path) -> str:
 
 
 def scored(arm: Arm, metric: str, runs: Runs) -> list[Run]:
-    """The arm's runs that have the metric; none of a task that the arm does not train."""
+    """Return the arm's runs that have the metric, which is none for a task that the arm does not train."""
+    # Its untrained decoder or head has scores as well, which mean nothing.
     trained = arm.segment if metric == "dice" else arm.classify
     return [run for run in runs.get(arm.name, []) if trained and metric in run.bounds]
 
@@ -58,6 +63,7 @@ def _table(runs: Runs) -> str:
 def _cell(metric: str, runs: list[Run]) -> str:
     if not runs:
         return ""
+    # From the lowest bound of any seed to the highest, so that the brackets hold every seed's interval.
     low, high = (limit(run.bounds[metric][i] for run in runs) for i, limit in enumerate((min, max)))
     return f"{mean(run.scores[metric] for run in runs):.3f} [{low:.3f}, {high:.3f}]"
 
@@ -67,13 +73,15 @@ def _plot(runs: Runs, path: Path) -> None:
     for axes, (metric, title) in zip(figure.subplots(1, 2, sharey=True), METRICS.items(), strict=True):
         for row, arm in enumerate(ARMS):
             shown = scored(arm, metric, runs)
+            # Drawn half transparent, because the seeds of an arm lie over one another.
             for run in shown:
                 axes.plot(run.bounds[metric], [row, row], color="tab:blue", alpha=0.3)
-            found = [run.scores[metric] for run in shown]
-            axes.plot(found, [row] * len(found), "o", color="tab:blue", alpha=0.5)
-            if found:
-                axes.plot([mean(found)], [row], "|", color="black", markersize=14)
+            values = [run.scores[metric] for run in shown]
+            axes.plot(values, [row] * len(values), "o", color="tab:blue", alpha=0.5)
+            if values:
+                axes.plot([mean(values)], [row], "|", color="black", markersize=14)
         axes.set_yticks(range(len(ARMS)), [arm.title for arm in ARMS])
         axes.set(title=title, ylim=(len(ARMS) - 0.5, -0.5))  # the first arm on top
         axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)

@@ -1,9 +1,8 @@
-"""What there is to say of each image: its masks at its own size, and its label probabilities."""
+"""Score each image by itself: its mask at the image's own size, and its label probabilities."""
 
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,38 +12,66 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data_pipeline import Dataset, Preprocessing, Record
+from data_pipeline.overlay import fit_mask
 from model.bootstrap import Array
-from model.evaluation import outputs
+from model.evaluation import predict_batches
 from model.metrics import one_hot
 
-PERCENTILE = 95
+PERCENTILE = 95  # of the distances between outlines: the largest may be that of a single stray pixel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class PredictedRecord:
+    """Hold what the network predicts for one record, with what it was given.
+
+    record: where the image, its target mask and its labels are.
+    image: the network's input (3, S, S), float32, normalised.
+    target_mask: target class indices (S, S).
+    mask: predicted class indices (S, S).
+    probabilities: predicted label probabilities (C,).
+    """
+
+    record: Record
+    image: Tensor
+    target_mask: Tensor
+    mask: Tensor
+    probabilities: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class MaskScores:
-    """One value a class, background left out, of one mask against the truth.
+    """Compare one predicted mask with its target: one value for each class but the background.
 
-    dice, jaccard: in [0, 1].  hausdorff95: 95 % Hausdorff distance of the outlines in pixels.
-    overlap, found, true: shares of the image's pixels that are of the class in both, in the mask, in the truth.
-    pixels: of the image.
+    Where the target does not show a class, its dice, jaccard and hausdorff95 are NaN, and such images are left out of
+    means. What was predicted there still counts in the shares. Where only the prediction is empty they are 0, 0 and the
+    image's diagonal, the largest distance there is.
 
-    Where the truth does not show a class, its dice, jaccard and hausdorff95 are NaN, and such images are left out of
-    means; what was found there still counts in the shares. Where only the mask is empty they are 0, 0 and the image's
-    diagonal, the largest distance there is.
+    dice: Dice coefficient in [0, 1].
+    jaccard: Jaccard index in [0, 1].
+    hausdorff95: 95 % Hausdorff distance of the outlines in pixels.
+    overlap: share of the image's pixels that are of the class in both masks.
+    predicted: share of the image's pixels that are of the class in the predicted mask.
+    target: share of the image's pixels that are of the class in the target.
+    pixels: number of the image's pixels.
     """
 
     dice: Array
     jaccard: Array
     hausdorff95: Array
     overlap: Array
-    found: Array
-    true: Array
+    predicted: Array
+    target: Array
     pixels: int
 
 
 @dataclass(frozen=True)
-class Case:
-    """One image of the data set: its record, the scores of its mask and its label probabilities (C,)."""
+class ScoredCase:
+    """Hold one image of the data set with its scores.
+
+    record: where the image and its targets are.
+    masks: scores of its mask.
+    probabilities: predicted label probabilities (C,).
+    """
 
     record: Record
     masks: MaskScores
@@ -52,56 +79,70 @@ class Case:
 
     @property
     def dice(self) -> float:
-        """Mean over the classes that the image shows; NaN if there is none."""
+        """Return the mean over the classes that the image shows, or NaN if there is none."""
         shown = self.masks.dice[~np.isnan(self.masks.dice)]
         return float(shown.mean()) if len(shown) else float("nan")
 
 
-class Answer(NamedTuple):
-    """The network's answer to one record, beside what it was given.
+def predict_records(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> Iterator[PredictedRecord]:
+    """Yield the prediction for each record, in order.
 
-    image: (3, S, S) float32, normalised.  truth, mask: (S, S) class indices.  probabilities: (C,).
+    The network is left in evaluation mode.
     """
-
-    record: Record
-    image: Tensor
-    truth: Tensor
-    mask: Tensor
-    probabilities: Tensor
-
-
-def answers(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> Iterator[Answer]:
-    """One a record, in order; the network is left in evaluation mode."""
-    for batch, mask, probabilities in outputs(model, dataset, spec):
-        records = [dataset.records[index] for index in batch.index.tolist()]
-        yield from map(Answer, records, batch.image, batch.mask, mask, probabilities)
+    for batch, masks, probabilities in predict_batches(model, dataset, spec):
+        rows = zip(batch.index.tolist(), batch.image, batch.mask, masks, probabilities, strict=True)
+        for index, image, target_mask, mask, label_probabilities in rows:
+            yield PredictedRecord(
+                record=dataset.records[index],
+                image=image,
+                target_mask=target_mask,
+                mask=mask,
+                probabilities=label_probabilities,
+            )
 
 
-def score_cases(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> Iterator[Case]:
-    """One `Case` a record, in order; the mask is enlarged to the size of the true one, as a client enlarges it."""
-    for answer in answers(model, dataset, spec):
-        truth = np.asarray(Image.open(answer.record.mask))
-        mask = Image.fromarray(answer.mask.numpy())
-        found = np.asarray(mask.resize((truth.shape[1], truth.shape[0]), Image.Resampling.NEAREST))
-        scores = score_masks(found, truth, len(dataset.seg_classes))
-        yield Case(answer.record, scores, answer.probabilities.double().numpy())
+def score_cases(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> Iterator[ScoredCase]:
+    """Yield the scores of each record, in order."""
+    for predicted in predict_records(model, dataset, spec):
+        # At the size of the target, to which a client enlarges the mask in the same way.
+        target = np.asarray(Image.open(predicted.record.mask))
+        mask = fit_mask(predicted.mask.numpy(), (target.shape[1], target.shape[0]))
+        scores = score_masks(mask, target, len(dataset.seg_classes))
+        yield ScoredCase(predicted.record, scores, predicted.probabilities.double().numpy())
 
 
-def score_masks(found: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int) -> MaskScores:
-    """found, truth: (H, W) class indices below `classes`; background first."""
-    mine, true = (one_hot(torch.from_numpy(mask.copy())[None], classes) for mask in (found, truth))
-    overlap, in_mine, in_true = (mask[0].double().mean(dim=(1, 2)).numpy() for mask in (mine & true, mine, true))
+def score_masks(predicted: NDArray[np.uint8], target: NDArray[np.uint8], classes: int) -> MaskScores:
+    """Score a predicted mask.
+
+    Args:
+        predicted: class indices (H, W) below `classes`.
+        target: class indices (H, W) below `classes`.
+        classes: number of classes, with the background first.
+    """
+    # Copied because PIL's arrays are read-only, of which PyTorch warns. Shares of pixels are [classes - 1].
+    ours, theirs = (one_hot(torch.from_numpy(mask.copy())[None], classes) for mask in (predicted, target))
+    overlap, in_ours, in_theirs = (mask[0].double().mean(dim=(1, 2)).numpy() for mask in (ours & theirs, ours, theirs))
     dice, jaccard = (
-        measure(mine, true, ignore_empty=True)[0].double().numpy() for measure in (compute_dice, compute_iou)
+        measure(ours, theirs, ignore_empty=True)[0].double().numpy() for measure in (compute_dice, compute_iou)
     )
-    distance = np.where(in_mine > 0, _hausdorff(mine, true), np.hypot(truth.shape[0], truth.shape[1]))
-    hausdorff = np.where(in_true > 0, distance, np.nan)
-    return MaskScores(dice, jaccard, hausdorff, overlap, in_mine, in_true, truth.size)
+    # MONAI gives infinity or NaN where a mask is empty.
+    distance = np.where(in_ours > 0, _hausdorff(ours, theirs), np.hypot(target.shape[0], target.shape[1]))
+    return MaskScores(
+        dice=dice,
+        jaccard=jaccard,
+        hausdorff95=np.where(in_theirs > 0, distance, np.nan),
+        overlap=overlap,
+        predicted=in_ours,
+        target=in_theirs,
+        pixels=target.size,
+    )
 
 
-def _hausdorff(found: Tensor, truth: Tensor) -> Array:
+def _hausdorff(predicted: Tensor, target: Tensor) -> Array:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of empty masks, which the caller defines, and of MONAI's own old arguments
-        values = compute_hausdorff_distance(found, truth, include_background=True, percentile=PERCENTILE)
+        # MONAI warns of empty masks, which the caller defines, and of its own deprecated arguments.
+        warnings.simplefilter("ignore")
+        # The background is already gone: this option keeps MONAI from dropping the first class in its place.
+        values = compute_hausdorff_distance(predicted, target, include_background=True, percentile=PERCENTILE)
     distances: Array = values[0].double().numpy()
     return distances

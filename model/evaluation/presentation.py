@@ -1,4 +1,4 @@
-"""The evaluation on disk and in the terminal: scores, one row a case, and the cases to look at."""
+"""Present an evaluation: scores in the terminal, one row a case in a CSV, and a gallery of cases to look at."""
 
 import csv
 import io
@@ -13,23 +13,23 @@ from torch import nn
 
 from data_pipeline import Dataset, Preprocessing
 from data_pipeline.files import write_whole
-from data_pipeline.preview import outline
-from model.evaluation.cases import Answer, Case, answers
+from data_pipeline.overlay import draw_outlines
+from model.evaluation.cases import PredictedRecord, ScoredCase, predict_records
 from model.evaluation.summary import MASK_SCORES, Estimate
 
 SHOWN = 3  # cases of each kind in the gallery
 
 
 def score_table(scores: dict[str, Estimate], title: str) -> Table:
-    """The scores as a table for the terminal."""
+    """Lay out the scores as a table for the terminal."""
     table = Table("score", "value", "95 % interval", title=title)
     for name, (value, low, high) in scores.items():
         table.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
     return table
 
 
-def write_cases(cases: Sequence[Case], dataset: Dataset, path: Path) -> None:
-    """A CSV of one row an image; an empty field is a class that the image does not show."""
+def write_cases(cases: Sequence[ScoredCase], dataset: Dataset, path: Path) -> None:
+    """Write a CSV of one row an image, in which an empty field is a class that the image does not show."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     masks = [f"{score}/{name}" for score in MASK_SCORES for name in dataset.seg_classes[1:]]
@@ -44,22 +44,30 @@ def write_cases(cases: Sequence[Case], dataset: Dataset, path: Path) -> None:
     write_whole(path, text.getvalue())
 
 
-def pick(cases: Sequence[Case]) -> dict[str, list[Case]]:
-    """The best, median and worst cases by Dice, at most `SHOWN` of each; those that show no class have none."""
+def pick(cases: Sequence[ScoredCase]) -> dict[str, list[ScoredCase]]:
+    """Pick the best, median and worst cases by Dice, at most `SHOWN` of each, from those that show a class."""
     ranked = sorted((case for case in cases if not np.isnan(case.dice)), key=lambda case: -case.dice)
+    # The three kinds have the same number, so that the gallery is a full rectangle; of few cases they overlap.
     count = min(SHOWN, len(ranked))
     middle = (len(ranked) - count) // 2
     return {"best": ranked[:count], "median": ranked[middle : middle + count], "worst": ranked[len(ranked) - count :]}
 
 
-def draw_gallery(cases: Sequence[Case], model: nn.Module, dataset: Dataset, spec: Preprocessing) -> Image.Image | None:
-    """A row each of best, median and worst cases: image, true mask, found mask; None where no case shows a class."""
+def draw_gallery(
+    cases: Sequence[ScoredCase], model: nn.Module, dataset: Dataset, spec: Preprocessing
+) -> Image.Image | None:
+    """Draw the best, median and worst cases in a row each, or return None where no case shows a class.
+
+    A tile shows the image, the target mask and the predicted mask.
+    """
     rows = [(f"{kind}: Dice {case.dice:.3f}", case.record) for kind, chosen in pick(cases).items() for case in chosen]
     if not rows:
         return None
-    # read from the files: prepared pixels are found by a record's place in the whole data set
+    # Predicted again rather than kept from scoring, which would hold every image in memory. They are read from their
+    # files: prepared pixels are found by a record's place in the whole data set.
     shown = replace(dataset, records=tuple(record for _, record in rows), prepared=None)
-    tiles = [_tile(text, answer, spec) for (text, _), answer in zip(rows, answers(model, shown, spec), strict=True)]
+    predictions = zip(rows, predict_records(model, shown, spec), strict=True)
+    tiles = [_tile(text, predicted, spec) for (text, _), predicted in predictions]
     across, (width, height) = len(rows) // 3, tiles[0].size
     sheet = Image.new("RGB", (across * width, 3 * height))
     for number, tile in enumerate(tiles):
@@ -67,16 +75,20 @@ def draw_gallery(cases: Sequence[Case], model: nn.Module, dataset: Dataset, spec
     return sheet
 
 
-def _tile(text: str, answer: Answer, spec: Preprocessing) -> Image.Image:
-    """(S, 3S): the image as the network sees it, with the outline of the true mask, and of the one found."""
-    pixels = answer.image.permute(1, 2, 0).numpy() * spec.std + spec.mean
+def _tile(text: str, predicted: PredictedRecord, spec: Preprocessing) -> Image.Image:
+    """Draw (S, 3S): the image as the network sees it, with the outline of the target, and of the predicted mask."""
+    # Back from the network's normalisation to 8 bits.
+    pixels = predicted.image.permute(1, 2, 0).numpy() * spec.std + spec.mean
     image = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
-    outlined = [outline(image, mask.long().numpy()) for mask in (answer.truth, answer.mask)]
+    outlined = [draw_outlines(image, mask.numpy()) for mask in (predicted.target_mask, predicted.mask)]
     tile = Image.fromarray(np.concatenate([image, *outlined], axis=1))
-    ImageDraw.Draw(tile).text((3, 2), f"{text}, {_name(answer)}", fill="white", stroke_width=1, stroke_fill="black")
+    # A black rim keeps the white text readable on bright images.
+    title = f"{text}, {_name(predicted)}"
+    ImageDraw.Draw(tile).text((3, 2), title, fill="white", stroke_width=1, stroke_fill="black")
     return tile
 
 
-def _name(answer: Answer) -> str:
-    image, volume = answer.record.image.stem, answer.record.volume
+def _name(predicted: PredictedRecord) -> str:
+    # Slices have numbers for names, which every volume has again.
+    image, volume = predicted.record.image.stem, predicted.record.volume
     return f"{volume.name} {image}" if volume else image

@@ -1,4 +1,4 @@
-"""Modules that hold their weights as the kernels load them, for a network that no longer trains."""
+"""Hold weights as the kernels load them, for a network that no longer trains."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,15 +13,16 @@ from model.network.swin import WindowAttention
 
 
 class Prepared(nn.Module, ABC):
-    """Keeps what a kernel loads beside the weights it is made of.
+    """Keep the form of the weights that a kernel loads together with the weights it is made from.
 
-    The weights alone are parameters and the state dict; the prepared form is made again whenever they are moved, cast
-    or loaded, and only where the kernel will run, so that neither form is ever older than the other.
+    Only the weights are parameters and part of the state dict. The prepared form is made again whenever they are moved,
+    cast or loaded, so that it is never older than they are, and only where the kernel will run.
     """
 
     def __init__(self, impl: Impl) -> None:
         super().__init__()
         self.impl: Impl = impl
+        # Loading copies into the parameters in place, which `_apply` does not see.
         self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
             lambda module, _: module.prepare()
         )
@@ -31,28 +32,30 @@ class Prepared(nn.Module, ABC):
         """Make the prepared form, or drop it where `uses_kernel` is False."""
 
     def uses_kernel(self, weight: Tensor) -> bool:
-        """The one place that decides: the kernel where it is asked for, or on a GPU if the choice is left open."""
+        """Return whether the kernel will run: where it is asked for, or on a GPU if the choice is left open."""
         return self.impl == "triton" or (self.impl == "auto" and weight.is_cuda)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """What `to`, `half` and `cuda` end in."""
+        """Prepare again after `to`, `half`, `cuda` and the like, which all end here."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.prepare()
         return self
 
 
 class PreparedAttention(Prepared):
-    """`WindowAttention` with its bias table as rows."""
+    """Run `WindowAttention` with its bias table prepared as rows."""
 
     def __init__(self, trained: WindowAttention, impl: Impl) -> None:
         super().__init__(impl)
         self.trained = trained
+        # A plain dictionary and no buffer: the state dict stays that of the trained weights.
         self.rows: dict[int, Tensor] = {}
         self.prepare()
 
     def prepare(self) -> None:
-        """The rows of both shifts that a map can take."""
+        """Make the rows of both shifts that a map can take."""
         trained = self.trained
+        # Which of the two a call needs depends on its map (`shift_on`).
         shifts = {0, trained.shift_size} if self.uses_kernel(trained.bias_table) else ()
         self.rows = {
             shift: prepare_bias(
@@ -62,7 +65,7 @@ class PreparedAttention(Prepared):
         }
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, H, W, C) to the same shape."""
+        """Map (B, H, W, C) to the same shape."""
         trained = self.trained
         shift = trained.shift_on(tokens)
         mixed = window_attention(
@@ -80,12 +83,12 @@ class PreparedAttention(Prepared):
 
 
 class FusedDFE(Prepared):
-    """DFE as one `kernels.dilated_fusion` call and the spatial attention."""
+    """Run DFE as one `kernels.dilated_fusion` call and the spatial attention."""
 
     def __init__(
         self, weight: Tensor, bias: Tensor, dilations: tuple[int, ...], attention: SpatialAttention, impl: Impl
     ) -> None:
-        """weight (branches, C, C, 3, 3), bias (C,)."""
+        """Hold the branches' weights (branches, C, C, 3, 3) and the sum of their biases (C,)."""
         super().__init__(impl)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(bias, requires_grad=False)
@@ -95,10 +98,12 @@ class FusedDFE(Prepared):
         self.prepare()
 
     def prepare(self) -> None:
+        """Pack the taps of all branches, or drop them where the kernel does not run."""
         self.taps = pack_taps(self.weight.detach(), self.dilations) if self.uses_kernel(self.weight) else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Map (B, C, H, W) to the same shape."""
+        # The operation ends with the bias and the ReLU.
         fused = dilated_fusion(
             to_channels_last(x), self.weight, self.bias, dilations=self.dilations, impl=self.impl, taps=self.taps
         )

@@ -1,4 +1,4 @@
-"""The whole network: one encoder, a segmentation decoder and a classification head."""
+"""Build the whole network: one encoder, dilated feature enhancement, a segmentation decoder, a classification head."""
 
 from typing import NamedTuple
 
@@ -10,14 +10,18 @@ from model.network.encoder import Encoder
 
 
 class Prediction(NamedTuple):
-    """Logits: `segmentation` (B, K, H, W) and `classification` (B, C)."""
+    """Hold the logits of both tasks.
+
+    segmentation: mask logits (B, K, H, W).
+    classification: label logits (B, C).
+    """
 
     segmentation: Tensor
     classification: Tensor
 
 
 class MultiTaskResFormer(nn.Module):
-    """Image in, mask logits and label logits out (arXiv 2412.00351)."""
+    """Predict a mask and image-level labels from one image (arXiv 2412.00351)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -31,17 +35,19 @@ class MultiTaskResFormer(nn.Module):
         """Run both tasks.
 
         Args:
-            image: (B, 3, H, W), normalised RGB; H and W multiples of 16 * window_size (the configured image size).
+            image: normalised RGB (B, 3, H, W). H and W are multiples of 16 * window_size (the configured image size).
 
         Returns:
-            Logits of both tasks; the mask's at the image's size.
+            Logits of both tasks, those of the mask at the image's size.
 
         Raises:
             ValueError: the shape breaks that rule.
         """
+        # Every stage must be whole windows, and the last stage, at stride 16, has the fewest tokens.
         _check_image(image, STRIDES[-1] * self.config.window_size)
         features = self.encoder(image)
         enhanced = [dfe(x) for dfe, x in zip(self.dfe, features, strict=True)]
+        # The head reads the encoder's features before DFE, as the paper does.
         levels = [features[level - 1] for level in self.config.head_levels]
         return Prediction(self.decoder(enhanced), self.head(levels))
 
@@ -55,18 +61,20 @@ def _check_image(image: Tensor, unit: int) -> None:
 
 
 def build_model(config: ModelConfig | str) -> MultiTaskResFormer:
-    """A network of that configuration or preset name, with fresh weights.
+    """Build a network of that configuration or preset name, with fresh weights.
 
-    He initialisation for convolutions, a normal of 0.02 for linear layers and bias tables.
-    Raises ValueError for an unknown preset.
+    Convolutions get He initialisation, linear layers and bias tables a truncated normal of 0.02. Raises ValueError for
+    an unknown preset.
     """
     model = MultiTaskResFormer(resolve_config(config))
     for name, module in model.named_modules():
+        # `fan_out` keeps the variance of the gradients, as torchvision initialises its ResNets.
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
+        # `attention` is also the name of the DFE's spatial attention, which has no bias table.
         if name.endswith("attention") and hasattr(module, "bias_table"):
             nn.init.trunc_normal_(module.bias_table, std=0.02)
     return model

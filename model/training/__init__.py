@@ -1,1 +1,1 @@
-"""The parts of `python -m model.train`: losses, resumable state and the loop over epochs."""
+"""Hold the parts of `python -m model.train`: options, losses, one step, resumable state, the loop over epochs."""

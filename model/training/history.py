@@ -1,4 +1,4 @@
-"""What a run writes about its epochs: history.csv, curves.png and TensorBoard's event files."""
+"""Write what is known of the epochs: history.csv, curves.png and TensorBoard's event files."""
 
 import csv
 import io
@@ -8,14 +8,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch.utils.tensorboard import SummaryWriter
 
-from data_pipeline.files import write_whole
+from data_pipeline.files import whole_file, write_whole
 
 Row = dict[str, float]
 CURVES = ("loss", "dice", "auc")
 
 
 def write_history(rows: list[Row], output: Path) -> None:
-    """All three, for the epochs so far: `epoch`, `loss` and the validation scores of each."""
+    """Write all three for the epochs so far, of which each row has `epoch`, `loss` and the validation scores."""
+    # A score that an epoch leaves undefined is missing from its row, so that no single row has all the columns.
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -23,6 +24,7 @@ def write_history(rows: list[Row], output: Path) -> None:
     writer.writerows(rows)
     write_whole(output / "history.csv", text.getvalue())
     _draw_curves(rows, output / "curves.png")
+    # Event files are only ever added: those of earlier epochs are there, also when the run was resumed.
     with SummaryWriter(str(output / "tensorboard")) as events:
         for name in columns[1:]:
             if name in rows[-1]:
@@ -30,6 +32,7 @@ def write_history(rows: list[Row], output: Path) -> None:
 
 
 def _draw_curves(rows: list[Row], path: Path) -> None:
+    # `Figure` and not pyplot, which would keep every figure alive and may want a display.
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     loss, scores = figure.subplots(1, 2)
     for name in CURVES:
@@ -40,5 +43,7 @@ def _draw_curves(rows: list[Row], path: Path) -> None:
     scores.set(title="validation", xlabel="epoch", ylim=(0, 1))
     scores.legend()
     for axes in (loss, scores):
+        # Of a few epochs matplotlib would mark halves.
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)

@@ -1,11 +1,14 @@
-"""Ctrl-C as a request: the step that runs is finished and the state is saved."""
+"""Treat Ctrl-C as a request: the running step is finished and the state is saved."""
 
 import signal
 from types import FrameType, TracebackType
 
 
 class Interrupt:
-    """Within `with`, the first Ctrl-C (SIGINT) or SIGTERM only sets `requested`; the second does what it always did."""
+    """Set `requested` on the first Ctrl-C (SIGINT) or SIGTERM within `with`, and leave the second to its old handler.
+
+    requested: whether the signal has come.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -23,9 +26,11 @@ class Interrupt:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
+        # A step may hang or take long: the second signal ends the process as if this class were not there.
         self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        # Restored once only: `__exit__` after `_request` must not undo a handler that was set in between.
         self._before.clear()

@@ -1,4 +1,4 @@
-"""The network with its optimiser and its running average: one step a batch."""
+"""Take one training step a batch: the network with its optimiser and its running average."""
 
 from collections.abc import Sequence
 
@@ -13,6 +13,7 @@ from model.training.losses import MultiTaskLoss
 from model.training.options import TrainingOptions
 from model.training.processes import Processes
 
+# The first three are the paper's settings.
 BETAS = (0.9, 0.999)
 WEIGHT_DECAY = 3e-5
 POLYNOMIAL_POWER = 0.9
@@ -21,7 +22,12 @@ AVERAGE_DECAY = 0.999
 
 
 class Learner:
-    """`step` changes `network`; `averaged` is what is validated and kept."""
+    """Train a network step by step.
+
+    network: the network that `step` changes.
+    average: its running average over the steps. `averaged` is the network in it, which is validated and kept.
+    optimizer: AdamW with the state of its moments.
+    """
 
     def __init__(self, network: nn.Module, loss: MultiTaskLoss, options: TrainingOptions, processes: Processes) -> None:
         self.options, self.processes, self.loss = options, processes, loss.to(processes.device)
@@ -29,6 +35,7 @@ class Learner:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         # Convolutions on a CPU are faster channels last, and the attention's token layout is then a view.
         self.network = network.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # The buffers too: averaged weights would not fit the batch norms' statistics of the last step.
         self.average = AveragedModel(self.network, multi_avg_fn=_average, use_buffers=True)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=options.learning_rate, betas=BETAS, weight_decay=WEIGHT_DECAY
@@ -37,17 +44,18 @@ class Learner:
 
     @property
     def averaged(self) -> nn.Module:
-        """The network with the running average of the weights of all steps so far."""
+        """Return the network with the running average of the weights of all steps so far."""
         return self.average.module
 
     def step(self, batch: Batch, number: int, steps: int) -> float:
-        """Step `number` of `steps`; returns the loss.
+        """Take step `number` of `steps` and return its loss.
 
         Where the loss or a gradient is not finite, NaN is returned and the weights stay.
         """
         # A step's randomness (drop-path) depends on nothing but its number, so that a resumed run draws the same.
         seed = np.random.SeedSequence((self.options.seed, number, self.processes.rank)).generate_state(1)[0]
         torch.manual_seed(int(seed))
+        # So does its learning rate: a scheduler would be one more state to save.
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.learning_rate * (1 - number / steps) ** POLYNOMIAL_POWER
         self.network.train()
@@ -55,6 +63,7 @@ class Learner:
         loss = self._loss(batch)
         self.processes.backward(loss)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
+        # The norm is over all gradients, so that one number tells whether any of them is NaN or infinite.
         if not torch.isfinite(loss + norm):
             return float("nan")
         self.optimizer.step()
@@ -62,9 +71,10 @@ class Learner:
         return loss.item()
 
     def _loss(self, batch: Batch) -> Tensor:
-        """The loss of the joint batch of all processes."""
+        """Compute the loss of the joint batch of all processes."""
         device, joint = self.processes.device, self.processes.joint
         image = batch.image.to(device).contiguous(memory_format=torch.channels_last)
+        # bfloat16 has float32's range, so that no gradient scaler is needed. On a CPU training stays in float32.
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             prediction = self.spread(image)
         logits = Prediction(joint(prediction.segmentation), joint(prediction.classification))
@@ -74,7 +84,8 @@ class Learner:
 
 @torch.no_grad()
 def _average(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
-    """Exponential moving average; over the last tenth of the steps as long as those are few."""
+    """Update an exponential moving average."""
+    # As long as the steps are few it reaches over their last tenth only, or the random first weights would linger.
     decay = min(AVERAGE_DECAY, (1 + int(count)) / (10 + int(count)))
     for old, new in zip(averaged, current, strict=True):
         if old.is_floating_point():

@@ -1,4 +1,4 @@
-"""The multi-task loss: L = L_seg + lambda L_cls (paper, section on training, where lambda is 0.25)."""
+"""Define the multi-task loss: L = L_seg + lambda L_cls, with lambda 0.25 in the paper."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,11 @@ from model.network import Prediction
 
 
 class MultiTaskLoss(nn.Module):
-    """Dice on the sigmoid for one mask channel, Dice + focal (gamma 2) for several; weighted BCE for the labels."""
+    """Add the losses of both tasks.
+
+    The mask's loss is Dice on the sigmoid for one channel, Dice and focal (gamma 2) for several. The labels' loss is a
+    weighted binary cross-entropy.
+    """
 
     label_weights: Tensor
 
@@ -23,7 +27,7 @@ class MultiTaskLoss(nn.Module):
         segmentation_weight: float = 1.0,
         classification_weight: float = 0.25,
     ) -> None:
-        """label_weights: (C,), see `balanced_weights`."""
+        """Prepare the loss for masks of `seg_channels` channels and labels weighted by (C,) `balanced_weights`."""
         super().__init__()
         # Dice over the whole batch: an image without a class then does not count as a total miss.
         self.segmentation: nn.Module = (
@@ -31,11 +35,22 @@ class MultiTaskLoss(nn.Module):
             if seg_channels == 1
             else DiceFocalLoss(softmax=True, to_onehot_y=True, gamma=2.0, batch=True)
         )
+        # A buffer moves to the device with the module, and is no parameter to train.
         self.register_buffer("label_weights", label_weights)
         self.segmentation_weight, self.classification_weight = segmentation_weight, classification_weight
 
     def forward(self, prediction: Prediction, mask: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss, in float32, from logits, mask (B, H, W) int64 and labels (B, C) float."""
+        """Compute the loss.
+
+        Args:
+            prediction: logits of both tasks.
+            mask: target class indices (B, H, W), int64.
+            labels: target labels (B, C), float.
+
+        Returns:
+            A scalar in float32.
+        """
+        # The logits are bfloat16 under autocast: its 8 bits of precision are too few for sums over the batch's pixels.
         seg: Tensor = self.segmentation(prediction.segmentation.float(), mask.unsqueeze(1))
         logits = prediction.classification.float()
         cls = F.binary_cross_entropy_with_logits(logits, labels, weight=self.label_weights)
@@ -43,6 +58,7 @@ class MultiTaskLoss(nn.Module):
 
 
 def balanced_weights(labels: Sequence[Sequence[int]]) -> Tensor:
-    """N / (C n_c) for each of C labels, where n_c of N records carry label c (an unseen one counts as seen once)."""
+    """Return N / (C n_c) for each of C labels, where n_c of N records carry label c."""
     table = torch.tensor(labels, dtype=torch.float32)
+    # A label that no record carries counts as seen once, which keeps its weight finite.
     return len(table) / (table.shape[1] * table.sum(dim=0).clamp(min=1))

@@ -1,4 +1,4 @@
-"""First weights from elsewhere: a ResNet34 as torchvision names its tensors, or a checkpoint of ours."""
+"""Take first weights from elsewhere: a ResNet34 as torchvision names its tensors, or a checkpoint of this project."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from model.checkpoint import CheckpointError
 
 EXPECTED = "give a state_dict as torch.save writes it, or a .safetensors file"
-# torchvision's names -> ours, tried in this order
+# torchvision's names -> ours, tried in this order. The stem's are followed by the tensor's own name and nothing else:
+# "conv1.0.weight" is a tensor of some other network.
 RENAMES = (
     (r"conv1\.(?=\w+$)", "encoder.stem.0.conv."),
     (r"bn1\.(?=\w+$)", "encoder.stem.0.norm."),
@@ -22,16 +23,24 @@ RENAMES = (
 
 
 def load_pretrained(network: nn.Module, source: str) -> str:
-    """Copy every tensor of `source` whose name and shape fit into the network; returns a line that says how many did.
+    """Copy every tensor whose name and shape fit into the network.
 
-    source: a .safetensors file, a torch file, or the URL of a torch file (kept in torch's cache).
-    Raises CheckpointError where it cannot be read or nothing fits.
+    Args:
+        network: gets the weights.
+        source: a .safetensors file, a torch file, or the URL of a torch file (which stays in torch's cache).
+
+    Returns:
+        A line that says how many tensors fitted.
+
+    Raises:
+        CheckpointError: the source cannot be read, or nothing of it fits.
     """
     given = {our_name(name): tensor for name, tensor in _read(source).items()}
     own = network.state_dict()
     matching = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
     if not matching:
         raise CheckpointError(f"no tensor of {source} has a name and shape of this network; choose another --preset")
+    # With its own tensors in the gaps: a state that lacks some would be refused.
     network.load_state_dict({**own, **matching})
     unknown = sum(name not in own for name in given)
     return (
@@ -41,18 +50,19 @@ def load_pretrained(network: nn.Module, source: str) -> str:
 
 
 def our_name(name: str) -> str:
-    """The name in our network of a tensor of torchvision's ResNet; other names are left as they are."""
+    """Translate the name of a tensor of torchvision's ResNet into ours, and leave other names as they are."""
     for pattern, ours in RENAMES:
-        found = re.match(pattern, name)
-        if found:
-            # torchvision counts layers from 1, our stages from 0
-            prefix = re.sub(r"(?<=stages\.)\d", lambda stage: str(int(stage[0]) - 1), found.expand(ours))
-            return prefix + name[found.end() :]
+        match = re.match(pattern, name)
+        if match:
+            # torchvision counts layers from 1, our stages from 0.
+            prefix = re.sub(r"(?<=stages\.)\d", lambda stage: str(int(stage[0]) - 1), match.expand(ours))
+            return prefix + name[match.end() :]
     return name
 
 
 def _read(source: str) -> dict[str, Tensor]:
     try:
+        # `weights_only`: a file from elsewhere must not run code when it is unpickled.
         if source.startswith(("https://", "http://")):
             tensors = torch.hub.load_state_dict_from_url(source, map_location="cpu", weights_only=True)
         elif Path(source).suffix == ".safetensors":
@@ -60,8 +70,10 @@ def _read(source: str) -> dict[str, Tensor]:
         else:
             tensors = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling foreign bytes raises whatever their opcodes meet
+        # PyTorch's messages are paragraphs of advice: their first sentence says what happened.
         reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
         raise CheckpointError(f"--pretrained {source} cannot be read as weights ({reason}); {EXPECTED}") from None
     if not isinstance(tensors, dict):
         raise CheckpointError(f"--pretrained {source} holds a {type(tensors).__name__}; {EXPECTED}")
+    # A dictionary may hold other things, as an epoch or an optimiser's state.
     return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}

@@ -1,4 +1,4 @@
-"""Train the network: epochs of one loader, validation after each, the best and the last state on disk."""
+"""Train a network: epochs of one loader, validation after each, the best weights and the last state on disk."""
 
 import math
 import time
@@ -26,51 +26,47 @@ from model.training.options import TrainingError, TrainingOptions
 from model.training.processes import Processes
 from model.training.state import load_state, save_state
 
-
-def open_batches(
-    train: Dataset, info: CheckpointInfo, options: TrainingOptions, processes: Processes
-) -> TrainingLoader:
-    """This process's share of every joint batch; the shares are equal, so up to count - 1 samples are left out.
-
-    Raises TrainingError where the batch cannot be shared.
-    """
-    count = processes.count
-    if options.batch_size % count or len(train.records) < count:
-        raise TrainingError(f"--batch-size must be a multiple of the {count} processes, got {options.batch_size}")
-    return TrainingLoader(
-        replace(train, records=train.records[: len(train.records) // count * count]),
-        info.preprocessing,
-        batch_size=options.batch_size // count,
-        augment=True,
-        shuffle=True,
-        seed=options.seed,
-        shard=(processes.rank, count),
-        device="gpu" if processes.device.type == "cuda" else "cpu",
-    )
-
-
 SAVE_EVERY = 300.0  # seconds: at most this much is lost when the machine goes down
 
 
 class Trainer:
-    """Trains one network; `run` leaves best.safetensors, last.safetensors (to resume), history.csv and curves.png."""
+    """Train one network with validation after every epoch.
+
+    `run` leaves best.safetensors, last.safetensors (to resume), history.csv and curves.png in `output`.
+
+    learner: the network with its optimiser and average.
+    losses: of the steps of the running epoch.
+    history: one row of loss and scores for each finished epoch.
+    best: validation scores of the best epoch so far.
+    """
 
     def __init__(
         self,
         info: CheckpointInfo,
+        options: TrainingOptions,
+        *,
         train: Dataset,
         validation: Dataset,
-        options: TrainingOptions,
         output: Path,
         build: Callable[[ModelConfig], nn.Module] = build_model,
     ) -> None:
-        """build: gives the network of a configuration.
+        """Set up a run.
 
-        Raises TrainingError where the processes cannot share the batches.
+        Args:
+            info: what the checkpoints say of their weights, with the network's configuration.
+            options: how to train.
+            train: data to train on.
+            validation: data to choose the best epoch by.
+            output: folder to write to, which exists.
+            build: makes the network of a configuration.
+
+        Raises:
+            TrainingError: the processes cannot share the batches.
         """
         self.processes = Processes.join()
         self.info, self.validation, self.options, self.output = info, validation, options, output
-        self.loader = open_batches(train, info, options, self.processes)
+        self.loader = self._open_batches(train)
+        # Before the network is built: every process starts from the same weights.
         torch.manual_seed(options.seed)
         loss = MultiTaskLoss(
             info.config.seg_channels,
@@ -79,20 +75,43 @@ class Trainer:
             classification_weight=options.classification_weight,
         )
         self.learner = Learner(build(info.config), loss, options, self.processes)
-        self.losses: list[float] = []  # of the epoch that runs
+        self.losses: list[float] = []
         self.history: list[Row] = []
         self.best: dict[str, float] = {}
 
+    def _open_batches(self, train: Dataset) -> TrainingLoader:
+        """Open this process's share of every joint batch."""
+        processes, batch_size, count = self.processes, self.options.batch_size, self.processes.count
+        if batch_size % count:
+            raise TrainingError(f"--batch-size must be a multiple of the {count} processes, got {batch_size}")
+        if len(train.records) < count:
+            raise TrainingError(f"{count} processes need at least {count} training samples, got {len(train.records)}")
+        return TrainingLoader(
+            # Equal shares, or one process would wait for a batch of the others that never comes: up to count - 1
+            # samples are left out.
+            replace(train, records=train.records[: len(train.records) // count * count]),
+            self.info.preprocessing,
+            batch_size=batch_size // count,
+            augment=True,
+            shuffle=True,
+            seed=self.options.seed,
+            shard=(processes.rank, count),
+            device="gpu" if processes.device.type == "cuda" else "cpu",
+        )
+
     @property
     def settings(self) -> dict[str, Any]:
-        """What a resumed run must have in common with the one it goes on with."""
+        """Return what a resumed run must have in common with the one it continues."""
         return {**asdict(self.options), "data": self.info.data, "levels": self.info.preprocessing.white_level}
 
     def resume(self) -> None:
-        """Go on where `output` was saved last; raises CheckpointError for another run's state."""
+        """Continue where `output` was saved last.
+
+        Raises CheckpointError where nothing was saved, or the state is that of another run.
+        """
         path = self.output / "last.safetensors"
         if not path.is_file():
-            raise CheckpointError(f"--resume needs {path}, which does not exist; leave --resume out to start anew")
+            raise CheckpointError(f"--resume needs {path}, which does not exist; omit --resume to start again")
         place = load_state(path, self.learner)
         if place["settings"] != self.settings:
             raise CheckpointError(f"{path} was trained with {place['settings']}; give the same options to resume it")
@@ -100,7 +119,7 @@ class Trainer:
         self.losses, self.history, self.best = place["losses"], place["history"], place["best"]
 
     def run(self, console: Console) -> dict[str, float]:
-        """Train until the last epoch; returns the best epoch's validation scores.
+        """Train until the last epoch and return the best epoch's validation scores.
 
         Raises KeyboardInterrupt, with the state saved, after the step in which Ctrl-C came.
         """
@@ -110,12 +129,14 @@ class Trainer:
             while self.loader.epoch < self.options.epochs:
                 self._epoch(steps, interrupt, progress, task)
                 self._finish_epoch(progress.console)
+                # Ctrl-C during the last step or the validation: the epoch is saved by now.
                 if self.processes.any(interrupt.requested):
                     raise KeyboardInterrupt
         return self.best
 
     def _epoch(self, steps: int, interrupt: Interrupt, progress: Progress, task: TaskID) -> None:
-        """What is left of one pass over the training data."""
+        """Train on what is left of one pass over the training data."""
+        # Steps are numbered over all epochs: the learning rate and each step's seed depend on the number.
         first, saved = self.loader.epoch * len(self.loader) + self.loader.position, time.monotonic()
         for number, batch in enumerate(self.loader, first):
             self.losses.append(self.learner.step(batch, number, steps))
@@ -139,6 +160,7 @@ class Trainer:
         """Validate the averaged weights, keep them if they are the best so far, write what is known."""
         epoch, loss = self.loader.epoch, sum(self.losses) / len(self.losses)
         self.losses = []
+        # Every process has the same weights: the first one validates and writes, the others go on to the next batch.
         if self.processes.rank > 0:
             return
         scores = score_network(self.learner.averaged, self.validation, self.loader.spec)
@@ -150,6 +172,7 @@ class Trainer:
             info = replace(self.info, training={**self.info.training, "epoch": epoch, "validation": scores})
             save_checkpoint(self.output / "best.safetensors", Checkpoint(info, self.learner.averaged.state_dict()))
         write_history(self.history, self.output)
+        # Last, so that a run which dies before it repeats the end of this epoch and writes the rest again.
         self._save()
 
     def _save(self) -> None:
@@ -160,6 +183,7 @@ class Trainer:
 
 
 def selection_score(scores: dict[str, float], options: TrainingOptions) -> float:
-    """What makes an epoch the best: pooled Dice, AUC, or the mean of both so that neither task is given up."""
+    """Return what makes an epoch the best: pooled Dice, AUC, or the mean of both so that neither task is given up."""
     tasks = {"pooled_dice": options.segmentation_weight, "auc": options.classification_weight}
+    # An undefined score counts less than any other, so that `best`, which is empty at first, loses to every epoch.
     return mean(scores.get(name, -1.0) for name, weight in tasks.items() if weight)

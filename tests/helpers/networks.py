@@ -1,4 +1,4 @@
-"""Networks for the tests: small enough for a fraction of a second, with statistics that are not the trivial ones."""
+"""Build networks for the tests that run in a fraction of a second and have statistics as if they were trained."""
 
 import torch
 from torch import nn
@@ -13,7 +13,8 @@ SMALLEST = ModelConfig(
 
 
 def lived_in(config: ModelConfig) -> MultiTaskResFormer:
-    """A network whose batch norms look trained: folding fresh ones (mean 0, variance 1) would prove nothing."""
+    """Build a network whose batch norms look trained."""
+    # Folding fresh ones (mean 0, variance 1) would prove nothing.
     torch.manual_seed(0)
     model = build_model(config).eval()
     for module in model.modules():
@@ -34,5 +35,5 @@ def info_of(config: ModelConfig, seg_classes: tuple[str, ...], labels: tuple[str
         seg_classes=seg_classes,
         labels=labels,
         data=data,
-        preprocessing=Preprocessing(config.image_size),
+        preprocessing=Preprocessing(image_size=config.image_size),
     )

@@ -1,4 +1,4 @@
-"""One small network for all tests of the model."""
+"""Share one small network among all tests of the model."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The ablation on a handful of images: every arm trains and is scored, and a stopped run goes on where it was."""
+"""Run the ablation on a handful of images: every arm trains and is scored, and a stopped run continues."""
 
 import json
 from dataclasses import replace
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import ablate, build_model
-from model.ablation.arms import ARMS
+from model import PRESETS, ablate, build_model
+from model.ablation.arms import ARMS, Arm
 from model.ablation.networks import PlainEncoder
 from model.ablation.results import METRICS, Run, scored
 from model.checkpoint import load_checkpoint
@@ -22,14 +22,14 @@ COMMAND = ["--preset", "tiny", "--seeds", "1", "--batch-size", "4", "--levels", 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(ablate.PRESETS, "tiny", replace(SMALLEST, image_size=32))
+    monkeypatch.setitem(PRESETS, "tiny", replace(SMALLEST, image_size=32))
     return ["--data", small_folder(tmp_path / "data", 20), *COMMAND]
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_every_arm_in_the_table(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ablate, "plan_epochs", lambda *_: 1)
+    monkeypatch.setattr(ablate, "plan_epochs", lambda *_, **__: 1)
     trained: list[str] = []
     run = Trainer.run
 
@@ -75,16 +75,15 @@ def test_levels_outside_16_bits_are_a_misuse(command: list[str], capsys: pytest.
 
 
 @pytest.mark.parametrize("arm", ARMS, ids=[arm.name for arm in ARMS])
-def test_an_arm_differs_from_the_base_where_it_says(arm: object) -> None:
-    base, network = build_model(SMALLEST), next(a for a in ARMS if a is arm)
-    built = network.build(network.config(SMALLEST))
+def test_an_arm_differs_from_the_base_where_it_says(arm: Arm) -> None:
+    base, built = build_model(SMALLEST), arm.build(arm.config(SMALLEST))
     prediction = built.eval()(torch.randn(2, 3, 64, 64))
     assert prediction.segmentation.shape == (2, SMALLEST.seg_channels, 64, 64)
     assert prediction.classification.shape == (2, SMALLEST.labels)
     own, kept = dict(built.named_parameters()), dict(base.named_parameters())
     gone = {name.split(".")[0] for name in kept if name not in own or own[name].shape != kept[name].shape}
     expected = {"resnet": {"encoder"}, "no-dfe": {"dfe"}, "last-level": {"head"}, "all-levels": {"head"}}
-    assert network.name == "unet" or gone == expected.get(network.name, set())
+    assert arm.name == "unet" or gone == expected.get(arm.name, set())
 
 
 def test_the_plain_encoder_gives_maps_of_the_same_shapes() -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: what is written comes back, and what cannot be used is refused in one line."""
+"""Write and read checkpoints: everything comes back, and what cannot be used is refused in one line."""
 
 from dataclasses import replace
 from pathlib import Path

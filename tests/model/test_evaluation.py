@@ -1,4 +1,4 @@
-"""Scores of cases against counts by hand, MONAI's and torchmetrics' own, and the challenge organisers' package."""
+"""Compare scores of cases with counts by hand, with torchmetrics and with the challenge organisers' package."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from data_pipeline.records import Volume
 from model import evaluate
 from model.bootstrap import resample, weighted_auc
 from model.checkpoint import Checkpoint, save_checkpoint
-from model.evaluation.cases import Case, score_masks
+from model.evaluation.cases import ScoredCase, score_masks
 from model.evaluation.presentation import pick
 from model.evaluation.summary import Estimate, summarise
 from model.network import build_model
@@ -30,26 +30,30 @@ CLASSES, LABELS = ("background", "a", "b"), ("x", "y")
 
 
 def square(value: int, top: int, side: int, shape: tuple[int, int] = (30, 40)) -> NDArray[np.uint8]:
+    """Draw a mask with one square of a class."""
     mask = np.zeros(shape, np.uint8)
     mask[top : top + side, 5 : 5 + side] = value
     return mask
 
 
-def random_cases(seed: int, volumes: int = 0) -> list[Case]:
+def random_cases(seed: int, volumes: int = 0) -> list[ScoredCase]:
+    """Score 24 random masks of different sizes, dealt out to volumes in turn."""
     random = np.random.default_rng(seed)
     cases = []
     for number in range(24):
-        found, truth = (random.integers(0, 3, (9 + number, 11)).astype(np.uint8) for _ in range(2))
-        truth[truth == 2] *= number % 4 > 0  # every fourth image does not show b
+        predicted, target = (random.integers(0, 3, (9 + number, 11)).astype(np.uint8) for _ in range(2))
+        target[target == 2] *= number % 4 > 0  # every fourth image does not show b
         volume = Volume(f"v{number % volumes}", 0.5) if volumes else None
         labels = tuple(int(value) for value in random.random(2) < 0.5)
-        record = Record(Path(f"{number}.png"), Path(), labels, volume)
-        cases.append(Case(record, score_masks(found, truth, 3), random.random(2).round(1)))
+        record = Record(image=Path(f"{number}.png"), mask=Path(), labels=labels, volume=volume)
+        # Rounded to tenths, so that probabilities tie.
+        cases.append(ScoredCase(record, score_masks(predicted, target, 3), random.random(2).round(1)))
     return cases
 
 
-def data_of(cases: list[Case]) -> Dataset:
-    return Dataset("random", tuple(case.record for case in cases), CLASSES, LABELS)
+def data_of(cases: list[ScoredCase]) -> Dataset:
+    """Return the data set that the cases are from."""
+    return Dataset(name="random", records=tuple(case.record for case in cases), seg_classes=CLASSES, labels=LABELS)
 
 
 def test_masks_against_counts_by_hand() -> None:
@@ -65,21 +69,21 @@ def test_empty_masks_are_defined() -> None:
     assert (missed.dice[0], missed.jaccard[0], missed.hausdorff95[0]) == (0, 0, 50)  # the diagonal of 30 x 40
     false_alarm = score_masks(square(1, 7, 10), square(0, 0, 1), 3)
     assert np.isnan([false_alarm.dice, false_alarm.jaccard, false_alarm.hausdorff95]).all()
-    assert false_alarm.found[0] * false_alarm.pixels == pytest.approx(100)
+    assert false_alarm.predicted[0] * false_alarm.pixels == pytest.approx(100)
 
 
 def test_summary_against_torchmetrics_and_means() -> None:
     cases = random_cases(1)
     scores = summarise(cases, data_of(cases))
-    truth, probs = (
+    target, probs = (
         torch.tensor(np.array(rows))
         for rows in ([case.record.labels for case in cases], [case.probabilities for case in cases])
     )
     for i, label in enumerate(LABELS):
-        called, true = probs[:, i] > 0.5, truth[:, i] > 0
-        assert scores[f"auc/{label}"].value == pytest.approx(float(binary_auroc(probs[:, i], truth[:, i])), abs=1e-6)
-        assert scores[f"sensitivity/{label}"].value == pytest.approx(float((called & true).sum() / true.sum()))
-        assert scores[f"specificity/{label}"].value == pytest.approx(float((~called & ~true).sum() / (~true).sum()))
+        predicted, true = probs[:, i] > 0.5, target[:, i] > 0
+        assert scores[f"auc/{label}"].value == pytest.approx(float(binary_auroc(probs[:, i], target[:, i])), abs=1e-6)
+        assert scores[f"sensitivity/{label}"].value == pytest.approx(float((predicted & true).sum() / true.sum()))
+        assert scores[f"specificity/{label}"].value == pytest.approx(float((~predicted & ~true).sum() / (~true).sum()))
     shown = [case.masks.dice[1] for number, case in enumerate(cases) if number % 4]
     assert scores["dice/b"].value == pytest.approx(np.mean(shown))
     assert scores["dice"].value == pytest.approx((scores["dice/a"].value + scores["dice/b"].value) / 2)
@@ -93,9 +97,11 @@ def test_volumes_are_scored_and_drawn_whole() -> None:
     differences, dices = [], []
     for volume in range(5):
         parts = [case.masks for case in cases[volume::5]]
-        overlap, found, true = (sum(getattr(part, name)[1] for part in parts) for name in ("overlap", "found", "true"))
-        differences.append(0.5 * abs(found - true))
-        dices.append(2 * overlap / (found + true))
+        overlap, predicted, target = (
+            sum(getattr(part, name)[1] for part in parts) for name in ("overlap", "predicted", "target")
+        )
+        differences.append(0.5 * abs(predicted - target))
+        dices.append(2 * overlap / (predicted + target))
     assert scores["volume_dice/b"].value == pytest.approx(np.mean(dices))
     assert scores["volume_difference_mm3/b"].value == pytest.approx(np.mean(differences))
     groups = [number % 5 for number in range(24)]
@@ -126,22 +132,24 @@ def test_isic_scores_are_those_of_the_organisers(tmp_path: Path) -> None:
     folder.mkdir()
     data = open_source(f"isic2017:{write_isic2017(folder, 12)}", "test", cache=tmp_path)
     random, cases = np.random.default_rng(0), []
-    (tmp_path / "found").mkdir()
-    tables: dict[str, list[str]] = {name: [",".join(("image", *data.labels))] for name in ("truth", "found")}
+    (tmp_path / "predicted").mkdir()
+    tables: dict[str, list[str]] = {name: [",".join(("image", *data.labels))] for name in ("target", "predicted")}
     for record in data.records:
-        truth, name = np.asarray(Image.open(record.mask)), record.image.stem
-        found = np.roll(truth, random.integers(-9, 9, 2), axis=(0, 1))
-        Image.fromarray(255 * found).save(tmp_path / "found" / f"{name}.png")
-        cases.append(Case(record, score_masks(found, truth, 2), random.random(3).round(2)))
-        tables["truth"].append(",".join([name, *map(str, map(float, record.labels))]))
-        tables["found"].append(",".join([name, *map(str, cases[-1].probabilities)]))
+        target, name = np.asarray(Image.open(record.mask)), record.image.stem
+        predicted = np.roll(target, random.integers(-9, 9, 2), axis=(0, 1))
+        # In the organisers' form: masks of 0 and 255, probabilities in a table.
+        Image.fromarray(255 * predicted).save(tmp_path / "predicted" / f"{name}.png")
+        cases.append(ScoredCase(record, score_masks(predicted, target, 2), random.random(3).round(2)))
+        tables["target"].append(",".join([name, *map(str, map(float, record.labels))]))
+        tables["predicted"].append(",".join([name, *map(str, cases[-1].probabilities)]))
     for name, lines in tables.items():
         (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
     ours = summarise(cases, data)
-    masks = SegmentationScore.from_dir(folder / "ISIC-2017_Test_v2_Part1_GroundTruth", tmp_path / "found").macro_average
+    targets = folder / "ISIC-2017_Test_v2_Part1_GroundTruth"
+    masks = SegmentationScore.from_dir(targets, tmp_path / "predicted").macro_average
     for name in ("dice", "jaccard"):
         assert ours[f"{name}/lesion"].value == pytest.approx(masks[name], abs=1e-6)
-    files = (tmp_path / "truth.csv", tmp_path / "found.csv")
+    files = (tmp_path / "target.csv", tmp_path / "predicted.csv")
     theirs = ClassificationScore.from_file(*files, ClassificationMetric.AUC)
     for label in data.labels:
         for name in ("auc", "accuracy", "sensitivity", "specificity"):
@@ -157,7 +165,7 @@ def test_the_gallery_shows_best_median_and_worst() -> None:
 
 @pytest.fixture
 def retouch(tmp_path: Path) -> Iterator[list[str]]:
-    """Arguments to evaluate an untrained network on the test volumes of three vendors."""
+    """Give the arguments to evaluate an untrained network on the test volumes of three vendors."""
     source = f"retouch:{write_retouch(tmp_path / 'data')}"
     labels = ("IRF", "SRF", "PED")
     network = build_model(SMALLEST)

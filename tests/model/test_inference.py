@@ -1,4 +1,4 @@
-"""The folded form equals the trained one, and holds nothing that could still be folded."""
+"""Compare the folded network with the trained one, and look for anything that could still be folded."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from model import MultiTaskResFormer
 from model.inference import for_inference
 from model.inference.fold import fold_branch
 from model.inference.kernel_modules import FusedDFE
-from model.network.decoder import DFE
+from model.network.decoder import DFE, DilatedBranch
 from model.network.layers import ConvNorm
 from model.network.outputs import DecodedNetwork
 
@@ -16,8 +16,8 @@ def test_the_folded_network_equals_the_trained_one(network: MultiTaskResFormer) 
     image = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     network = network.double()  # in fp64, so that a wrong fold cannot hide behind rounding
     with torch.no_grad():
-        for expected, found in zip(network(image), for_inference(network)(image), strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        for expected, folded in zip(network(image), for_inference(network)(image), strict=True):
+            torch.testing.assert_close(folded, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_nothing_foldable_is_left_and_the_original_stays(network: MultiTaskResFormer) -> None:
@@ -29,7 +29,10 @@ def test_nothing_foldable_is_left_and_the_original_stays(network: MultiTaskResFo
 
 
 def test_a_branch_folds_into_one_dilated_convolution(network: MultiTaskResFormer) -> None:
-    branch = network.dfe[1].branches[2]
+    dfe = network.dfe[1]
+    assert isinstance(dfe, DFE)
+    branch = dfe.branches[2]
+    assert isinstance(branch, DilatedBranch)
     weight, bias = fold_branch(branch)
     x = torch.randn(2, 16, 9, 13)  # smaller than the reach of dilation 5: zero padding matters
     folded = nn.functional.conv2d(x, weight, bias, padding=5, dilation=5)

@@ -1,7 +1,8 @@
-"""The network's shape, size and its blocks against formulas written out independently."""
+"""Check the network's shape and size, and its blocks against formulas written out independently."""
 
 import math
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
@@ -9,7 +10,10 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import PRESETS, ModelConfig, MultiTaskResFormer, build_model
+from model.config import Design
+from model.network.encoder import ResFormerStage
 from model.network.layers import ChannelGate, DropPath
+from model.network.swin import SwinBlock
 from tests.helpers.networks import SMALLEST
 
 
@@ -31,7 +35,7 @@ def test_paper_presets_have_the_papers_size(
 
 @pytest.mark.parametrize("design", ["sequential", "parallel"])
 @pytest.mark.parametrize("levels", [(4,), (3, 4), (1, 2, 3, 4)])
-def test_both_designs_give_logits_of_both_tasks(design: str, levels: tuple[int, ...]) -> None:
+def test_both_designs_give_logits_of_both_tasks(design: Design, levels: tuple[int, ...]) -> None:
     model = build_model(replace(SMALLEST, design=design, head_levels=levels, seg_channels=5, labels=2)).eval()
     segmentation, classification = model(torch.randn(3, 3, 64, 128))
     assert segmentation.shape == (3, 5, 64, 128)
@@ -88,8 +92,9 @@ def test_windows_are_a_sixteenth_of_the_image_and_the_last_stage_is_never_shifte
     assert PRESETS["paper-224"].window_size == 14
     assert PRESETS["paper-512"].window_size == 32
     with torch.device("meta"):
-        stages = build_model("paper-224").encoder.stages
-    assert [block.attention.shift_size for block in stages[0].swin] == [0, 7]
+        first = build_model("paper-224").encoder.stages[0]
+    assert isinstance(first, ResFormerStage)
+    assert [cast(SwinBlock, block).attention.shift_size for block in first.swin] == [0, 7]
 
 
 def test_channel_gate_against_the_formula_per_channel() -> None:

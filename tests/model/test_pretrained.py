@@ -1,4 +1,4 @@
-"""First weights from an ImageNet ResNet: the right tensor in the right place, and nothing unpickled."""
+"""Take first weights from an ImageNet ResNet: the right tensor in the right place, and nothing unpickled."""
 
 import pickle
 from pathlib import Path
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from model import MultiTaskResFormer, build_model
 from model.checkpoint import CheckpointError
+from model.network.encoder import ResFormerStage
 from model.training.pretrained import load_pretrained
 from tests.helpers.networks import SMALLEST
 
@@ -18,12 +19,13 @@ Tensors = dict[str, Tensor]
 
 
 def norm_weights(name: str, channels: int) -> Tensors:
+    """Draw the tensors of a batch norm."""
     tensors = {f"{name}.{part}": torch.rand(channels) + 0.5 for part in ("weight", "bias", "running_mean")}
     return {**tensors, f"{name}.running_var": torch.rand(channels) + 0.5}
 
 
 def torchvision_resnet() -> Tensors:
-    """Names and shapes as torchvision's `resnet34().state_dict()` has them, at the size of SMALLEST."""
+    """Draw tensors named and shaped as in torchvision's `resnet34().state_dict()`, at the size of SMALLEST."""
     channels = SMALLEST.channels
     tensors = {"conv1.weight": torch.randn(channels[0], 3, 7, 7), **norm_weights("bn1", channels[0])}
     for stage, blocks in enumerate(SMALLEST.resnet_blocks):
@@ -40,11 +42,13 @@ def torchvision_resnet() -> Tensors:
 
 
 def batch_norm(x: Tensor, tensors: Tensors, name: str) -> Tensor:
+    """Apply a batch norm of torchvision's names in evaluation."""
     mean, var, weight, bias = (tensors[f"{name}.{p}"] for p in ("running_mean", "running_var", "weight", "bias"))
     return F.batch_norm(x, mean, var, weight, bias)
 
 
 def resnet_stage(x: Tensor, tensors: Tensors, stage: int, blocks: int) -> Tensor:
+    """Apply a stage of torchvision's ResNet, written out: torchvision does not import beside a CPU build."""
     for block in range(blocks):
         name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
         y = F.relu(batch_norm(F.conv2d(x, tensors[f"{name}.conv1.weight"], None, stride, 1), tensors, f"{name}.bn1"))
@@ -70,8 +74,9 @@ def test_the_convolutional_path_computes_what_the_given_resnet_does(suffix: str,
     torch.testing.assert_close(network.encoder.stem[1](network.encoder.stem[0](x)), stem)
     for stage, blocks in enumerate(SMALLEST.resnet_blocks, 1):
         x = torch.randn(1, SMALLEST.channels[max(stage - 2, 0)], 16, 16)
-        found = network.encoder.stages[stage - 1].res(x)
-        torch.testing.assert_close(found, resnet_stage(x, tensors, stage, blocks))
+        ours = network.encoder.stages[stage - 1]
+        assert isinstance(ours, ResFormerStage)
+        torch.testing.assert_close(ours.res(x), resnet_stage(x, tensors, stage, blocks))
 
 
 @pytest.fixture

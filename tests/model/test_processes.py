@@ -1,7 +1,8 @@
-"""Several processes under torchrun train the network of one."""
+"""Train under torchrun: several processes have the gradients of one."""
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from data_pipeline import open_source
-from model.training import trainer as trainer_module
 from model.training.options import TrainingError, TrainingOptions
 from model.training.processes import Processes
+from model.training.trainer import Trainer
 from tests.helpers.joint_gradients import gradients
 from tests.helpers.networks import SMALLEST, info_of
 
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def small_folder(folder: Path, count: int) -> str:
+    """Write a folder source of random images and masks."""
     draw = np.random.default_rng(0)
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
@@ -34,7 +36,7 @@ def small_folder(folder: Path, count: int) -> str:
 
 def test_two_processes_have_the_gradients_of_one_with_the_joint_batch_and_run_the_command(tmp_path: Path) -> None:
     source = small_folder(tmp_path / "data", 14)  # 11 to train on: no multiple of the processes
-    script = str(ROOT / "tests" / "model" / "joint_gradients.py")
+    script = str(ROOT / "tests" / "helpers" / "joint_gradients.py")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
     paths = {"PYTHONPATH": str(ROOT), "PATH": str(Path(sys.executable).parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -43,10 +45,10 @@ def test_two_processes_have_the_gradients_of_one_with_the_joint_batch_and_run_th
     assert done.returncode == 0, done.stderr
     expected = gradients(Processes(0, 1, torch.device("cpu")))
     for rank in (0, 1):
-        found = load_file(tmp_path / f"gradients{rank}.safetensors")
-        assert found.keys() == expected.keys()
+        shared = load_file(tmp_path / f"gradients{rank}.safetensors")
+        assert shared.keys() == expected.keys()
         for name, gradient in expected.items():
-            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(shared[name], gradient, rtol=1e-4, atol=1e-6)
     assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 3
     assert done.stdout.count("wrote ") == 1
 
@@ -54,7 +56,11 @@ def test_two_processes_have_the_gradients_of_one_with_the_joint_batch_and_run_th
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = open_source(small_folder(tmp_path / "data", 14), "train", cache=tmp_path / "cache")
     three = Processes(0, 3, torch.device("cpu"))
-    monkeypatch.setattr(trainer_module.Processes, "join", lambda: three)
+    monkeypatch.setattr(Processes, "join", lambda: three)
     info = info_of(SMALLEST, data.seg_classes, data.labels, "folder")
+    options = TrainingOptions(epochs=1, batch_size=8, learning_rate=1e-3, seed=0)
     with pytest.raises(TrainingError, match="must be a multiple of the 3 processes, got 8"):
-        trainer_module.Trainer(info, data, data, TrainingOptions(1, 8, 1e-3, 0), tmp_path)
+        Trainer(info, options, train=data, validation=data, output=tmp_path)
+    two = replace(data, records=data.records[:2])
+    with pytest.raises(TrainingError, match="3 processes need at least 3 training samples, got 2"):
+        Trainer(info, replace(options, batch_size=6), train=two, validation=data, output=tmp_path)

@@ -1,4 +1,4 @@
-"""The shipped weights know more of the generated images than a threshold or colour alone gives away."""
+"""Compare the shipped weights with what a threshold or colour alone tells of the generated images."""
 
 from pathlib import Path
 
@@ -18,6 +18,7 @@ CACHE = Path(__file__).parents[2] / "build" / "data"  # shared with the commands
 
 
 def network_scores(kind: str, data: Dataset) -> dict[str, float]:
+    """Score the shipped weights of that kind."""
     checkpoint = load_checkpoint(WEIGHTS / f"{kind}-tiny.safetensors")
     info = checkpoint.info
     assert (info.seg_classes, info.labels) == (data.seg_classes, data.labels)
@@ -25,7 +26,7 @@ def network_scores(kind: str, data: Dataset) -> dict[str, float]:
 
 
 def threshold_dice(data: Dataset) -> float:
-    """Mean Dice of the first class under the best global threshold, chosen on these very images."""
+    """Return the mean Dice of the first class under the best global threshold, chosen on these very images."""
     pairs = [(np.asarray(Image.open(r.image).convert("L")), np.asarray(Image.open(r.mask)) == 1) for r in data.records]
     pairs = [(image, mask) for image, mask in pairs if mask.any()]
     sides = [(level, below) for level in range(8, 250, 11) for below in (True, False)]
@@ -37,14 +38,14 @@ def threshold_dice(data: Dataset) -> float:
 @pytest.mark.parametrize(("kind", "bar"), [("skin", 0.85), ("oct", 0.75)])
 def test_the_masks_are_far_better_than_a_threshold(kind: str, bar: float) -> None:
     data = open_source(f"synthetic:{kind}", "test", samples=20, cache=CACHE)
-    found = network_scores(kind, data)["dice"]
-    assert found > bar
-    assert found > threshold_dice(data) + 0.2
+    network = network_scores(kind, data)["dice"]
+    assert network > bar
+    assert network > threshold_dice(data) + 0.2
 
 
 @pytest.mark.slow
 def test_the_labels_are_far_better_than_colour_alone() -> None:
-    """Macro AUC on the test split of the network, and of a linear model on colour histograms of the training split."""
+    """Compare with a linear model on colour histograms of the training split, by mean AUC on the test split."""
     train, test = (open_source("synthetic:skin", split, samples=500, cache=CACHE) for split in ("train", "test"))
     features, kinds = (
         [
@@ -55,8 +56,9 @@ def test_the_labels_are_far_better_than_colour_alone() -> None:
     )
     linear = np.exp(features[1] @ fit_softmax(features[0], kinds[0], steps=2000))
     scores = TaskScores(test.seg_classes, test.labels)
+    # Only the labels are scored here, on masks without a class.
     blank = torch.zeros(len(kinds[1]), 4, 4, dtype=torch.int64)
     scores.update(blank, torch.from_numpy(linear / linear.sum(1, keepdims=True)), blank, torch.eye(3)[kinds[1]])
-    found = network_scores("skin", test)["auc"]
-    assert found > 0.90
-    assert found > scores.compute()["auc"] + 0.2
+    network = network_scores("skin", test)["auc"]
+    assert network > 0.90
+    assert network > scores.compute()["auc"] + 0.2

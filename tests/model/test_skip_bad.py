@@ -1,4 +1,4 @@
-"""A training run over a folder with broken files: refused with all of them named, or run on exactly the others."""
+"""Train on a folder with broken files: refused with all of them named, or run on exactly the others."""
 
 from pathlib import Path
 
@@ -7,8 +7,7 @@ import torch
 from PIL import Image
 
 from data_pipeline import open_source
-from model import evaluate, train
-from model.network import MultiTaskResFormer
+from model import PRESETS, MultiTaskResFormer, evaluate, train
 from tests.helpers.networks import SMALLEST
 from tests.helpers.samples import blob, picture
 
@@ -16,8 +15,8 @@ BROKEN = 5
 
 
 def broken_folder(folder: Path, count: int) -> str:
-    """A folder source whose training split holds `count` images of which 5 are broken, each in its own way."""
-    total = count * 10 // 8
+    """Write a folder source whose training split holds `count` images, 5 of them broken, each in its own way."""
+    total = count * 10 // 8  # a folder is split 8 : 1 : 1
     for name, draw in (("images", picture), ("masks", blob)):
         (folder / name).mkdir(parents=True)
         for index in range(total):
@@ -34,8 +33,9 @@ def broken_folder(folder: Path, count: int) -> str:
 def train_both_ways(
     folder: Path, count: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Run the command without and with `--skip-bad`, and count the images that the network is trained on."""
     monkeypatch.chdir(folder)
-    monkeypatch.setitem(train.PRESETS, "tiny", SMALLEST)
+    monkeypatch.setitem(PRESETS, "tiny", SMALLEST)
     source = broken_folder(folder / "data", count)
     command = ["--data", source, "--preset", "tiny", "--output", "out", "--epochs", "1"]
     assert train.main(command) == 1

@@ -1,10 +1,11 @@
-"""Training on a few real files: it learns, resumes to the bit, and stops where it must."""
+"""Train on a few real files: it learns, resumes to the bit, and stops where it must."""
 
 import csv
 import resource
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data_pipeline import Batch, Dataset, open_source
 from deploy.building.plan import contract_of
-from model import Prediction, evaluate, train
+from model import PRESETS, MultiTaskResFormer, Prediction, evaluate, train
 from model.checkpoint import CheckpointError, load_checkpoint
 from model.training.losses import MultiTaskLoss, balanced_weights
 from model.training.options import TrainingError, TrainingOptions
@@ -32,14 +33,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def trainer(data: Dataset, output: Path, options: TrainingOptions = OPTIONS) -> Trainer:
+    """Set up a run of the smallest network."""
     output.mkdir(exist_ok=True)
     info = info_of(replace(SMALLEST, seg_channels=1), data.seg_classes, data.labels, "synthetic:skin")
-    return Trainer(info, data, data, options, output)
+    return Trainer(info, options, train=data, validation=data, output=output)
 
 
 @pytest.fixture(scope="module")
 def whole(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
-    """An uninterrupted run."""
+    """Train without an interruption."""
     run = trainer(data, tmp_path_factory.mktemp("whole"))
     run.run(QUIET)
     return run
@@ -64,8 +66,8 @@ def test_a_run_stopped_by_ctrl_c_and_resumed_ends_with_the_weights_of_an_uninter
     second.resume()
     assert second.loader.epoch * len(second.loader) + second.loader.position == steps
     second.run(QUIET)
-    expected, found = (load_file(output / "last.safetensors") for output in (whole.output, tmp_path))
-    assert not [name for name, tensor in expected.items() if not torch.equal(tensor, found[name])]
+    expected, resumed = (load_file(output / "last.safetensors") for output in (whole.output, tmp_path))
+    assert not [name for name, tensor in expected.items() if not torch.equal(tensor, resumed[name])]
     assert (tmp_path / "history.csv").read_text() == (whole.output / "history.csv").read_text()
 
 
@@ -98,12 +100,16 @@ def test_a_disk_that_fills_while_saving_keeps_the_previous_state(whole: Trainer)
 def test_the_kept_weights_are_the_moving_average_and_gradients_are_clipped(data: Dataset, tmp_path: Path) -> None:
     run = trainer(data, tmp_path, replace(OPTIONS, classification_weight=1e4))
     expected = None
-    weight, averaged = run.learner.network.decoder.classify.weight, run.learner.averaged.decoder.classify.weight
+    weight, averaged = (
+        cast(MultiTaskResFormer, network).decoder.classify.weight
+        for network in (run.learner.network, run.learner.averaged)
+    )
     for number, batch in enumerate(run.loader):
         run.learner.step(batch, number, 6)
         grads = [p.grad for p in run.learner.network.parameters() if p.grad is not None]
         assert float(torch.stack([grad.norm() for grad in grads]).norm()) == pytest.approx(1, abs=1e-4)
         now = weight.detach().clone()
+        # The first step starts the average, so that the random first weights have no part in it.
         share = 1 if expected is None else 1 - (1 + number) / (10 + number)
         expected = now if expected is None else expected + share * (now - expected)
         torch.testing.assert_close(averaged.detach(), expected)
@@ -117,11 +123,11 @@ def test_resuming_something_else_is_refused(data: Dataset, tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match="give the same options"):
         trainer(data, tmp_path).resume()
     deeper = trainer(data, tmp_path, short)
-    deeper.info = replace(deeper.info, levels=4095)
+    deeper.info = replace(deeper.info, preprocessing=replace(deeper.info.preprocessing, white_level=4095))
     with pytest.raises(CheckpointError, match="'levels': 65535}; give the same options"):
         deeper.resume()
     other = trainer(data, tmp_path, short)
-    other.learner.network.decoder.classify = torch.nn.Conv2d(8, 2, 1)
+    cast(MultiTaskResFormer, other.learner.network).decoder.classify = torch.nn.Conv2d(8, 2, 1)
     with pytest.raises(CheckpointError, match="another preset or data"):
         other.resume()
     (tmp_path / "last.safetensors").write_bytes(b"nonsense")
@@ -131,7 +137,8 @@ def test_resuming_something_else_is_refused(data: Dataset, tmp_path: Path) -> No
 
 def test_a_loss_that_is_not_finite_stops_with_the_files(data: Dataset, tmp_path: Path) -> None:
     broken = trainer(data, tmp_path)
-    torch.nn.init.constant_(broken.learner.network.head.classify[1].bias, float("nan"))
+    last = cast(MultiTaskResFormer, broken.learner.network).head.classify[1]
+    torch.nn.init.constant_(cast(torch.nn.Linear, last).bias, float("nan"))
     with pytest.raises(TrainingError, match=r"the loss became NaN on .*jpg"):
         broken.run(QUIET)
 
@@ -145,22 +152,23 @@ def test_the_loss_is_the_papers_sum() -> None:
     dice = 1 - (2 * (p * t).sum() + 1e-5) / (p.sum() + t.sum() + 1e-5)
     q = torch.sigmoid(label_logits)
     bce = -(weights * (labels * q.log() + (1 - labels) * (1 - q).log())).mean()
-    found = MultiTaskLoss(1, weights)(Prediction(logits, label_logits), mask, labels)
-    torch.testing.assert_close(found, dice + 0.25 * bce)
+    loss = MultiTaskLoss(1, weights)(Prediction(logits, label_logits), mask, labels)
+    torch.testing.assert_close(loss, dice + 0.25 * bce)
 
 
 def test_the_commands_train_and_evaluate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(train.PRESETS, "tiny", SMALLEST)
+    monkeypatch.setitem(PRESETS, "tiny", SMALLEST)
     monkeypatch.setattr(
         "data_pipeline.sources.synthetic.generate.DEFAULT_SAMPLES", {"train": 4, "validation": 4, "test": 4}
     )
     arguments = ["--data", "synthetic:oct", "--preset", "tiny", "--output", "out", "--epochs", "1"]
     assert train.main([*arguments, "--levels", "4095"]) == 0
     best = load_checkpoint("out/best.safetensors")
-    assert best.info.levels == contract_of(best.info, max_batch=1).levels == 4095
+    assert best.info.preprocessing.white_level == 4095
+    assert contract_of(best.info, max_batch=1).preprocessing == best.info.preprocessing
     assert best.info.seg_classes == ("background", "IRF", "SRF", "PED")
     scoring = ["--checkpoint", "out/best.safetensors", "--output", "out", "--samples", "4"]
     assert evaluate.main([*scoring, "--data", "synthetic:oct"]) == 0
