@@ -1,18 +1,20 @@
-"""Hold every engine to the trained network in PyTorch fp32: in numbers, on the task, in time.
+"""Compare every engine with the trained network in PyTorch fp32: in numbers, on the task, in time.
 
-What verification finds is defined here, without torch or MONAI, because reports read it back on their own.
+`verifier` runs an engine on `samples`, `parity` compares the numbers, `task_gate` the scores, and `timing` takes the
+times of all engines together.
 """
 
+# The results are defined here, and not where they are computed, because reports read them without torch and MONAI.
 from dataclasses import dataclass
 from typing import NamedTuple
 
 
 @dataclass(frozen=True)
 class Parity:
-    """Hold the largest and mean differences to the fp32 PyTorch network.
+    """Hold the differences between an engine's outputs and the reference's.
 
     mask: share of pixels whose class differs.
-    classification: largest difference of a probability.
+    classification: largest difference of a label's probability.
     segmentation: mean absolute difference of the per-pixel probabilities.
     """
 
@@ -22,7 +24,11 @@ class Parity:
 
 
 class Change(NamedTuple):
-    """Hold an engine's score minus the reference's, and the 95 % interval of that over resampled images."""
+    """Hold an engine's score minus the reference's.
+
+    value: on the images as they are.
+    low, high: its 95 % interval over resampled images.
+    """
 
     value: float
     low: float
@@ -31,10 +37,11 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """Hold what one engine is found to give, and every tolerance that it breaks.
+    """Hold what one engine returns on the samples, and every tolerance that it breaks.
 
-    changes: by score, what the engine lost or won on the task; empty where there are no targets to score against.
-    scores: the engine's own; None where there are no targets.
+    parity: its differences in numbers.
+    changes: by score, what it lost or won on the task; empty where there are no targets.
+    scores: its own; None where there are no targets.
     failures: a line for each broken tolerance, with the figure; empty for a good engine.
     """
 

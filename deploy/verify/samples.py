@@ -10,12 +10,18 @@ from data_pipeline import Dataset, Split, TrainingLoader, open_source
 from deploy.contract import Contract
 
 BATCH = 4
-NOISE_IMAGES: dict[Split, int] = {"validation": 4, "train": 16}
+NOISE_IMAGES: dict[Split, int] = {"validation": 4, "train": 16}  # 16 is the fewest that a calibration takes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """Hold masks (N, S, S) int64 and labels (N, C) float32, with the names of their classes, background first."""
+    """Hold the targets of a set of images.
+
+    masks: (N, S, S) int64 class indices.
+    labels: (N, C) float32, 0 or 1.
+    seg_classes: names of the mask's values, background first.
+    label_names: names of the C labels.
+    """
 
     masks: torch.Tensor
     labels: torch.Tensor
@@ -27,8 +33,10 @@ class Targets:
 class Samples:
     """Hold images as the network sees them, with their targets where there are any.
 
+    name: what they are, for the reader.
     images: (N, 3, S, S) float32.
-    targets, dataset: None for noise.
+    targets: None for noise.
+    dataset: the files that the images come from; None for noise.
     """
 
     name: str
@@ -38,15 +46,17 @@ class Samples:
 
 
 def load_samples(contract: Contract, source: str | None, count: int, split: Split = "validation") -> Samples:
-    """Load `count` images of `source`, or seeded noise where it is None (random weights), for numbers only.
+    """Load `count` images of `source`, or seeded noise where it is None.
 
     Raises DataError where the source has other classes than the contract.
     """
+    # Random weights have no data of their own. Noise is enough to compare numbers on.
     if source is None:
         shape = (NOISE_IMAGES[split], *contract.network_input.shape)
         return Samples(name="noise", images=np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
     dataset = open_source(source, split, samples=count)
     dataset.check_classes(contract.seg_classes, contract.labels)
+    # In the order of the dataset, which the report's gallery relies on.
     loader = TrainingLoader(dataset, contract.preprocessing, batch_size=BATCH, augment=False, shuffle=False, seed=0)
     batches = list(loader)
     targets = Targets(

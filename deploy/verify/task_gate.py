@@ -1,4 +1,4 @@
-"""Decide what an engine may cost in Dice, accuracy and AUC on validation images, with intervals."""
+"""Decide what an engine may lose in Dice and accuracy on validation images, with intervals."""
 
 import torch
 
@@ -9,7 +9,7 @@ from model.bootstrap import Array, interval, resample, with_means
 from model.metrics import TaskScores
 
 TASK_TOLERANCE = {"dice": 0.005, "accuracy": 0.01}
-COMPARED = ("dice", "accuracy", "auc")
+COMPARED = ("dice", "accuracy", "auc")  # AUC is reported and has no tolerance
 
 
 def score(output: EngineOutput, targets: Targets) -> TaskScores:
@@ -22,18 +22,19 @@ def score(output: EngineOutput, targets: Targets) -> TaskScores:
 def task_changes(
     reference: EngineOutput, candidate: EngineOutput, targets: Targets, seed: int = 0
 ) -> dict[str, Change]:
-    """Measure the changes of `dice`, `accuracy`, `auc` and of each class and label (`dice/NAME`), as `TaskScores` does.
+    """Measure how the candidate's scores differ from the reference's.
 
-    The bootstrap is paired: both engines are scored on the same resampled images, so what is hard about an image
-    cancels.
+    The names are those of `TaskScores`: `dice`, `accuracy`, `auc`, and each class or label as in `dice/lesion`.
     """
+    # A paired bootstrap: both engines are scored on the same resampled images, so what is hard about an image cancels.
     weights = resample(range(len(targets.masks)), seed)
     before, after = (_compared(score(output, targets), weights) for output in (reference, candidate))
     return {name: Change(*interval(after[name] - before[name])) for name in before}
 
 
-def lost_task(changes: dict[str, Change]) -> list[str]:
-    """List the tolerances that an engine breaks, with the figure; empty for a good one."""
+def broken_task_tolerances(changes: dict[str, Change]) -> list[str]:
+    """List every tolerance on the task that an engine breaks, with the figure; empty for a good one."""
+    # The value decides. The interval tells the reader how far to trust it.
     return [
         f"{name} fell by {-change.value:.4f} (95 % interval {-change.high:.4f} to {-change.low:.4f}), more than {limit}"
         for name, limit in TASK_TOLERANCE.items()

@@ -1,4 +1,4 @@
-"""The task gate against scores taken one by one, and its decision."""
+"""Compare the task gate with scores taken one by one, and test its decision."""
 
 import numpy as np
 import pytest
@@ -8,12 +8,13 @@ from torchmetrics.functional.classification import binary_auroc
 from deploy.engines import EngineOutput
 from deploy.verify import Change
 from deploy.verify.samples import Targets
-from deploy.verify.task_gate import lost_task, score, task_changes
+from deploy.verify.task_gate import broken_task_tolerances, score, task_changes
 
 CLASSES, LABELS = ("background", "a", "b"), ("x", "y")
 
 
 def random_output(seed: int, count: int = 40) -> EngineOutput:
+    """Make up the masks and label probabilities of an engine."""
     random = np.random.default_rng(seed)
     return EngineOutput(
         random.integers(0, 3, (count, 8, 8)).astype(np.uint8),
@@ -23,6 +24,7 @@ def random_output(seed: int, count: int = 40) -> EngineOutput:
 
 
 def random_targets(count: int = 40) -> Targets:
+    """Make up targets; a quarter of the masks lacks one class."""
     random = np.random.default_rng(9)
     masks = torch.from_numpy(random.integers(0, 3, (count, 8, 8)))
     masks[: count // 4][masks[: count // 4] == 2] = 0  # images without the class
@@ -41,7 +43,7 @@ def test_changes_are_differences_of_the_scores() -> None:
     assert set(changes) == {name for name in old if not name.startswith("pooled")}
 
 
-def test_the_interval_is_that_of_drawing_images_anew() -> None:
+def test_the_interval_is_that_of_resampled_images() -> None:
     targets, before, after = random_targets(), random_output(3), random_output(4)
     random, differences = np.random.default_rng(5), []
     for _ in range(400):
@@ -59,11 +61,11 @@ def test_an_engine_that_changes_nothing_loses_nothing() -> None:
     targets, output = random_targets(), random_output(1)
     changes = task_changes(output, output, targets)
     assert set(changes.values()) == {Change(0.0, 0.0, 0.0)}
-    assert not lost_task(changes)
+    assert not broken_task_tolerances(changes)
 
 
 def test_what_is_lost_is_told_with_its_interval() -> None:
     changes = {"dice": Change(-0.006, -0.009, -0.003), "accuracy": Change(-0.009, -0.02, 0.0)}
-    (line,) = lost_task(changes)
+    (line,) = broken_task_tolerances(changes)
     assert line == "dice fell by 0.0060 (95 % interval 0.0030 to 0.0090), more than 0.005"
-    assert len(lost_task({"dice": Change(0.1, 0, 0), "accuracy": Change(-0.011, 0, 0)})) == 1
+    assert len(broken_task_tolerances({"dice": Change(0.1, 0, 0), "accuracy": Change(-0.011, 0, 0)})) == 1
