@@ -1,0 +1,25 @@
+"""Test the numeric tolerances that engines are verified with."""
+
+import numpy as np
+
+from deploy.engines import PRECISIONS, pytorch_runner
+from deploy.verify.parity import PARITY_TOLERANCE, broken_tolerances, compare
+from tests.helpers.networks import SMALLEST, lived_in
+from tests.helpers.smallest import images
+
+
+def test_every_precision_has_a_tolerance() -> None:
+    assert PARITY_TOLERANCE.keys() == set(PRECISIONS)
+
+
+def test_parity_tolerances_notice_what_matters() -> None:
+    reference = pytorch_runner(lived_in(SMALLEST))(images(2))
+    same = compare(reference, reference)
+    assert not broken_tolerances("fp32", same)
+    flipped = reference.mask.copy()
+    flipped[0, :4] = 3 - flipped[0, :4]  # 4 of 128 rows: 3 % of the pixels
+    (reason,) = broken_tolerances("bf16", compare(reference, reference._replace(mask=flipped)))
+    assert reason == "mask differs by 3.12e-02, more than 2e-02"
+    lost = reference._replace(class_probs=np.full_like(reference.class_probs, np.nan))
+    (reason,) = broken_tolerances("bf16", compare(reference, lost))
+    assert reason.startswith("classification differs by inf")
