@@ -155,11 +155,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         choices=get_args(Split),
         default=["train", "validation"],
-        help="one or more (default train validation)",
+        help="one or more (default: train validation)",
     )
-    parser.add_argument("--samples", type=positive(int), help="at most this many of each split (default all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split, or of generated data (default 0)")
-    parser.add_argument("--threads", type=positive(int), default=2, help="threads that decode (default 2)")
+    parser.add_argument("--samples", type=positive(int), help="at most this many of each split (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="of the split, or of generated data (default: 0)")
+    parser.add_argument("--threads", type=positive(int), default=2, help="threads that decode (default: 2)")
     parser.add_argument("--skip-bad", action="store_true", help="leave out the samples that cannot be used")
     return parser.parse_args(arguments)
 

@@ -20,7 +20,7 @@ ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 EXAMPLES = """examples:
   python -m data_pipeline.preview --data synthetic:skin --output build/skin.png
   python -m data_pipeline.preview --data folder:my_data --split validation --samples 12 --output build/mine.png
-  python -m data_pipeline.preview --data synthetic:oct --plain --size 150 --columns 8 --samples 8 --output build/oct.png
+  python -m data_pipeline.preview --data synthetic:oct --plain --size 200 --columns 8 --samples 8 --output build/oct.png
 """
 
 
@@ -56,11 +56,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("data_pipeline.preview", __doc__, EXAMPLES)
     parser.add_argument("--data", required=True, help=SOURCES)
     parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
-    parser.add_argument("--split", choices=get_args(Split), default="train", help="(default train)")
-    parser.add_argument("--samples", type=positive(int), default=24, help="tiles to draw (default 24)")
-    parser.add_argument("--size", type=positive(int), default=224, help="side of a tile in pixels (default 224)")
-    parser.add_argument("--columns", type=positive(int), default=6, help="tiles in a row (default 6)")
-    parser.add_argument("--seed", type=int, default=0, help="of the augmentation and of generated data (default 0)")
+    parser.add_argument("--split", choices=get_args(Split), default="train", help="(default: train)")
+    parser.add_argument("--samples", type=positive(int), default=24, help="tiles to draw (default: 24)")
+    parser.add_argument("--size", type=positive(int), default=224, help="side of a tile in pixels (default: 224)")
+    parser.add_argument("--columns", type=positive(int), default=6, help="tiles in a row (default: 6)")
+    parser.add_argument("--seed", type=int, default=0, help="of the augmentation and of generated data (default: 0)")
     parser.add_argument("--plain", action="store_true", help="leave out augmentation")
     return parser.parse_args(arguments)
 
