@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import window_attention
+from kernels import Impl, window_attention
 from tests.kernels.accuracy import DTYPES, assert_as_exact_as_eager
 
 pytestmark = pytest.mark.usefixtures("fences")
@@ -30,7 +30,7 @@ class AttentionCase:
     def __str__(self) -> str:
         return "b{}-{}x{}-w{}-s{}-h{}-d{}".format(*astuple(self))
 
-    def attend(self, qkv: Tensor, bias_table: Tensor, impl: str) -> Tensor:
+    def attend(self, qkv: Tensor, bias_table: Tensor, impl: Impl) -> Tensor:
         """Run the operation."""
         return window_attention(
             qkv, bias_table, num_heads=self.heads, window_size=self.window, shift_size=self.shift, impl=impl
@@ -67,7 +67,7 @@ LARGE = [
 ]
 
 
-def gradients(case: AttentionCase, inputs: tuple[Tensor, ...], impl: str) -> list[Tensor]:
+def gradients(case: AttentionCase, inputs: tuple[Tensor, ...], impl: Impl) -> list[Tensor]:
     """Return the output and its gradients in qkv and in the bias table."""
     qkv, table, grad = (tensor.clone() for tensor in inputs)
     out = case.attend(qkv.requires_grad_(), table.requires_grad_(), impl)

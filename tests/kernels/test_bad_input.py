@@ -18,7 +18,7 @@ from kernels.dilated.api import kernel_refusal as dilated_refusal
 
 QKV = torch.zeros(1, 8, 12, 96)
 TABLE = torch.zeros(49, 2)
-GOOD = {"qkv": QKV, "bias_table": TABLE, "num_heads": 2, "window_size": 4, "shift_size": 1}
+GOOD: dict[str, Any] = {"qkv": QKV, "bias_table": TABLE, "num_heads": 2, "window_size": 4, "shift_size": 1}
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_prepared_bias_must_fit() -> None:
 
 X = torch.zeros(1, 5, 6, 16)
 WEIGHT = torch.zeros(2, 8, 16, 3, 3)
-GOOD_FUSION = {"x": X, "weight": WEIGHT, "bias": torch.zeros(8), "dilations": (1, 2)}
+GOOD_FUSION: dict[str, Any] = {"x": X, "weight": WEIGHT, "bias": torch.zeros(8), "dilations": (1, 2)}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from kernels.dilated.op import dilated_op
 from kernels.dilated.triton_launch import launch
 from tests.kernels.fences import fenced
 
-ATTENTION = {"num_heads": 1, "window_size": 7, "shift_size": 3}
+ATTENTION: dict[str, Any] = {"num_heads": 1, "window_size": 7, "shift_size": 3}
 
 
 def attention_inputs(device: torch.device) -> tuple[Tensor, Tensor]:
@@ -57,11 +58,11 @@ def test_fences_notice_what_happens_outside() -> None:
     assert fenced(read)(torch.ones(4)).isnan()
 
 
-class Allocations(TorchDispatchMode):
+class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Record the shapes of the tensors that operators make, apart from views."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.shapes: list[tuple[int, ...]] = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import dilated_fusion
+from kernels import Impl, dilated_fusion
 from tests.kernels.accuracy import DTYPES, assert_as_exact_as_eager
 
 pytestmark = pytest.mark.usefixtures("fences")
@@ -51,7 +51,7 @@ def check(case: FusionCase, dtype: torch.dtype, device: torch.device) -> None:
     """Hold the output to the accuracy rule."""
     inputs = case.inputs(dtype, device)
 
-    def run(impl: str, *tensors: Tensor) -> Tensor:
+    def run(impl: Impl, *tensors: Tensor) -> Tensor:
         return dilated_fusion(*tensors, dilations=case.dilations, impl=impl)
 
     exact = run("reference", *(tensor.double() for tensor in inputs))
