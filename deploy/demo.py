@@ -38,6 +38,7 @@ def query(repository: Path, image: bytes) -> dict[str, Result]:
     """Serve the repository on free ports and send it the image once over each protocol."""
     with Server(repository, FREE_PORTS) as server:
         results = {}
+        # One after the other: on a CPU they would share the cores, and the times would tell nothing.
         with Client(server.grpc_url, "grpc") as client:
             results["grpc"] = client.segment(image)
         with Client(server.http_url, "http") as client:

@@ -77,7 +77,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         tuning.add_argument(f"--{name}", dest="tuning", action="store_const", const=name, help=meaning)
     parser.set_defaults(tuning="latency")
     parser.add_argument("--max-request-mb", type=positive(int), default=64, help="largest request (default: 64)")
-    parser.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM file, which makes HTTP and gRPC encrypted")
+    parser.add_argument(
+        "--tls-certificate", type=Path, metavar="FILE", help="PEM file, which makes HTTP and gRPC encrypted"
+    )
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM file of the certificate's private key")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that clients must send")
     options = parser.parse_args(arguments)

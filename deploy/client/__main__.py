@@ -1,4 +1,4 @@
-"""Ask a running server about images, and write an overlay for each, a result.json and a table."""
+"""Send images to a running server, and write an overlay for each, a result.json and a table."""
 
 import argparse
 import sys
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parse_arguments(arguments)
     tasks = plan(options.images)
+    # A misuse rather than a success with nothing done: the folder was probably a wrong one.
     if not tasks:
         print("error: no JPEG, PNG or TIFF files in the folders named", file=sys.stderr)
         return 2
@@ -79,6 +80,7 @@ def process_and_show(options: argparse.Namespace, tasks: Sequence[Task], kept: S
         disable=len(tasks) <= 1,
     )
     written = time.monotonic()
+    # The results so far are written where the server goes away, or on Ctrl-C, too: --resume goes on from them.
     try:
         for outcome in progress:
             outcomes.append(outcome)
@@ -114,7 +116,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=positive(int), default=4, help="images in flight at once (default: 4)")
     parser.add_argument("--resume", action="store_true", help="skip what a result.json in DIR already answers")
-    parser.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM file that the server's is checked against")
+    parser.add_argument(
+        "--tls-certificate", type=Path, metavar="FILE", help="PEM file that the server's is checked against"
+    )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that the server asks for")
     return parser.parse_args(arguments)
 

@@ -37,7 +37,8 @@ class AsyncClient:
         self._contract: Contract | None = None
 
     async def contract(self) -> Contract:
-        """Return the sizes and names of what is served, which the server is asked for once."""
+        """Return the sizes and names of what is served."""
+        # Only the first call sends a request: a server does not change its model while it runs.
         if self._contract is None:
             with translate_errors(self._url, self._timeout):
                 response = await self._client.get_model_config(

@@ -29,7 +29,7 @@ class Balancer(Generic[Server]):
             count, now = len(self._servers), time.monotonic()
             order = [(self._turn + step) % count for step in range(count)]
             self._turn = (self._turn + 1) % count
-            # A stable sort keeps the turns. Those at rest stay in: one that may answer is better than none.
+            # A stable sort keeps the turns. Those at rest stay in, for the case that no other answers.
             order.sort(key=lambda index: self._rests_until[index] > now)
         return (self._servers[index] for index in order)
 

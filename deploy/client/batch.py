@@ -81,6 +81,7 @@ def process(connect: Callable[[], Client], tasks: Iterable[Task], output: Path, 
     try:
         yield from _in_order(pool, work, tasks, 2 * jobs)
     finally:
+        # The clients are closed only after the last thread that uses one has ended.
         pool.shutdown(cancel_futures=True)
         for client in clients:
             client.close()
@@ -93,6 +94,7 @@ def _in_order(
     waiting: deque[Future[Outcome]] = deque()
     for task in tasks:
         waiting.append(pool.submit(work, task))
+        # Tasks are taken as fast as outcomes leave, so that memory does not grow with their number.
         if len(waiting) > ahead:
             yield waiting.popleft().result()
     while waiting:
@@ -104,6 +106,7 @@ def process_file(client: Client, task: Task, output: Path) -> Outcome:
     start = time.perf_counter()
     try:
         data = task.source.read_bytes()
+        # Sent before it is decoded here: of a bad image, the server's reason is the one to report.
         result = client.segment(data)
         image = open_upright(data)
     # No fault of this file: the whole run ends, and --resume goes on from there.

@@ -67,7 +67,7 @@ def from_status(status: str | None, message: str, url: str) -> ClientError:
     if any(sign in line for sign in _WORKER_REPLACED):
         return ServerUnavailable(f"the server at {url} is replacing its worker: {line}")
     kind = _KIND_OF_STATUS.get(status, ServerFault)
-    # The server's message about an image is complete, and meant for whoever sent it.
+    # The server's message about an image is complete, and written for the user who sent it.
     if kind is InvalidImage:
         return InvalidImage(line)
     if kind is DeadlineExceeded:

@@ -47,11 +47,12 @@ def read_results(output: Path) -> dict[str, FileResult]:
 def table(contract: Contract, results: Sequence[FileResult]) -> Table:
     """Return a table with a row for each image: the labels' probabilities and the segmentation classes' areas."""
     summary = Table()
+    # Long paths are folded rather than cut, so that they can be copied.
     summary.add_column("image", overflow="fold")
     for label in contract.labels:
         summary.add_column(label, justify="right")
     for index, name in enumerate(contract.seg_classes[1:], 1):
-        # In the colour of the overlay, of which this is the legend.
+        # In the colour of the overlays: the table is their legend.
         summary.add_column(Text(f"■ {name} area", style=_hex(index)), justify="right")
     summary.add_column("request", justify="right")
     for result in results[:TABLE_ROWS]:

@@ -30,13 +30,14 @@ def _expanded(arguments: Iterable[Path]) -> Iterator[Path]:
             # Sorted, so that --resume gives every image the overlay's name of the earlier run.
             yield from sorted(file for file in argument.rglob("*") if file.suffix.lower() in SUFFIXES)
         else:
-            # A file that was named is sent whatever its suffix: the server decides what it is.
+            # A file that was named is sent with any suffix: the server decides what it is.
             yield argument
 
 
 def _unique(files: Iterable[Path]) -> Iterator[Path]:
     seen: set[Path] = set()
     for file in files:
+        # Resolved, since one file may be named itself and lie in a folder that is named.
         if file.resolve() not in seen:
             seen.add(file.resolve())
             yield file

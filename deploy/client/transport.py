@@ -114,6 +114,7 @@ def inference_request(
         request_id: what the server's log calls the request.
     """
     spec = contract.encoded_image
+    # A batch of one: rows of unequal files would have to be padded to one length.
     tensor = api.InferInput(spec.name, [1, image.size], spec.dtype)
     tensor.set_data_from_numpy(image[None])
     requested = [api.InferRequestedOutput(name) for name in outputs]
@@ -129,7 +130,7 @@ def read_contract(response: dict[str, Any]) -> Contract:
 
 @contextmanager
 def translate_errors(url: str, timeout: float) -> Iterator[None]:
-    """Turn whatever goes wrong with a request inside the block into a ClientError."""
+    """Turn every failure of a request inside the block into a ClientError."""
     try:
         yield
     except InferenceServerException as error:

@@ -19,7 +19,7 @@ def log_server_line(line: str) -> None:
         return
     if _NOISE.search(line):
         return
-    # Whatever does not have the form of the server's own log was printed by a worker.
+    # A line without the form of the server's own log was printed by a worker.
     if parts := _LINE.match(line):
         _write(parts["time"], _LEVELS[parts["level"]], parts["where"], parts["message"])
     else:

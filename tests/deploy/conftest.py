@@ -45,6 +45,7 @@ class Built:
     def again(self, *arguments: str) -> int:
         """Run the command once more on the same checkpoint and output, and return its exit code."""
         with working_directory(self.root):
+            # Five validation images: this network is untrained, so its scores mean nothing.
             return build_engine.main(
                 ["--checkpoint", str(self.checkpoint), "--output", str(self.output), "--samples", "5", *arguments]
             )
@@ -91,6 +92,7 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def built(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Build every engine of the small checkpoint that this machine can build."""
+    # A directory of its own: the build caches what it generates in build/data below the current one.
     root = tmp_path_factory.mktemp("build")
     result = Built(small_checkpoint, root / "out", root)
     assert result.again("--max-batch", "4") == 0
@@ -119,6 +121,7 @@ def network(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def small_network(contract: Contract) -> onnx.ModelProto:
     """Make a network from INPUT (batch, 3, S, S) to MASK, CLASS_PROBS and SEG_PROBS, in opset 17."""
+    # Small enough that a request costs almost nothing next to serving, and real enough that its masks differ by image.
     generator = np.random.default_rng(5)
     channels, side = contract.seg_channels, contract.image_size
     weights = {

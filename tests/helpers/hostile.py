@@ -68,6 +68,7 @@ def with_jpeg_height(data: bytes, height: int) -> bytes:
 
 def fuzzed(make_image: MakeImage, count: int, seed: int) -> Iterator[bytes]:
     """Yield good files with bytes changed, dropped, doubled or overwritten. A few of them are still images."""
+    # From a seed, so that a failure can be repeated.
     generator = np.random.default_rng(seed)
     originals = [make_image((48, 40), kind) for kind in ("JPEG", "PNG", "TIFF")]
     for _ in range(count):

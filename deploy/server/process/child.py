@@ -48,7 +48,7 @@ def server_command(
         "--model-control-mode=explicit",
         f"--backend-directory={backends}",
         f"--backend-config=python,shm-region-prefix-name={regions}",
-        # The build wrote complete configurations. Completing one would start a worker just to ask it.
+        # The build wrote complete configurations. Completing one would start a worker for nothing else.
         "--disable-auto-complete-config",
         "--allow-gpu-metrics=false",
         # The form that deploy.server.log parses.
@@ -170,7 +170,7 @@ class ServerProcess:
         with self._process.stdout as lines:
             for line in lines:
                 self._take(line)
-        # The output ended: whoever waits for the start waits in vain.
+        # The output has ended, so the start will not come: end the wait for it.
         self._changed.set()
 
     def _take(self, line: str) -> None:

@@ -65,7 +65,7 @@ class Proxy:
     def stop(self) -> None:
         """Finish the responses that are being written, then stop listening and end the thread."""
         # Each of the two sites may take CLOSE_SECONDS.
-        asyncio.run_coroutine_threadsafe(self._resources.aclose(), self._loop).result(2 * CLOSE_SECONDS + 1)
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(2 * CLOSE_SECONDS + 1)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -89,6 +89,14 @@ class Proxy:
         )
         await self._serve(handlers.application(), options.http_port, tls_context(options))
         await self._serve(handlers.metrics_application(), options.metrics_port, None)
+
+    async def _close(self) -> None:
+        await self._resources.aclose()
+        # aiohttp may still wait for the rest of a refused body, and asyncio complains of a loop closed over a task.
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     async def _serve(self, app: web.Application, port: int, tls: ssl.SSLContext | None) -> None:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_SECONDS)

@@ -27,6 +27,7 @@ def test_mixed_run_answers_the_good_and_names_the_bad(
     (folder / "deep").mkdir(parents=True)
     (folder / "eye.jpg").write_bytes(make_image((80, 60), "JPEG"))
     (folder / "deep" / "eye.png").write_bytes(make_image((33, 91), "PNG", seed=1))
+    # In a folder, only files with an image's suffix are sent.
     (folder / "notes.txt").write_text("not sent")
     bad = tmp_path / "broken.png"
     bad.write_bytes(b"\x89PNG but no more")
@@ -47,6 +48,7 @@ def test_mixed_run_answers_the_good_and_names_the_bad(
         # Resized to the image, a mask covers about the same share of it as of the network's square view.
         covered = sum(area["pixels"] for area in image["areas"].values())
         assert covered == pytest.approx(pixels * (expected["MASK"] > 0).mean(), abs=0.05 * pixels)
+    # Two images are called "eye", and neither overlay may replace the other.
     assert len({image["overlay"] for image in result["images"]}) == 2
 
 

@@ -30,14 +30,14 @@ def test_worker_killed_under_load_costs_no_request(
         with Client(url, protocol) as client:
             known = client.segment(data).mask.tobytes()
 
-        def ask() -> None:
+        def call() -> None:
             with Client(url, protocol, retry_for=60) as client:
                 while not stop.is_set():
                     masks.append(client.segment(data).mask.tobytes())
 
-        askers = [threading.Thread(target=ask) for _ in range(3)]
-        for asker in askers:
-            asker.start()
+        callers = [threading.Thread(target=call) for _ in range(3)]
+        for caller in callers:
+            caller.start()
         os.kill(workers_of(server.pid, PIPELINE_MODEL)[0], signal.SIGKILL)
         report: list[str] = []
         # Until the first check that finds the worker missing, which also replaces it.
@@ -45,12 +45,12 @@ def test_worker_killed_under_load_costs_no_request(
             Supervisor(server, report.append).attend()
         # Ten more answers prove that the new worker serves.
         before = len(masks)
-        while len(masks) < before + 10 and all(asker.is_alive() for asker in askers):
+        while len(masks) < before + 10 and all(caller.is_alive() for caller in callers):
             stop.wait(0.05)
-        assert all(asker.is_alive() for asker in askers), "an asker ended by an error"
+        assert all(caller.is_alive() for caller in callers), "a caller ended by an error"
         stop.set()
-        for asker in askers:
-            asker.join()
+        for caller in callers:
+            caller.join()
     assert set(masks) == {known}
 
 
@@ -106,12 +106,12 @@ def test_balancer_takes_turns_and_leaves_the_dropped_for_last(monkeypatch: pytes
 def test_asyncio_client_answers_many_at_once(server: Server, make_image: Callable[..., bytes], in_process: Any) -> None:
     files = [make_image((40 + 3 * number, 50), seed=number) for number in range(12)]
 
-    async def ask() -> list[Any]:
+    async def segment_all() -> list[Any]:
         async with AsyncClient(server.grpc_url, in_flight=3) as client:
             with pytest.raises(InvalidImage):
                 await client.segment(b"no image")
             return await asyncio.gather(*(client.segment(data) for data in files))
 
-    for data, result in zip(files, asyncio.run(ask()), strict=True):
+    for data, result in zip(files, asyncio.run(segment_all()), strict=True):
         expected = in_process(data)["CLASS_PROBS"]
         assert list(result.class_probabilities.values()) == pytest.approx(expected.tolist(), abs=2e-6)

@@ -49,8 +49,8 @@ print(json.dumps(client.sanitize_for_serialization(read)))
 def through_the_models(document: dict[str, Any]) -> Any:
     """Return the document as KServe's own models read and write it, which lose what they do not know."""
     command = [sys.executable, "-c", THROUGH_THE_MODELS]
-    answer = subprocess.run(command, input=json.dumps(document), capture_output=True, text=True, check=True)
-    result = json.loads(answer.stdout.splitlines()[-1])
+    run = subprocess.run(command, input=json.dumps(document), capture_output=True, text=True, check=True)
+    result = json.loads(run.stdout.splitlines()[-1])
     assert result["spec"]["predictor"]["model"].pop("name") == "", "a container's name, which KServe gives"
     return result
 
@@ -100,6 +100,7 @@ def test_other_repositories_are_refused(
     assert capsys.readouterr().err == (
         f"error: {given} is no GPU repository: write one with python -m deploy.build_engine --repository gpu\n"
     )
+    # A refusal leaves nothing behind that could be taken for a manifest.
     assert not (tmp_path / "out").exists()
 
 

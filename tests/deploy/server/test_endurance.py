@@ -33,6 +33,7 @@ def test_no_answer_is_lost_or_anothers(
     images = [make_image(seed=seed) for seed in range(4)]
     with Client(server.grpc_url) as client:
         known = [client.segment(image).mask.tobytes() for image in images]
+    # Different masks, or a mixed-up answer would go unnoticed.
     assert len(set(known)) == len(images)
 
     def right(number: int, count: int) -> int:
@@ -60,10 +61,12 @@ def test_a_killed_client_harms_nobody_and_is_resumed(server: Server, make_image:
     client = subprocess.Popen([sys.executable, "-m", "deploy.client", *arguments], stderr=subprocess.DEVNULL)
     while len(list(output.glob("*.png"))) < 20:
         time.sleep(0.01)
+    # SIGKILL leaves it no chance to clean up or to write its results.
     client.send_signal(signal.SIGKILL)
     client.wait()
     assert len(list(output.glob("*.png"))) < 200, "it was to be killed in the middle"
     assert main([*arguments, "--resume"]) == 0
     answered = json.loads((output / "result.json").read_text())["images"]
     assert sorted(Path(image["file"]).name for image in answered) == sorted(file.name for file in folder.iterdir())
+    # The kill may have come while an overlay was being written.
     assert all((output / image["overlay"]).stat().st_size for image in answered)

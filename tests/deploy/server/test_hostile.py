@@ -21,6 +21,7 @@ from tests.helpers.hostile import bad_images, fuzzed
 from tests.helpers.memory import resident_bytes
 
 INFER = f"/v2/models/{PIPELINE_MODEL}/infer"
+# Codes that blame the request or the model's absence, not a fault of the server.
 CLOSED_TO_CLIENTS = ("INVALID_ARGUMENT", "NOT_FOUND", "UNAVAILABLE", "UNIMPLEMENTED")
 
 
@@ -68,6 +69,7 @@ def test_fuzzed_images(server: Server, make_image: Callable[..., bytes], count: 
             try:
                 client.segment(data)
                 answered += 1
+            # Any other error, such as a server that is gone, ends the test.
             except InvalidImage as error:  # noqa: PERF203
                 assert_clean(str(error))
                 refused += 1
@@ -115,6 +117,7 @@ GRPC_REQUESTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("request_", GRPC_REQUESTS.values(), ids=GRPC_REQUESTS.keys())
 def test_wrong_grpc_request(server: Server, request_: dict[str, Any]) -> None:
     arguments = {"model_name": PIPELINE_MODEL, "inputs": [image_input([1, 4])], "client_timeout": 10, **request_}
+    # Through tritonclient alone: the project's client makes no such requests.
     with grpc.InferenceServerClient(server.grpc_url) as raw, pytest.raises(InferenceServerException) as error:
         raw.infer(**arguments)
     assert error.value.status().removeprefix("StatusCode.") in CLOSED_TO_CLIENTS
@@ -131,6 +134,7 @@ HTTP_REQUESTS: dict[str, tuple[str, str, bytes]] = {
     "no json": ("POST", INFER, b"{inputs: nothing}"),
     "cut json": ("POST", INFER, tensor_json()[:40]),
     "json of another kind": ("POST", INFER, b'"inputs"'),
+    # Python's parser recurses.
     "deep json": ("POST", INFER, b"[" * 100_000),
     "bytes that are no text": ("POST", INFER, bytes(range(256))),
     "inputs that are no list": ("POST", INFER, b'{"inputs": 7}'),

@@ -83,6 +83,7 @@ def test_health_is_what_the_last_probe_said(repository: Path) -> None:
 
 def test_each_reason_is_counted_at_one_address(server: Server, make_image: MakeImage) -> None:
     images, requests = "resformer_rejected_images_total", "resformer_rejected_requests_total"
+    # Differences, since the server and its counters are shared with other tests.
     before = counted(server, images, "empty"), counted(server, images, "not_an_image")
     cut = counted(server, images, "damaged"), counted(server, requests, "malformed_request")
     whole = make_image(kind="JPEG")
@@ -167,6 +168,7 @@ def test_what_the_proxy_refuses(
 
 def test_the_limit_on_bytes_holds_over_grpc_too(guarded: Server, certificate: Tls) -> None:
     with Client(guarded.grpc_url, access=Access(certificate.certificate, TOKEN)) as client:
+        # At the limit the bytes reach the decoder, which refuses them for what they are.
         for size, reason in (
             (100_000, "not an image"),
             (100_001, "more than the limit of 100,000"),
@@ -187,6 +189,7 @@ def test_a_slow_client_is_given_up(server: Server, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_certificate_that_is_none(repository: Path, certificate: Tls) -> None:
+    # The key stands for a file that is PEM and holds no certificate.
     wrong = replace(FREE_PORTS, tls=Tls(certificate.key, certificate.key))
     with pytest.raises(ServerError, match="cannot start"), Server(repository, wrong):
         pass

@@ -39,7 +39,7 @@ def test_sigterm_answers_what_it_accepted_and_leaves_nothing(
     process, url = serve(repository)
     answered, refused = [], []
 
-    def ask() -> None:
+    def call() -> None:
         with Client(url) as client:
             try:
                 while True:
@@ -47,18 +47,18 @@ def test_sigterm_answers_what_it_accepted_and_leaves_nothing(
             except ServerUnavailable as error:
                 refused.append(str(error))
 
-    askers = [threading.Thread(target=ask) for _ in range(4)]
-    for asker in askers:
-        asker.start()
+    callers = [threading.Thread(target=call) for _ in range(4)]
+    for caller in callers:
+        caller.start()
     # Stopped under load, with requests in flight.
     while len(answered) < 20:
-        askers[0].join(0.05)
+        callers[0].join(0.05)
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
-    for asker in askers:
-        asker.join(10)
-    # Each asker ends by being turned away, never by an answer lost on its way: that would be another error.
-    assert len(refused) == len(askers)
+    for caller in callers:
+        caller.join(10)
+    # Each caller ends by being turned away, never by an answer lost on its way: that would be another error.
+    assert len(refused) == len(callers)
     assert set(Path("/dev/shm").glob("resformer_server_*")) <= before
 
 
@@ -67,6 +67,7 @@ def test_taken_port_is_the_servers_own_reason(repository: Path, side: str, capsy
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ports = dict.fromkeys(("http", "grpc", "metrics"), "0") | {side: str(port)}
+        # The other two pick free ports, so that only the taken one can fail.
         flags = [argument for name, value in ports.items() for argument in (f"--{name}-port", value)]
         assert main(["--repository", str(repository), *flags]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -88,6 +89,7 @@ def test_taken_port_is_the_servers_own_reason(repository: Path, side: str, capsy
     ids=["missing", "no configuration", "no pipeline", "for a GPU", "edited", "no network", "other weights", "no code"],
 )
 def test_broken_repository(repository: Path, tmp_path: Path, damage: Callable[[Path], None], says: str) -> None:
+    # The repository is shared by all tests, so a copy is damaged.
     copy = tmp_path / "model_repository"
     shutil.copytree(repository, copy)
     damage(copy)

@@ -54,6 +54,7 @@ def test_worker_is_missed_and_replaced(
 ) -> None:
     before = workers_of(fragile.pid, PIPELINE_MODEL)
     assert len(before) == 2
+    # A stopped worker exists and does not answer, which only a probe finds out.
     for worker in before[:victims]:
         os.kill(worker, blow)
     assert answers() < 4, "the server alone must not get over it, or there is nothing to test"
@@ -85,6 +86,7 @@ def test_leftovers_of_dead_servers_are_removed_and_others_kept() -> None:
     unused = next(pid for pid in range(2**22 - 1, 0, -1) if not Path("/proc", str(pid)).exists())
     left = folder / f"resformer_server_{unused}_0123abcd_region"
     kept = [folder / f"resformer_server_{os.getpid()}_0123abcd_region", folder / "resformer_server_test_region"]
+    # Kept: those of a live process, and those whose name does not tell a process.
     for file in (left, *kept):
         file.touch()
     try:
