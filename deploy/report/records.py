@@ -1,4 +1,7 @@
-"""`report.json`: what was built, of what, how fast and how true; also the memory of what need not be built again."""
+"""Record in `report.json` what was built, from what, how fast it is and what it costs.
+
+The same file tells the next build what it need not build again.
+"""
 
 import json
 import os
@@ -11,15 +14,27 @@ from data_pipeline.files import write_whole
 from deploy.verify import Change, Parity
 
 REPORT = "report.json"
+# The CPU server runs everything in OpenVINO, which reads its own files and ONNX.
+CPU_TARGETS = ("onnx", "openvino")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRecord:
-    """One built and verified engine.
+    """Describe one engine, built or refused.
 
-    file: its name in the output directory.  bytes: its size, companions included.  key: fingerprint of all it was made
-    of.  sha256: of file and companions.  parity, scores, latency_ms: None where this machine can build but not run it.
-    changes: by score, what it lost or won on the task, with its 95 % interval.  refused: why it was deleted, else None.
+    target: kind of engine, as on the command line.
+    precision: as on the command line.
+    file: its name in the output directory.
+    bytes: its size with its companions; 0 where it is refused.
+    build_seconds: without verification.
+    tool: what built it, with the version.
+    key: fingerprint of everything it was made from.
+    sha256: fingerprint of the file and its companions; empty where it is refused.
+    parity: None where this machine can build but not run it.
+    scores: None where it was not run, or where there are no targets.
+    latency_ms: median time of one image; None where it was not run.
+    changes: by score, what it lost or won on the task, with its 95 % interval.
+    refused: why it was deleted; None for a good engine.
     """
 
     target: str
@@ -38,16 +53,24 @@ class EngineRecord:
 
     @property
     def name(self) -> str:
+        """Return its name for the reader, as "openvino fp32"."""
         return f"{self.target} {self.precision}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything of one output directory.
+    """Describe everything in one output directory.
 
-    model_key: fingerprint of the weights and of the code; engines of another model are never kept beside these.
-    reference_scores and reference_ms: of the trained PyTorch network in fp32 on the same samples and machine; all
-    times are medians of one alternating run.  left_out: engines that "auto" could not try here, and why.
+    checkpoint: its name, for the reader.
+    model_key: fingerprint of what all engines have in common; those of another model are not kept with these.
+    contract: what the engines take and return, as `Contract.to_fields` gives it.
+    samples: what the engines were verified on, for the reader.
+    reference_scores: of the trained network in PyTorch fp32 on the same samples; None where there are no targets.
+    reference_ms: its median time of one image, taken in the same alternating run as the engines'.
+    engines: in the order in which they were made.
+    machine: the processor and system that the times were measured on.
+    versions: of the tools that made the ONNX file.
+    left_out: engines that "auto" could not try here, and why.
     """
 
     checkpoint: str
@@ -63,15 +86,17 @@ class Report:
 
     @property
     def served(self) -> EngineRecord:
-        """What the CPU server runs: OpenVINO's fastest engine, else the ONNX file, which it reads too."""
-        runnable = [engine for engine in self.engines if engine.parity]
+        """Return the engine that the CPU server runs: OpenVINO's fastest, or else the fastest ONNX file."""
+        # An engine without parity was refused or not run here.
+        runnable = [engine for engine in self.engines if engine.parity and engine.target in CPU_TARGETS]
         return min(runnable, key=lambda engine: (engine.target != "openvino", engine.latency_ms))
 
 
 def machine() -> dict[str, str]:
-    """The processor and system that the figures were measured on."""
+    """Describe the processor and the system that figures are measured on."""
     names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
     return {
+        # `platform` does not know a processor's name on Linux.
         "processor": names[0] if names else platform.processor() or platform.machine(),
         "cores": str(os.cpu_count()),
         "system": platform.platform(),
@@ -90,16 +115,18 @@ def write_report(output: Path, report: Report) -> None:
 
 
 def read_report(output: Path) -> Report | None:
-    """The report of an earlier build; None where there is none that this version can read (then all is built anew)."""
+    """Read the report of an earlier build, or return None where there is none that this version can read."""
     try:
         fields = json.loads((output / REPORT).read_text())
         engines = tuple(_engine(record) for record in fields.pop("engines"))
         return Report(engines=engines, **fields)
+    # An older or damaged report costs no more than a new build.
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def _engine(fields: dict[str, Any]) -> EngineRecord:
     parity = fields.pop("parity")
+    # JSON has stored the named tuples as plain lists.
     changes = {name: Change(*values) for name, values in fields.pop("changes").items()}
     return EngineRecord(parity=Parity(**parity) if parity else None, changes=changes, **fields)

@@ -1,4 +1,4 @@
-"""The engines of a build as a table for the terminal."""
+"""Show the engines of a build as a table for the terminal."""
 
 from rich.table import Table
 
@@ -8,7 +8,7 @@ SCORES = ("dice", "accuracy", "auc")
 
 
 def engine_table(report: Report) -> Table:
-    """One row an engine: size, time, difference to PyTorch, scores and what they lost; or why it has none."""
+    """Make a table with a row for each engine: size, time, difference to PyTorch and scores, or why it has none."""
     table = Table("engine", "precision", "MB", "ms", "mask differs", "Dice", "accuracy", "AUC", title=report.checkpoint)
     scores = report.reference_scores or {}
     table.add_row("PyTorch", "fp32", "", f"{report.reference_ms:.1f}", "", *(_score(scores, name) for name in SCORES))
@@ -18,7 +18,7 @@ def engine_table(report: Report) -> Table:
 
 
 def notes(report: Report) -> list[str]:
-    """One line for each engine that is not there, with the reason."""
+    """List every engine that is missing, one line each, with the reason."""
     refused = [f"{engine.name}: {engine.refused}" for engine in report.engines if engine.refused]
     return refused + [f"{name} was not tried: {reason}" for name, reason in report.left_out.items()]
 
@@ -34,4 +34,5 @@ def _figures(engine: EngineRecord) -> list[str]:
 
 
 def _score(scores: dict[str, float], name: str) -> str:
+    # Noise has no scores, and AUC none where a label is always present or always absent.
     return f"{scores[name]:.4f}" if name in scores else ""

@@ -1,4 +1,4 @@
-"""Writes the model repository that the server loads: for each model its configuration, code and network file."""
+"""Write the model repository for a CPU: for each model its configuration, its code and the network's file."""
 
 import os
 import shutil
@@ -11,8 +11,9 @@ from data_pipeline.files import whole_folder
 from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract, TensorSpec
 from deploy.files import DIRECTORY, VERSION, network_files, network_fingerprint, write_config
 
-# name: its class in deploy.server.worker.models, and the contract's attribute that is its input
+# Each model's class in deploy.server.worker.models, and the attribute of the contract that is its input.
 _MODELS = {NETWORK_MODEL: ("NetworkModel", "network_input"), PIPELINE_MODEL: ("ImageModel", "encoded_image")}
+# The code lives in this package and not in the repository, so an update of the package needs no new build.
 _MODEL_FILE = '''"""Loaded by the server's Python backend, in an environment where resformer-deploy is installed."""
 
 from deploy.server.worker.models import {model_class} as TritonPythonModel
@@ -22,11 +23,18 @@ __all__ = ["TritonPythonModel"]
 
 
 def write_repository(output: Path, contract: Contract, network: Path, *, precision: str = "f32") -> Path:
-    """Write `output/model_repository/` for a CPU and return its path; an earlier one is replaced whole or not at all.
+    """Write `output/model_repository/` for a CPU and return its path.
 
-    network: `.onnx` or OpenVINO `.xml` with its `.bin`; takes INPUT, gives MASK, CLASS_PROBS and SEG_PROBS.
-    precision: what OpenVINO may compute in ("f32", "bf16", "f16"): the one that the network was verified with.
-    Raises OSError where the network cannot be read or the output cannot be written.
+    An earlier one is replaced whole or not at all.
+
+    Args:
+        output: the build's folder.
+        contract: what the models take and return.
+        network: an `.onnx` file, or OpenVINO's `.xml` with its `.bin`, that has the contract's tensors.
+        precision: what OpenVINO may compute in ("f32", "bf16", "f16"): the one that the network was verified with.
+
+    Raises:
+        OSError: the network cannot be read or the output cannot be written.
     """
     with whole_folder(output / DIRECTORY, replace=True) as repository:
         for name, (model_class, source) in _MODELS.items():
@@ -37,11 +45,13 @@ def write_repository(output: Path, contract: Contract, network: Path, *, precisi
             config.backend = "python"
             config.parameters["network"].string_value = network.name
             config.parameters["precision"].string_value = precision
+            # The server refuses a network that is not the one that was verified.
             config.parameters["sha256"].string_value = network_fingerprint(network)
             config.instance_group.add(kind=schema.ModelInstanceGroup.KIND_CPU, count=1)
             write_config(repository / name, config)
         networks = [repository / name / VERSION for name in _MODELS]
         for file in network_files(network):
+            # Copied once, so that a later build cannot change what is served, and linked for the second model.
             shutil.copyfile(file, networks[0] / file.name)
             os.link(networks[0] / file.name, networks[1] / file.name)
     return output / DIRECTORY
@@ -50,15 +60,16 @@ def write_repository(output: Path, contract: Contract, network: Path, *, precisi
 def model_config(
     name: str, source: TensorSpec, outputs: Iterable[TensorSpec], contract: Contract
 ) -> schema.ModelConfig:
-    """What every model of the contract shares: its tensors, batch size and, for the client, the contract itself."""
+    """Make the part of a configuration that all models share: tensors, batch size and the contract itself."""
     config = schema.ModelConfig(name=name, max_batch_size=contract.max_batch)
     for tensors, specs in ((config.input, (source,)), (config.output, outputs)):
         for spec in specs:
             tensors.add(name=spec.name, data_type=data_type(spec), dims=spec.shape)
+    # Clients read the names of classes and labels from here.
     config.parameters["contract"].string_value = contract.to_json()
     return config
 
 
 def data_type(spec: TensorSpec) -> schema.DataType:
-    """The configuration's name of a wire type: UINT8 is TYPE_UINT8."""
+    """Return the configuration's name of a tensor's type: UINT8 is TYPE_UINT8."""
     return schema.DataType.Value(f"TYPE_{spec.dtype}")

@@ -1,6 +1,6 @@
-"""Writes the repository for NVIDIA's server on a GPU: DALI decodes, a TensorRT plan infers, an ensemble joins them.
+"""Write the repository for NVIDIA's server on a GPU: DALI decodes, a TensorRT plan infers, an ensemble joins them.
 
-Everything here can be written and checked without a GPU, except the plan itself.
+Everything here can be written and checked without a GPU, except for the plan itself.
 """
 
 import shutil
@@ -17,7 +17,7 @@ from deploy.sample import sample_image
 
 PREPROCESSING_MODEL = "resformer_preprocessing"
 PLAN, DALI_GRAPH = "model.plan", "model.dali"
-# Long enough for a burst to fill a batch, short beside an inference.
+# Long enough for a burst to fill a batch, and short compared with an inference.
 QUEUE_MICROSECONDS = 500
 # One instance copies while the other computes.
 INSTANCES = 2
@@ -25,13 +25,19 @@ WARMUP_IMAGE = "sample.jpg"
 
 
 def write_gpu_repository(output: Path, contract: Contract, plan: Path | None) -> Path:
-    """Write `output/model_repository_gpu/` and return its path; an earlier one is replaced whole or not at all.
+    """Write `output/model_repository_gpu/` and return its path.
 
-    plan: a TensorRT engine that takes batches of 1 to max_batch, built for the server's GPU and TensorRT version; None
-    leaves its place (`resformer_network/1/model.plan`) empty, for a machine that can build it.
+    An earlier one is replaced whole or not at all.
+
+    Args:
+        output: the build's folder.
+        contract: what the models take and return.
+        plan: a TensorRT engine that takes batches of 1 to max_batch, built for the server's GPU and TensorRT version.
+            None leaves its place, `resformer_network/1/model.plan`, empty for a machine that can build it.
     """
     with whole_folder(output / GPU_DIRECTORY, replace=True) as repository:
         for config in (preprocessing_config(contract), network_config(contract), ensemble_config(contract)):
+            # The server wants a version folder even of an ensemble, which has no file.
             (repository / config.name / VERSION).mkdir(parents=True)
             write_config(repository / config.name, config)
         preprocessing = repository / PREPROCESSING_MODEL
@@ -42,6 +48,7 @@ def write_gpu_repository(output: Path, contract: Contract, plan: Path | None) ->
             max_batch=contract.max_batch,
             device="gpu",
         )
+        # The server looks for a warm-up's input files in a folder of this name.
         (preprocessing / "warmup").mkdir()
         (preprocessing / "warmup" / WARMUP_IMAGE).write_bytes(sample_image())
         if plan:
@@ -50,10 +57,11 @@ def write_gpu_repository(output: Path, contract: Contract, plan: Path | None) ->
 
 
 def preprocessing_config(contract: Contract) -> schema.ModelConfig:
-    """Encoded images in, the network's input out, on the GPU's decoder."""
+    """Configure the model that turns encoded images into the network's input, on the GPU's decoder."""
     config = model_config(PREPROCESSING_MODEL, contract.encoded_image, (contract.network_input,), contract)
     config.backend = "dali"
     config.instance_group.add(kind=schema.ModelInstanceGroup.KIND_GPU, count=INSTANCES)
+    # A real image, because zeros or noise are no JPEG file.
     image = schema.ModelWarmup.Input(
         data_type=data_type(contract.encoded_image), dims=[len(sample_image())], input_data_file=WARMUP_IMAGE
     )
@@ -62,7 +70,7 @@ def preprocessing_config(contract: Contract) -> schema.ModelConfig:
 
 
 def network_config(contract: Contract) -> schema.ModelConfig:
-    """The plan: requests meet in batches; each batch size is a CUDA graph, and runs once before the first request."""
+    """Configure the TensorRT plan: it gathers requests in batches, and runs each batch size as a CUDA graph."""
     source = contract.network_input
     config = model_config(NETWORK_MODEL, source, contract.outputs, contract)
     config.platform = "tensorrt_plan"
@@ -73,6 +81,7 @@ def network_config(contract: Contract) -> schema.ModelConfig:
     config.optimization.output_pinned_memory.enable = True
     config.optimization.cuda.graphs = True
     zeros = schema.ModelWarmup.Input(data_type=data_type(source), dims=source.shape, zero_data=True)
+    # A graph fixes its shapes, so each batch size has its own, recorded by a warm-up before the first request.
     for size in range(1, contract.max_batch + 1):
         graph = config.optimization.cuda.graph_spec.add(batch_size=size)
         graph.input[source.name].dim.extend(source.shape)
@@ -81,12 +90,13 @@ def network_config(contract: Contract) -> schema.ModelConfig:
 
 
 def ensemble_config(contract: Contract) -> schema.ModelConfig:
-    """`resformer`: the two above joined inside the server, so that no decoded image crosses the wire."""
+    """Configure `resformer`: both models joined inside the server, so that no decoded image crosses the wire."""
     config = model_config(PIPELINE_MODEL, contract.encoded_image, contract.outputs, contract)
     config.platform = "ensemble"
     # Decoding runs ahead of inference: without a limit, decoded images pile up in GPU memory.
     config.ensemble_scheduling.max_inflight_requests = 2 * contract.max_batch
     between = contract.network_input.name
+    # A model version of -1 is the latest.
     decode = config.ensemble_scheduling.step.add(model_name=PREPROCESSING_MODEL, model_version=-1)
     decode.input_map[contract.encoded_image.name] = contract.encoded_image.name
     decode.output_map[between] = between

@@ -1,4 +1,4 @@
-"""The repository on disk: it holds what the contract says in the server's own schema, and is replaced whole."""
+"""Check the repository on disk: it holds what the contract says in the server's schema, and is replaced whole."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The GPU repository, held to account as far as it can be without a GPU: the schema, the contract, the joints."""
+"""Check the GPU repository as far as that goes without a GPU: the schema, the contract, the joints of the ensemble."""
 
 import dataclasses
 from collections import Counter
@@ -17,6 +17,7 @@ MODELS = (PIPELINE_MODEL, NETWORK_MODEL, PREPROCESSING_MODEL)
 
 @pytest.fixture(scope="module", params=["one sigmoid channel", "four classes"])
 def served(request: pytest.FixtureRequest, contract: Contract) -> Contract:
+    """Return a contract with a binary mask, and one with several classes."""
     if request.param == "four classes":
         return contract
     return dataclasses.replace(contract, seg_classes=("background", "lesion"), labels=("melanoma",))
@@ -24,16 +25,19 @@ def served(request: pytest.FixtureRequest, contract: Contract) -> Contract:
 
 @pytest.fixture(scope="module")
 def configs(served: Contract, tmp_path_factory: pytest.TempPathFactory) -> dict[str, schema.ModelConfig]:
+    """Write a repository without a plan and read its configurations back, by model."""
     repository = write_gpu_repository(tmp_path_factory.mktemp("gpu"), served, None)
     assert sorted(folder.name for folder in repository.iterdir()) == sorted(MODELS)
     return {name: read_config(repository / name) for name in MODELS}
 
 
 def described(tensors: object) -> dict[str, tuple[str, list[int]]]:
+    """Return types and shapes by name, as a configuration has them."""
     return {one.name: (schema.DataType.Name(one.data_type), list(one.dims)) for one in tensors}  # type: ignore[attr-defined]
 
 
 def of_contract(*specs: TensorSpec) -> dict[str, tuple[str, list[int]]]:
+    """Return types and shapes by name, as the contract has them."""
     return {spec.name: (f"TYPE_{spec.dtype}", list(spec.shape)) for spec in specs}
 
 
@@ -51,6 +55,7 @@ def test_tensors_are_the_contracts(configs: dict[str, schema.ModelConfig], serve
 def test_every_tensor_of_the_ensemble_is_made_once_and_used(configs: dict[str, schema.ModelConfig]) -> None:
     ensemble = configs[PIPELINE_MODEL]
     steps = ensemble.ensemble_scheduling.step
+    # The request brings what nothing makes, and the response takes what nothing else uses.
     made = Counter(one.name for one in ensemble.input)
     used = Counter(one.name for one in ensemble.output)
     for step in steps:
