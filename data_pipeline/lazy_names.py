@@ -14,6 +14,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
     """
 
     def load(name: str) -> Any:
+        # `hasattr` and `from package import name` expect an AttributeError for an unknown name.
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(modules[name]), name)

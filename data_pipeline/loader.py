@@ -137,8 +137,9 @@ class TrainingLoader:
     def _batches(self) -> list[NDArray[np.int64]]:
         """Return the record indices of each batch of the current epoch and this shard."""
         count = len(self.dataset.records)
-        # A generator of its own for each epoch, so that a resumed run finds the same order without replaying others.
+        # A separate generator for each epoch, so that a resumed run finds the same order without replaying others.
         order = np.random.default_rng((self.seed, self.epoch)).permutation(count) if self.shuffle else np.arange(count)
+        # Interleaved, so that the shards differ by one sample at most.
         number, shards = self.shard
         mine = order[number::shards]
         return [mine[start : start + self.batch_size] for start in range(0, len(mine), self.batch_size)]

@@ -102,6 +102,7 @@ def _batches(indices: list[int]) -> Iterator[list[int]]:
 def _decode(dataset: Dataset, indices: list[int], size: int, pixels: Pixels, threads: int) -> None:
     """Decode a batch of samples into `pixels`."""
     records = [dataset.records[index] for index in indices]
+    # First, because decoding to bytes would drop the low bits without a word.
     for record in records:
         _refuse_deep(record.image)
     pipeline = _prepare_pipeline(
@@ -165,7 +166,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def prepare_splits(options: argparse.Namespace) -> None:
-    """Prepare each split that the options name, in a folder of its own."""
+    """Prepare each split that the options name, in a separate folder."""
     for split in options.split:
         chosen = {"samples": options.samples, "seed": options.seed, "skip_bad": options.skip_bad}
         dataset = open_usable(options.data, split, report=print, **chosen)

@@ -64,6 +64,7 @@ class Dataset:
 
     def check_classes(self, seg_classes: tuple[str, ...], labels: tuple[str, ...]) -> None:
         """Raise DataError unless the classes and labels are those of a checkpoint."""
+        # By name and order, because the index of an output has no other meaning.
         for what, has, needs in (("mask classes", self.seg_classes, seg_classes), ("labels", self.labels, labels)):
             if has != needs:
                 raise DataError(f"the data's {what} must be the checkpoint's {', '.join(needs)}; got {', '.join(has)}")

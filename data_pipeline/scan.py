@@ -116,6 +116,7 @@ def scan_samples(
         chunk = fresh[start : start + BATCH]
         reasons = examine([record for _, record in chunk], classes, threads, max_pixels)
         known.update({key: reason for (key, _), reason in zip(chunk, reasons, strict=True)})
+    # Whole, because a scan that is killed must not leave a file that later scans cannot read.
     write_whole(store, json.dumps(known))
     return tuple(BadSample(r, known[k]) for r, k in zip(dataset.records, keys, strict=True) if known[k])
 

@@ -40,6 +40,7 @@ class Preprocessor:
         Raises:
             ImageError: the file is no such image, is damaged or has more than `max_pixels`. The next call works.
         """
+        # First, because a file that claims huge dimensions must not reach the decoder.
         check_header(data, self.max_pixels)
         try:
             (images,) = self._pipeline.run(encoded=[np.frombuffer(data, dtype=np.uint8)])

@@ -30,8 +30,8 @@ def decode(encoded: DataNode, spec: Preprocessing, device: Device) -> DataNode:
         (S, S, 3) FLOAT in [0, 255].
     """
     decoder = "mixed" if device == "gpu" else "cpu"
-    # DALI decodes to bytes 2 to 3 times faster than to FLOAT, so files of 8 bits get a branch of their own. The
-    # result keeps the scale of bytes, which saves a pass over these images.
+    # DALI decodes to bytes 2 to 3 times faster than to FLOAT, so files of 8 bits get a separate branch. The result
+    # keeps the scale of bytes, which saves a pass over these images.
     if _eight_bits(encoded):
         image = shrink(fn.decoders.image(encoded, device=decoder, output_type=types.RGB), spec.image_size)
     else:

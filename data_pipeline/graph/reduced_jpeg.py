@@ -20,6 +20,7 @@ def read_reduced(path: Path, size: int) -> NDArray[np.uint8]:
         (H, W, 3) RGB, or NO_PIXELS for a file that is no RGB or grey JPEG, is smaller than 2 * size or is damaged.
         DALI then decodes or refuses the file.
     """
+    # By its name, to save opening every other file. A JPEG with another suffix is left to DALI.
     if path.suffix.lower() not in (".jpg", ".jpeg"):
         return NO_PIXELS
     try:

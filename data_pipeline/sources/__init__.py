@@ -30,6 +30,7 @@ def open_source(
         DataError: the source is unknown or has problems, which the message lists all at once.
     """
     kind, _, argument = source.partition(":")
+    # The folder must be named: an empty path would be the current folder.
     if kind == "synthetic" and argument in ("skin", "oct"):
         return generate_folder(argument, split, samples, seed, cache)
     if kind == "folder" and argument:

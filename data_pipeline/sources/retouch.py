@@ -39,8 +39,8 @@ def open_retouch(folder: Path, split: Split, samples: int | None, seed: int, cac
         except VolumeError as error:  # noqa: PERF203 (a volume takes a second)
             problems.setdefault(str(error), []).append(name)
     raise_problems(folder, problems)
-    # Each vendor is split by a seed of its own, so a vendor's folder alone is split as it is among the others: a
-    # network that was trained on all vendors can be scored on one without having seen its test volumes.
+    # Each vendor is split by a separate seed, so a vendor's folder alone is split as it is among the others: a network
+    # that was trained on all vendors can be scored on one without having seen its test volumes.
     chosen = [
         name
         for index, vendor in enumerate(VENDORS)

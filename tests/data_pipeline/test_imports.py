@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "data_pipeline"
 LIGHT = ("spec", "files", "overlay", "command_line")  # what the client imports
-# Each layer may import the layers above it, and modules of its own.
+# Each layer may import the layers above it. Within the first layer, any may import any.
 LAYERS = (
     ("__init__", "spec", "records", "files", "image_header", "overlay", "command_line", "lazy_names"),
     ("graph", "sources"),
@@ -22,7 +22,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 @pytest.mark.parametrize("modules", [LIGHT, ("records", "image_header", "lazy_names")], ids=["client", "others"])
 def test_light_modules_load_neither_torch_nor_dali(modules: tuple[str, ...]) -> None:
-    # A process of its own, because this one has loaded both.
+    # A separate process, because this one has loaded both.
     code = f"""
 import sys
 import {", ".join(f"data_pipeline.{module}" for module in modules)}

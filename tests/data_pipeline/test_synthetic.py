@@ -113,7 +113,7 @@ def fit_softmax(features: NDArray[np.float64], kinds: NDArray[np.int64], steps: 
 
 @pytest.mark.slow
 def test_colour_alone_does_not_give_the_class() -> None:
-    """Fit a linear model on colour histograms, which stays near the most frequent class. A network reaches 0.8."""
+    """Fit a linear model on colour histograms, which stays near the most frequent class. A network reaches over 0.8."""
     drawn = generate(skin, 300, seed=5)
     features = np.stack([np.append(colour_histogram(image), 1.0) for image, _, _ in drawn])
     kinds = np.array([int(np.argmax(labels)) for _, _, labels in drawn])

@@ -56,7 +56,7 @@ def _write(folder: Path, kind: str, split: Split, count: int, seed: int) -> None
 def _write_sample(job: tuple[Path, str, tuple[int, int, int]]) -> tuple[str, tuple[int, ...]]:
     """Generate and write one image and its mask, and return the image's name and its labels."""
     folder, kind, key = job
-    # A generator of its own for each image, so that the result does not depend on which process draws it.
+    # A separate generator for each image, so that the result does not depend on which process draws it.
     image, mask, labels = GENERATORS[kind].generate(np.random.default_rng(key))
     name = f"{key[-1]:05d}"
     path = folder / "images" / (name + GENERATORS[kind].SUFFIX)
