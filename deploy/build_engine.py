@@ -8,10 +8,12 @@ from pathlib import Path
 from rich.console import Console
 
 from data_pipeline.command_line import new_parser, positive, run_command
-from deploy.building import DEFAULT_CHECKPOINT, build
+from deploy.building import DEFAULT_CHECKPOINT, OPTIMIZATION_LEVELS, build
 from deploy.building.plan import AUTO
 from deploy.engines import ONNX, PRECISIONS, TARGETS
 from deploy.errors import BuildError
+from deploy.files import DIRECTORY
+from deploy.report.records import PAGE
 from deploy.report.table import engine_table, notes
 
 EXAMPLES = """examples:
@@ -23,46 +25,77 @@ EXAMPLES = """examples:
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line; exits with 2 and one line for a misuse."""
+    """Read the command line.
+
+    A misuse ends the command with exit code 2 and one line.
+    """
     parser = new_parser("deploy.build_engine", __doc__, EXAMPLES)
-    parser.add_argument("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="a .safetensors file or random:PRESET")
-    parser.add_argument("--output", type=Path, default=Path("build"))
     parser.add_argument(
-        "--target", action="append", choices=[ONNX, *TARGETS], help="repeatable (default: all that this machine builds)"
+        "--checkpoint",
+        default=str(DEFAULT_CHECKPOINT),
+        metavar="FILE",
+        help="a .safetensors file, or random:PRESET (default: the shipped skin-tiny)",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("build"), metavar="DIR", help="folder for everything (default: build)"
+    )
+    parser.add_argument(
+        "--target",
+        action="append",
+        choices=[ONNX, *TARGETS],
+        help="kind of engine; repeatable (default: all that this machine builds)",
     )
     parser.add_argument(
         "--precision",
         choices=[*PRECISIONS, AUTO],
         default="fp32",
-        help="fp8: of TensorRT, from compute capability 8.9 on; "
+        help="of the engines (default: fp32). fp8: TensorRT only, from compute capability 8.9 on. "
         "auto: try all that this machine runs, serve the fastest that keeps the task's scores",
     )
     parser.add_argument(
-        "--max-batch", type=positive(int), default=8, help="engines take batches of 1 to this (default 8)"
+        "--max-batch", type=positive(int), default=8, metavar="N", help="engines take batches of 1 to this (default: 8)"
     )
     parser.add_argument(
-        "--compute-capability", action="append", default=[], help="of tensorrt-rtx, such as 8.6; repeatable"
+        "--compute-capability",
+        action="append",
+        default=[],
+        metavar="X.Y",
+        help="GPUs that tensorrt-rtx builds for, such as 8.6; repeatable (default: Ampere and later)",
     )
     parser.add_argument(
-        "--repository", choices=["cpu", "gpu"], default="cpu", help="gpu: write the GPU server's too, without its plan"
+        "--repository",
+        choices=["cpu", "gpu"],
+        default="cpu",
+        help="gpu: write the GPU server's repository as well, even without a plan for it (default: cpu)",
     )
     parser.add_argument(
-        "--plugins", action="store_true", help="run this project's own GPU kernels: tensorrt and torch-tensorrt"
+        "--plugins",
+        action="store_true",
+        help="run this project's GPU kernels inside tensorrt or torch-tensorrt engines",
     )
     parser.add_argument(
-        "--any-gpu", action="store_true", help="one engine for all GPUs from Ampere on: tensorrt and torch-tensorrt"
+        "--any-gpu",
+        action="store_true",
+        help="build one tensorrt or torch-tensorrt engine for all GPUs from Ampere on, at some cost in speed",
     )
     parser.add_argument(
-        "--optimization-level", type=int, choices=range(6), help="of TensorRT's builder: how long it looks for speed"
+        "--optimization-level",
+        type=int,
+        choices=OPTIMIZATION_LEVELS,
+        help="how long TensorRT's builder looks for speed (default: the library's)",
     )
     parser.add_argument(
-        "--data", help="where validation images come from (default: what the checkpoint was trained on)"
+        "--data", metavar="SOURCE", help="source of the validation images (default: what the checkpoint was trained on)"
     )
     parser.add_argument(
-        "--samples", type=positive(int), default=200, help="validation images to verify on (default 200)"
+        "--samples", type=positive(int), default=200, metavar="N", help="validation images to verify on (default: 200)"
     )
     parser.add_argument(
-        "--threads", type=positive(int), default=os.cpu_count(), help="of CPU engines, when they are timed"
+        "--threads",
+        type=positive(int),
+        default=os.cpu_count(),
+        metavar="N",
+        help="threads of CPU engines when they are timed (default: every core)",
     )
     return parser.parse_args(arguments)
 
@@ -88,13 +121,17 @@ def build_and_show(options: argparse.Namespace) -> None:
     )
     console.print(engine_table(report))
     for note in notes(report):
+        # A reason may hold brackets, which rich would take for markup, and is easier to search on one line.
         console.print(note, soft_wrap=True, highlight=False, markup=False)
     console.print(f"the server runs {report.served.name}: the fastest here that keeps the scores")
-    console.print(f"report: {options.output / 'report.html'}, repository: {options.output / 'model_repository'}")
+    console.print(f"report: {options.output / PAGE}, repository: {options.output / DIRECTORY}")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; exit code 0 done, 1 failed with one line, 2 misused."""
+    """Run the command and return its exit code.
+
+    The code is 0 where it is done, 1 with one line where it failed, 2 for a misuse, and 130 after Ctrl-C.
+    """
     options = parse_arguments(arguments)
     return run_command(lambda: build_and_show(options), BuildError)
 

@@ -16,6 +16,7 @@ from deploy.report.records import Report
 from model.checkpoint import RANDOM_PREFIX, CheckpointError, load_checkpoint
 
 DEFAULT_CHECKPOINT = Path(__file__).parents[2] / "model" / "weights" / "skin-tiny.safetensors"
+OPTIMIZATION_LEVELS = range(6)  # TensorRT's own
 
 
 def build(
@@ -50,10 +51,10 @@ def build(
         compute_capabilities: of tensorrt-rtx, such as "8.6".
         plugins: run this project's own GPU kernels inside TensorRT engines.
         any_gpu: build one TensorRT engine for all GPUs from Ampere on.
-        optimization_level: of TensorRT's builder, 0 to 5.
+        optimization_level: of TensorRT's builder, 0 to 5; None is the library's default.
         gpu_repository: write the GPU server's repository too, without a plan where none was built.
         data: source of the validation images; None is what the checkpoint was trained on.
-        samples: validation images to verify on.
+        samples: number of validation images to verify on.
         threads: of CPU engines when they are timed; None is every core.
         console: where progress is shown; None shows nothing.
 
@@ -61,11 +62,11 @@ def build(
         What was built, how fast it is and what it costs on the task, as `report.json` holds it.
 
     Raises:
-        BuildError: an argument, the checkpoint or the data cannot be used, or an engine fails verification; one line.
-            Nothing is published then, and the engines of the last good build stay.
+        BuildError: an argument, the checkpoint or the data cannot be used, or an engine fails verification. Nothing is
+            published then, and the engines of the last good build stay.
     """
-    console = console or Console(quiet=True)
-    _check_arguments(targets, precision, max_batch=max_batch, samples=samples)
+    _check_names(targets, precision)
+    _check_numbers(optimization_level, max_batch=max_batch, samples=samples, threads=threads)
     gpu = GpuOptions(
         compute_capabilities=tuple(compute_capabilities),
         plugins=plugins,
@@ -74,9 +75,11 @@ def build(
     )
     if plugins:
         check_plugins(targets, precision, max_batch)
+    # Before the checkpoint is read: what this machine cannot do is the quickest answer.
     chosen = choose_targets(targets, precision, gpu)
     try:
         loaded = load_checkpoint(checkpoint)
+        # Random weights have learned nothing, so a score would say nothing about an engine.
         trained_on = None if str(checkpoint).startswith(RANDOM_PREFIX) else loaded.info.data
         options = BuildOptions(
             targets=chosen,
@@ -94,34 +97,45 @@ def build(
             options=options,
             output=Path(output),
         )
-        return run(job, console)
+        return run(job, console or Console(quiet=True))
     except (CheckpointError, DataError, OSError) as error:
         raise BuildError(str(error)) from error
 
 
 def run(job: Job, console: Console) -> Report:
-    """Build what the job lacks and publish it, all or nothing."""
+    """Build what a job lacks and publish it, all or nothing."""
     job.output.mkdir(parents=True, exist_ok=True)
     state = cache.load(job)
     if state.finished:
         console.print(f"nothing has changed: {len(state.keys)} engines in {job.output} are current")
         return state.finished
     # MONAI and NNCF take seconds to import, and a repeat needs neither.
-    from deploy.building.builder import build as build_missing
+    from deploy.building import builder
     from deploy.building.publish import publish
 
+    # In the output folder, so that finished files are moved and not copied into place.
     with TemporaryDirectory(prefix=".build-", dir=job.output) as scratch:
-        return publish(build_missing(state, Path(scratch), console))
+        result = builder.build(state, Path(scratch), console)
+        return publish(result)
 
 
-def _check_arguments(targets: Sequence[str] | None, precision: str, **counts: int) -> None:
-    """Raise BuildError for what the command line refuses by itself."""
-    known = (ONNX, *TARGETS)
-    unknown = [name for name in targets or () if name not in known]
-    if unknown:
-        raise BuildError(f"targets must be of {', '.join(known)}, got {', '.join(unknown)}")
+def _check_names(targets: Sequence[str] | None, precision: str) -> None:
+    """Raise BuildError for names that the command line refuses by itself."""
+    if isinstance(targets, str):
+        raise BuildError(f'targets must be a list of names, as in ["{targets}"], got the text "{targets}"')
+    if targets is not None:
+        known = (ONNX, *TARGETS)
+        unknown = [name for name in targets if name not in known]
+        if unknown or not targets:
+            raise BuildError(f"targets must be of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
     if precision not in (*PRECISIONS, AUTO):
         raise BuildError(f"precision must be one of {', '.join((*PRECISIONS, AUTO))}, got {precision}")
+
+
+def _check_numbers(optimization_level: int | None, **counts: int | None) -> None:
+    """Raise BuildError for numbers that the command line refuses by itself."""
     for name, count in counts.items():
-        if count < 1:
+        if count is not None and count < 1:
             raise BuildError(f"{name} must be at least 1, got {count}")
+    if optimization_level is not None and optimization_level not in OPTIMIZATION_LEVELS:
+        raise BuildError(f"optimization_level must be 0 to {OPTIMIZATION_LEVELS[-1]}, got {optimization_level}")

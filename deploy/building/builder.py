@@ -1,4 +1,4 @@
-"""Build what is missing: make each engine, verify it, time all of them, and describe what came of it."""
+"""Build what is missing: make each engine, verify it, time all of them, and describe the result."""
 
 import time
 from dataclasses import dataclass, replace
@@ -34,8 +34,12 @@ CALIBRATION = 64  # training images that int8 and fp8 take their ranges from
 class BuildResult:
     """Hold a finished build that is not published yet.
 
-    made: records of the engines in `scratch`, refused ones included.
-    runners: every engine that runs here, opened, by file; PyTorch's own by `PYTORCH`.
+    job: what was asked for.
+    report: everything that will be in the output folder.
+    made: records of the engines made this time, refused ones included.
+    scratch: the folder that their files are in.
+    samples: the images that they were verified on.
+    runners: every engine that runs here, opened, by file; the reference's by `PYTORCH`.
     """
 
     job: Job
@@ -47,9 +51,9 @@ class BuildResult:
 
 
 def build(state: BuildState, scratch: Path, console: Console) -> BuildResult:
-    """Make and verify every missing engine in `scratch`, and time them beside the current ones.
+    """Make and verify every missing engine in `scratch`, and time them with the current ones.
 
-    Raises BuildError where one engine fails; only "auto" goes on without it.
+    Raises BuildError where an engine fails. Only "auto" goes on without it.
     """
     builder = Builder(state, scratch, console)
     made = tuple(builder.add(spec) for spec in state.missing)
@@ -66,39 +70,42 @@ def build(state: BuildState, scratch: Path, console: Console) -> BuildResult:
 
 
 class Builder:
-    """Make engines one after the other, each from the files and against the reference of those before it."""
+    """Make engines one after the other, each from the files of earlier ones, and verify each against one reference."""
 
     def __init__(self, state: BuildState, scratch: Path, console: Console) -> None:
+        """Load the samples and run the reference, the trained network in PyTorch, on them."""
         self.state, self.job, self.options = state, state.job, state.job.options
         self.scratch, self.console = scratch, console
         self.samples = load_samples(self.job.contract, self.options.data, self.options.samples)
         self.model = self.job.checkpoint.build()
         with step(console, f"PyTorch fp32 on {self.samples.name}"):
             self.verifier = Verifier(self.model, self.samples, self.job.contract.max_batch)
+        # By file: what the last build left, and then each engine as it is made.
         self.records = {record.file: record for record in state.current}
         self.runners: dict[str, Runner] = {PYTORCH: self.verifier.reference_runner}
 
     def add(self, spec: EngineSpec) -> EngineRecord:
-        """Make and verify one engine; under "auto" one that fails gives a record with the reason and no file."""
+        """Make and verify one engine, or under "auto" record why it is missing."""
         source = self.records.get(spec.source.file) if spec.source else None
         if source and source.refused:
-            record = self._record(spec, refused=f"{source.name}, which it is made from, is refused")
+            record = replace(self._record(spec), refused=f"{source.name}, which it is made from, is refused")
         else:
             try:
                 record = self._make(spec)
             except BuildError as error:
+                # fp32 is exact up to rounding: where even that fails, something is wrong with the build itself.
                 if self.options.precision != AUTO or spec.precision == "fp32":
                     raise
                 for file in network_files(self.scratch / spec.file):
                     file.unlink(missing_ok=True)
-                record = self._record(spec, refused=str(error))
+                record = replace(self._record(spec), refused=str(error))
         self.records[spec.file] = record
         return record
 
     def timed_report(self) -> Report:
         """Time all engines that run here in one run of alternating rounds, and describe the whole output."""
         for record in self.records.values():
-            # What the last build left is opened only now, to be timed beside what is new.
+            # What the last build left is opened only now, to be timed with what is new.
             if record.parity and record.file not in self.runners:
                 runner = self._open(record.target, record.precision, self.job.output / record.file)
                 assert runner is not None, "an engine that was verified here runs here"
@@ -119,20 +126,28 @@ class Builder:
         )
 
     def _make(self, spec: EngineSpec) -> EngineRecord:
+        """Write, open and verify one engine; raises BuildError where any of that fails."""
         path, start = self.scratch / spec.file, time.perf_counter()
         with step(self.console, f"building {spec.name}") as progress:
             self._write(spec, path, progress)
-        seconds = time.perf_counter() - start
-        runner, verification = self._open(spec.target, spec.precision, path), None
-        if runner:
-            with step(self.console, f"verifying {spec.name}"):
-                verification = self.verifier.verify(runner, spec.precision)
-            self._refuse_failures(spec, verification)
-            self.runners[spec.file] = runner
-        return self._record(spec, path, seconds, verification)
+        record = replace(
+            self._record(spec),
+            build_seconds=time.perf_counter() - start,
+            bytes=sum(file.stat().st_size for file in network_files(path)),
+            sha256=network_fingerprint(path),
+        )
+        runner = self._open(spec.target, spec.precision, path)
+        # Built for another machine: its ONNX file, made before it, is what could be verified here.
+        if runner is None:
+            return record
+        with step(self.console, f"verifying {spec.name}"):
+            verification = self.verifier.verify(runner, spec.precision)
+        self._refuse_failures(spec, verification)
+        self.runners[spec.file] = runner
+        return replace(record, parity=verification.parity, scores=verification.scores, changes=verification.changes)
 
     def _write(self, spec: EngineSpec, path: Path, progress: Progress) -> None:
-        """Write the engine's file: an engine from its ONNX file, that from the network or from the float32 one."""
+        """Write an engine from its ONNX file, or an ONNX file from the network or from the float32 file."""
         if spec.target != ONNX:
             TARGETS[spec.target].build(self._request(spec), path, progress)
         elif spec.source is None:
@@ -159,53 +174,41 @@ class Builder:
             onnx=self._find(spec.source),
             contract=self.job.contract,
             threads=self.options.threads,
+            # In the output and not in the scratch folder: it stays when the build fails.
             timing_cache=self.job.output / TIMING_CACHE,
         )
 
     def _find(self, spec: EngineSpec) -> Path:
-        """Locate a file that was just made, or that the last build left."""
+        """Locate a file that was made this time, or that the last build left."""
         made = self.scratch / spec.file
         return made if made.exists() else self.job.output / spec.file
 
     def _calibration(self) -> NDArray[np.float32]:
-        """Load training images for int8 and fp8: on the validation images the result is verified."""
+        """Load the images that int8 and fp8 take their ranges from."""
+        # Training images, because the result is verified on the validation images.
         return load_samples(self.job.contract, self.options.data, CALIBRATION, "train").images
 
     def _open(self, target: str, precision: str, path: Path) -> Runner | None:
         return engine_runner(target, precision, path, self.options.threads)
 
     def _refuse_failures(self, spec: EngineSpec, verification: Verification) -> None:
-        """Raise BuildError for an engine that breaks a tolerance, with the layers that hurt."""
+        """Raise BuildError for an engine that breaks a tolerance, with the layers that add most error."""
         if not verification.failures:
             return
         broken = list(verification.failures)
-        # Only a lowered ONNX file can be compared with the exact one layer by layer.
+        # Only a lowered ONNX file can be compared with the float32 one layer by layer.
         if spec.target == ONNX and spec.precision in ("fp16", *QUANTIZED):
             exact, candidate = onnx.load(self._find(EngineSpec(ONNX, "fp32"))), onnx.load(self.scratch / spec.file)
             layers = worst_layers(exact, candidate, self.samples.images[:INSPECTED])
             broken.append(f"layers that add most error: {', '.join(layers)}")
         raise BuildError(f"{spec.name} is refused and deleted: {'; '.join(broken)}")
 
-    def _record(
-        self,
-        spec: EngineSpec,
-        path: Path | None = None,
-        seconds: float = 0.0,
-        verification: Verification | None = None,
-        refused: str | None = None,
-    ) -> EngineRecord:
-        """Describe one engine: the file at `path`, or why there is none."""
+    def _record(self, spec: EngineSpec) -> EngineRecord:
+        """Describe an engine before there is anything to say about its file."""
         return EngineRecord(
             target=spec.target,
             precision=spec.precision,
             file=spec.file,
-            bytes=sum(file.stat().st_size for file in network_files(path)) if path else 0,
-            build_seconds=seconds,
             tool=tool(spec),
             key=self.state.keys[spec.file],
-            sha256=network_fingerprint(path) if path else "",
-            parity=verification.parity if verification else None,
-            scores=verification.scores if verification else None,
-            changes=verification.changes if verification else {},
-            refused=refused,
         )

@@ -1,7 +1,7 @@
 """Plan a build: which engines it consists of, what each is made from, and whether this machine can build them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.contract import Contract
@@ -11,29 +11,42 @@ from deploy.export import EXPORT_DTYPES
 from model.checkpoint import Checkpoint, CheckpointInfo
 
 AUTO = "auto"
-# What `auto` builds where an engine cannot be run: half the bytes of fp32, and its ONNX file is verified here.
+# What "auto" builds where an engine cannot be run: half the bytes of fp32, and its ONNX file is verified here.
 UNTIMED = "fp16"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """Hold what may be chosen of a build; see `python -m deploy.build_engine --help`.
+    """Hold what can be chosen about a build.
 
+    targets: as on the command line, without duplicates.
+    precision: one of `PRECISIONS`, or "auto".
+    threads: of CPU engines when they are timed.
+    data: source of the validation images; None is noise.
+    samples: number of validation images.
+    gpu: how engines for a GPU are built.
     gpu_repository: write the GPU server's model repository even without a plan to put into it.
     """
 
     targets: Sequence[str]
     precision: str
-    threads: int = 2
-    data: str | None = None
-    samples: int = 200
-    gpu: GpuOptions = field(default_factory=GpuOptions)
-    gpu_repository: bool = False
+    threads: int
+    data: str | None
+    samples: int
+    gpu: GpuOptions
+    gpu_repository: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Ask for the engines of one checkpoint in `output`, which exists; `name` is the checkpoint's, for the reader."""
+    """Ask for the engines of one checkpoint.
+
+    name: the checkpoint's, for the reader.
+    checkpoint: the trained weights.
+    contract: what the engines take and return.
+    options: how they are built and verified.
+    output: the folder that holds the last build and receives this one.
+    """
 
     name: str
     checkpoint: Checkpoint
@@ -44,47 +57,53 @@ class Job:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """Name an engine to have: a target at a precision."""
+    """Name one engine of a build.
+
+    target: "onnx" or a name in `TARGETS`.
+    precision: one of `PRECISIONS`.
+    """
 
     target: str
     precision: str
 
     @property
     def name(self) -> str:
-        """Name it for the reader, as "openvino fp32"."""
+        """Return its name for the reader, as "openvino fp32"."""
         return f"{self.target} {self.precision}"
 
     @property
     def file(self) -> str:
-        """Name its file: model.onnx is the fp32 export, everything else carries its precision."""
+        """Return the name of its file: model.onnx is the fp32 export, everything else carries its precision."""
         if self.target == ONNX:
             return "model.onnx" if self.precision == "fp32" else f"model.{self.precision}.onnx"
         return f"{self.target}.{self.precision}{TARGETS[self.target].suffix}"
 
     @property
     def source(self) -> "EngineSpec | None":
-        """Name what it is made from: an engine from the ONNX file, a lower precision from the float32 one."""
+        """Return what it is made from: an engine from an ONNX file, a lower precision from the float32 file."""
         if self.target != ONNX:
             return EngineSpec(ONNX, TARGETS[self.target].onnx_precision(self.precision))
         return None if self.precision == "fp32" else EngineSpec(ONNX, "fp32")
 
 
 def plan_engines(options: BuildOptions) -> list[EngineSpec]:
-    """List the engines asked for and all that they are made from, each after its source."""
+    """List the engines asked for and everything that they are made from, each after its source."""
     wanted = [EngineSpec(target, each) for target in options.targets for each in precisions(target, options)]
-    ordered: dict[EngineSpec, None] = {}
+    ordered: dict[EngineSpec, None] = {}  # a set that keeps its order
     for spec in wanted:
         chain = [spec]
         while source := chain[-1].source:
             chain.append(source)
         ordered |= dict.fromkeys(reversed(chain))
+    # All ONNX files first; the sort keeps the order within both groups.
     return sorted(ordered, key=lambda spec: spec.target != ONNX)
 
 
 def precisions(target: str, options: BuildOptions) -> list[str]:
-    """List the precision asked for itself, or for "auto" all that this machine can build and time."""
+    """List the precision asked for, or for "auto" all that this machine can build and time."""
     if options.precision != AUTO:
         return [options.precision]
+    # Its other precisions are made only where an engine has one of them as its source.
     if target == ONNX:
         return ["fp32"]
     kind = TARGETS[target]
@@ -94,7 +113,7 @@ def precisions(target: str, options: BuildOptions) -> list[str]:
 
 
 def left_out(options: BuildOptions) -> dict[str, str]:
-    """Return the precisions that "auto" could not try here, by engine, and why."""
+    """Return the engines that "auto" cannot try on this machine, by name, with the reasons."""
     if options.precision != AUTO:
         return {}
     kinds = [TARGETS[name] for name in options.targets if name != ONNX and TARGETS[name].runs_here]
@@ -114,6 +133,7 @@ def choose_targets(named: Sequence[str] | None, precision: str, gpu: GpuOptions)
     # "auto" leaves out what does not work, so only fp32, which every target has, must.
     first = "fp32" if precision == AUTO else precision
     if named is None:
+        # Without the GPU options, so that one that fits no target is an error and not a build without that target.
         named = [name for name in (ONNX, *TARGETS) if not _check(name, EngineRequest(precision=first))]
     refused = [reason for name in named for reason in _check(name, EngineRequest(precision=first, gpu=gpu))]
     if refused or not named:
@@ -123,6 +143,7 @@ def choose_targets(named: Sequence[str] | None, precision: str, gpu: GpuOptions)
 
 
 def _check(name: str, request: EngineRequest) -> list[str]:
+    """List the reasons against a target or against the ONNX file itself."""
     if name != ONNX:
         return TARGETS[name].check(request)
     return ["onnx files have no tf32: it is a GPU's way to multiply fp32"] if request.precision == "tf32" else []
@@ -135,6 +156,7 @@ def check_plugins(named: Sequence[str] | None, precision: str, max_batch: int) -
         refused.append("--plugins needs --target tensorrt or --target torch-tensorrt")
     if precision not in EXPORT_DTYPES:
         refused.append(f"--plugins builds {', '.join(EXPORT_DTYPES)}, not {precision}")
+    # A plugin's launch is compiled for one shape.
     if max_batch > 1:
         refused.append(f"--plugins builds static shapes: give --max-batch 1, got {max_batch}")
     if refused:
@@ -142,7 +164,7 @@ def check_plugins(named: Sequence[str] | None, precision: str, max_batch: int) -
 
 
 def contract_of(info: CheckpointInfo, max_batch: int) -> Contract:
-    """Say what a checkpoint will take and give once it is served."""
+    """Describe what a checkpoint will take and return once it is served."""
     return Contract(
         preprocessing=info.preprocessing, seg_classes=info.seg_classes, labels=info.labels, max_batch=max_batch
     )

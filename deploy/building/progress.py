@@ -1,21 +1,27 @@
-"""Progress of long steps on the terminal."""
+"""Show the progress of long steps on the terminal."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
 
-from deploy.engines.base import Progress as Report
+from deploy.engines import Progress
 
 
 @contextmanager
-def step(console: Console, name: str) -> Iterator[Report]:
-    """Show `name` with the time it takes; yields a callable for (phase, share done), and leaves one line when done."""
+def step(console: Console, name: str) -> Iterator[Progress]:
+    """Show `name` with the time it takes, and leave one line when the block ends.
+
+    Yields a callable for the phase under way and the share of it that is done.
+    """
     start = time.perf_counter()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[phase]}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    # In a log file the bar would be a line for every refresh.
+    with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        # No total: the bar only pulses until a phase reports a share.
         task = bar.add_task(name, total=None, phase="")
 
         def report(phase: str, share: float) -> None:

@@ -10,9 +10,7 @@ from data_pipeline.overlay import colour_of
 from deploy.contract import Contract
 from deploy.report.gallery import GalleryRow
 from deploy.report.plot import trade_off
-from deploy.report.records import Report
-
-PAGE = "report.html"
+from deploy.report.records import PAGE, Report
 
 
 def write_page(output: Path, report: Report, contract: Contract, rows: Sequence[GalleryRow]) -> None:
@@ -24,7 +22,7 @@ def write_page(output: Path, report: Report, contract: Contract, rows: Sequence[
         autoescape=True,
         undefined=StrictUndefined,
     )
-    html = environment.get_template(PAGE).render(
+    html = environment.get_template("report.html").render(
         report=report,
         contract=contract,
         scored=[engine for engine in report.engines if engine.scores],

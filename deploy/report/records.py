@@ -13,7 +13,7 @@ from typing import Any
 from data_pipeline.files import write_whole
 from deploy.verify import Change, Parity
 
-REPORT = "report.json"
+REPORT, PAGE = "report.json", "report.html"
 # The CPU server runs everything in OpenVINO, which reads its own files and ONNX.
 CPU_TARGETS = ("onnx", "openvino")
 
@@ -40,11 +40,11 @@ class EngineRecord:
     target: str
     precision: str
     file: str
-    bytes: int
-    build_seconds: float
+    bytes: int = 0
+    build_seconds: float = 0.0
     tool: str
     key: str
-    sha256: str
+    sha256: str = ""
     parity: Parity | None = None
     scores: dict[str, float] | None = None
     latency_ms: float | None = None

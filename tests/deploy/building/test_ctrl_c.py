@@ -1,4 +1,4 @@
-"""Ctrl-C after engines have come and gone."""
+"""Test Ctrl-C after engines have been opened and closed."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ import signal, sys
 from pathlib import Path
 from deploy.engines.openvino_cpu import openvino_runner
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it be ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit that it is ignored
 first, second = (openvino_runner(Path(sys.argv[1]), "f32", 1) for _ in range(2))
 del first
 del second
@@ -25,7 +25,7 @@ except KeyboardInterrupt:
 
 
 def test_it_still_stops_python(tmp_path: Path) -> None:
-    """In a process of its own with `faulthandler`, whose signal stack OpenVINO exchanges."""
+    """Interrupt a process of its own with `faulthandler`, whose signal stack OpenVINO exchanges."""
     source = ops.parameter([1, 3], np.float32)
     openvino.save_model(openvino.Model([ops.relu(source)], [source]), tmp_path / "relu.xml")
     command = [sys.executable, "-X", "faulthandler", "-c", COMMAND, str(tmp_path / "relu.xml")]
