@@ -1,8 +1,8 @@
 """Measure what each part of the method is worth: `python -m model.ablate --data synthetic:skin --budget 120`.
 
-Nine arms (one task or both; sequential, parallel or plain ResNet encoder; with and without DFE; the levels that the
-head reads; a U-Net from MONAI) train for equally many steps, with the same seeds, and are scored on the test split.
-The same command continues a run that was stopped.
+Nine arms train for equally many steps, with the same seeds, and are scored on the test split. They compare one task
+with both, the sequential and parallel design with a plain ResNet encoder, the network with and without DFE, the levels
+that the head reads, and all of it with a U-Net from MONAI. The same command continues a run that was stopped.
 """
 
 import argparse

@@ -18,11 +18,11 @@ def resample(groups: Sequence[int], seed: int = 0) -> Array:
     """Return the weights of the images themselves, then those of `RESAMPLES` draws with replacement.
 
     Args:
-        groups: group of each image, 0 to G - 1. A draw takes G whole groups, because slices of one volume are alike.
+        groups: group of each image, 0 to G - 1. A draw takes G whole groups, because slices of one volume are similar.
         seed: of the draws.
     """
     count = max(groups) + 1
-    # How often each group comes up in G draws is multinomial. Counts in place of lists of drawn images make every
+    # How often each group comes up in G draws is multinomial. Counts in place of lists of images make every
     # score a matrix product over all resamples at once.
     draws = np.random.default_rng(seed).multinomial(count, [1 / count] * count, RESAMPLES)
     weights: Array = np.concatenate([np.ones((1, count)), draws])[:, list(groups)]

@@ -192,7 +192,7 @@ def _random_checkpoint(preset: str) -> Checkpoint:
 
 
 def _first_mismatch(error: RuntimeError) -> str:
-    # PyTorch's first line only says that there are errors; the second names the first of them.
+    # PyTorch's first line only says that there are errors. The second names the first of them.
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[1] if len(lines) > 1 else lines[0]
 

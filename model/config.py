@@ -49,7 +49,7 @@ class ModelConfig:
         )
         _require(self.seg_channels >= 1, "seg_channels", "at least 1", self.seg_channels)
         _require(self.labels >= 1, "labels", "at least 1", self.labels)
-        # Patch merging concatenates two convolutions of C channels each; the patch embedding splits off eighths.
+        # Patch merging concatenates two convolutions of C channels each. The patch embedding splits off eighths.
         doubled = tuple(self.channels[:1]) + tuple(2 * c for c in self.channels[:-1])
         _require(
             len(self.channels) == 4 and self.channels == doubled and self.channels[0] % 8 == 0,

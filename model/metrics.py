@@ -66,8 +66,11 @@ class TaskScores:
         """
         if not self._dice:
             raise ValueError("at least one batch must be collected before scores are computed, got 0")
-        scores = with_means(self.weighted(count_once(sum(map(len, self._dice)))))
-        return {name: float(values[0]) for name, values in scores.items()}
+        groups = self.weighted(count_once(sum(map(len, self._dice))))
+        scores = with_means(groups)
+        # Each mean with its members behind it: the order of the columns of history.csv.
+        names = [name for group in groups for name in scores if name.split("/")[0] == group]
+        return {name: float(scores[name][0]) for name in names}
 
     def bounds(self, seed: int = 0) -> dict[str, tuple[float, float]]:
         """Return 95 % bootstrap intervals of `dice` and `auc`, and of each class and label, over resampled images."""

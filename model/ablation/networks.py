@@ -52,7 +52,7 @@ class UNetWithHead(nn.Module):
         widths = (config.channels[0], *config.channels, config.channels[0])
         self.unet = BasicUNet(2, 3, config.seg_channels, features=widths)
         self.head = MultiScaleHead([config.channels[-1]], config.labels)
-        # MONAI returns the mask only; the hook keeps what its deepest level gave in the running forward pass.
+        # MONAI returns the mask only. The hook keeps what its deepest level gave in the running forward pass.
         self.bottleneck = torch.empty(0)
         self.unet.down_4.register_forward_hook(self._keep)
 

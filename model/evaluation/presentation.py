@@ -47,7 +47,7 @@ def write_cases(cases: Sequence[ScoredCase], dataset: Dataset, path: Path) -> No
 def pick(cases: Sequence[ScoredCase]) -> dict[str, list[ScoredCase]]:
     """Pick the best, median and worst cases by Dice, at most `SHOWN` of each, from those that show a class."""
     ranked = sorted((case for case in cases if not np.isnan(case.dice)), key=lambda case: -case.dice)
-    # The three kinds have the same number, so that the gallery is a full rectangle; of few cases they overlap.
+    # The three kinds have the same number, so that the gallery is a full rectangle. Of few cases they overlap.
     count = min(SHOWN, len(ranked))
     middle = (len(ranked) - count) // 2
     return {"best": ranked[:count], "median": ranked[middle : middle + count], "worst": ranked[len(ranked) - count :]}

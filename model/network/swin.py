@@ -23,7 +23,7 @@ class SwinStage(nn.Sequential):
 
 
 class SwinBlock(nn.Module):
-    """Run attention and an MLP (ratio 4, GELU, channel gate), each behind a layer norm and beside a shortcut."""
+    """Run attention and an MLP (ratio 4, GELU, channel gate), each after a layer norm and with a shortcut."""
 
     def __init__(self, channels: int, head_dim: int, window_size: int, shifted: bool, drop_path: float) -> None:
         super().__init__()

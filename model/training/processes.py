@@ -34,7 +34,7 @@ class Processes:
         device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        # The command and its trainer both join; PyTorch refuses a second initialisation.
+        # The command and its trainer both join, and PyTorch refuses a second initialisation.
         if count > 1 and not distributed.is_initialized():
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return cls(rank, count, device)

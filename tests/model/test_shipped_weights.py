@@ -13,8 +13,9 @@ from model.evaluation import score_network
 from model.metrics import TaskScores
 from tests.data_pipeline.test_synthetic import colour_histogram, dice, fit_softmax
 
-WEIGHTS = Path(__file__).parents[2] / "model" / "weights"
-CACHE = Path(__file__).parents[2] / "build" / "data"  # shared with the commands: these images are drawn once
+ROOT = Path(__file__).parents[2]
+WEIGHTS = ROOT / "model" / "weights"
+CACHE = ROOT / "build" / "data"  # shared with the commands: these images are drawn once
 
 
 def network_scores(kind: str, data: Dataset) -> dict[str, float]:
@@ -33,6 +34,14 @@ def threshold_dice(data: Dataset) -> float:
     return max(
         float(np.mean([dice((image < level) == below, mask) for image, mask in pairs])) for level, below in sides
     )
+
+
+def test_the_example_of_the_guide_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (ROOT / "model" / "README.md").read_text()
+    example = guide.split("```python\n")[1].split("```")[0]
+    # The paths of the guide are those of the repository.
+    monkeypatch.chdir(ROOT)
+    exec(example, {})
 
 
 @pytest.mark.parametrize(("kind", "bar"), [("skin", 0.85), ("oct", 0.75)])

@@ -1,5 +1,6 @@
 """Train on a folder with broken files: refused with all of them named, or run on exactly the others."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from tests.helpers.networks import SMALLEST
 from tests.helpers.samples import blob, picture
 
 BROKEN = 5
+# On processors with AVX-512, PyTorch 2.13 corrupts memory in the backward of a strided 1x1 convolution of 8 channels on
+# an odd batch, here the last one. The presets have 16 channels and more.
+NETWORK = replace(SMALLEST, channels=(16, 32, 64, 128))
 
 
 def broken_folder(folder: Path, count: int) -> str:
@@ -35,7 +39,7 @@ def train_both_ways(
 ) -> None:
     """Run the command without and with `--skip-bad`, and count the images that the network is trained on."""
     monkeypatch.chdir(folder)
-    monkeypatch.setitem(PRESETS, "tiny", SMALLEST)
+    monkeypatch.setitem(PRESETS, "tiny", NETWORK)
     source = broken_folder(folder / "data", count)
     command = ["--data", source, "--preset", "tiny", "--output", "out", "--epochs", "1"]
     assert train.main(command) == 1
