@@ -24,7 +24,7 @@ class TensorSpec:
 
     name: as clients and engines call it.
     dtype: the server's name of the type (UINT8, FP32).
-    shape: lengths without the batch axis; -1 is any length.
+    shape: lengths without the batch axis, with -1 for any length.
     """
 
     name: str

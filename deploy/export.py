@@ -18,7 +18,7 @@ from model import MultiTaskResFormer
 from model.inference import for_inference
 from model.network.outputs import Decoded, DecodedNetwork
 
-# The exporter's note of the module that a node comes from; `precision.layer_errors` names layers by it.
+# The exporter's note of the module that a node comes from, by which `precision.layer_errors` names layers.
 NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 # What the network itself is exported in. bf16, int8 and fp8 are made of the float32 file (see `deploy.precision`).
 EXPORT_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16}
@@ -87,7 +87,7 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove the exporter's notes of source lines, which name folders of this machine; module names stay."""
+    """Remove the exporter's notes of source lines, which name folders of this machine, and keep those of modules."""
     for node in model.graph.node:
         scopes = [entry.value for entry in node.metadata_props if entry.key == NAME_SCOPES]
         del node.metadata_props[:]

@@ -43,20 +43,20 @@ def build(
 
     Args:
         checkpoint: a .safetensors file, or "random:PRESET" for seeded random weights.
-        output: folder for the engines, `model_repository/`, `report.json` and `report.html`; made if it is missing.
-        targets: of "onnx", "openvino", "tensorrt-rtx", "tensorrt", "torch-tensorrt"; None is all that this machine
+        output: folder for the engines, `model_repository/`, `report.json` and `report.html`. A missing one is made.
+        targets: of "onnx", "openvino", "tensorrt-rtx", "tensorrt", "torch-tensorrt". None is all that this machine
             builds.
         precision: "fp32", "tf32", "fp16", "bf16", "int8", "fp8", or "auto" for all that this machine runs.
         max_batch: engines take batches of 1 to this.
         compute_capabilities: of tensorrt-rtx, such as "8.6".
         plugins: run this project's own GPU kernels inside TensorRT engines.
         any_gpu: build one TensorRT engine for all GPUs from Ampere on.
-        optimization_level: of TensorRT's builder, 0 to 5; None is the library's default.
+        optimization_level: of TensorRT's builder, 0 to 5. None is the library's default.
         gpu_repository: write the GPU server's repository too, without a plan where none was built.
-        data: source of the validation images; None is what the checkpoint was trained on.
+        data: source of the validation images. None is what the checkpoint was trained on.
         samples: number of validation images to verify on.
-        threads: of CPU engines when they are timed; None is every core.
-        console: where progress is shown; None shows nothing.
+        threads: of CPU engines when they are timed. None is every core.
+        console: where progress is shown. None shows nothing.
 
     Returns:
         What was built, how fast it is and what it costs on the task, as `report.json` holds it.

@@ -39,7 +39,7 @@ class BuildResult:
     made: records of the engines made this time, refused ones included.
     scratch: the folder that their files are in.
     samples: the images that they were verified on.
-    runners: every engine that runs here, opened, by file; the reference's by `PYTORCH`.
+    runners: every engine that runs here, opened, by file, and the reference by `PYTORCH`.
     """
 
     job: Job
@@ -126,7 +126,7 @@ class Builder:
         )
 
     def _make(self, spec: EngineSpec) -> EngineRecord:
-        """Write, open and verify one engine; raises BuildError where any of that fails."""
+        """Write, open and verify one engine, or raise BuildError."""
         path, start = self.scratch / spec.file, time.perf_counter()
         with step(self.console, f"building {spec.name}") as progress:
             self._write(spec, path, progress)

@@ -29,7 +29,7 @@ class BuildState:
     keys: fingerprint of everything that each wanted engine is made from, by file.
     current: records of the last build's engines that are unchanged, including those not asked for this time.
     missing: the wanted engines that are not current, each after its source.
-    finished: the last build's report where nothing is missing, the model repositories included; else None.
+    finished: the last build's report where nothing is missing, the model repositories included, or else None.
     """
 
     job: Job
@@ -119,6 +119,7 @@ def _checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
     """Hash every weight's bytes and the checkpoint's description of them."""
     digest = hashlib.sha256(checkpoint.info.to_json().encode())
     for name, tensor in sorted(checkpoint.state.items()):
+        # With its name: two tensors of one shape could be exchanged.
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -22,7 +22,7 @@ class BuildOptions:
     targets: as on the command line, without duplicates.
     precision: one of `PRECISIONS`, or "auto".
     threads: of CPU engines when they are timed.
-    data: source of the validation images; None is noise.
+    data: source of the validation images, or None for noise.
     samples: number of validation images.
     gpu: how engines for a GPU are built.
     gpu_repository: write the GPU server's model repository even without a plan to put into it.
@@ -95,7 +95,7 @@ def plan_engines(options: BuildOptions) -> list[EngineSpec]:
         while source := chain[-1].source:
             chain.append(source)
         ordered |= dict.fromkeys(reversed(chain))
-    # All ONNX files first; the sort keeps the order within both groups.
+    # All ONNX files come first. The sort keeps the order within both groups.
     return sorted(ordered, key=lambda spec: spec.target != ONNX)
 
 

@@ -38,6 +38,7 @@ __all__ = [
 ONNX = "onnx"
 """The export itself. It is no `Target`: every target is built from it."""
 
+# In the order in which a build without --target makes them.
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (

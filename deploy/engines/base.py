@@ -40,10 +40,10 @@ Progress = Callable[[str, float], None]
 class GpuOptions:
     """Choose how engines for a GPU are built.
 
-    compute_capabilities: such as "8.6"; empty is the target's default.
+    compute_capabilities: such as "8.6". Empty is the target's default.
     plugins: run the two kernels of this project instead of the plain graph.
     any_gpu: one engine for every GPU from Ampere on, at some cost in speed (TensorRT's "Hardware Compatibility").
-    optimization_level: 0 to 5, how long the builder searches for speed; None is the library's default.
+    optimization_level: 0 to 5, how long the builder searches for speed. None is the library's default.
     """
 
     compute_capabilities: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ class BuildRequest(EngineRequest):
     model: the network in its trained form.
     onnx: the same network, exported at `Target.onnx_precision(precision)`.
     contract: names and shapes that the engine must have.
-    threads: of a CPU engine, which chooses its forms by timing them; 0 is all cores.
+    threads: of a CPU engine, which chooses its forms by timing them. 0 is all cores.
     timing_cache: file in which a builder that times kernels keeps its measurements for the next build.
     """
 
@@ -91,6 +91,7 @@ class Target(ABC):
     takes_plugins: whether this project's own kernels can run inside it.
     """
 
+    # Set by each class, or by its `__init__` where one class serves two libraries.
     name: str
     suffix: str
     precisions: tuple[Precision, ...]
@@ -102,7 +103,8 @@ class Target(ABC):
         return False
 
     def check(self, request: EngineRequest) -> list[str]:
-        """List every reason why this machine cannot build the request, one line each; empty where it can."""
+        """List every reason why this machine cannot build the request, one line each."""
+        # All of them at once, so that a user need not find them one by one.
         reasons = []
         if request.precision not in self.precisions:
             reasons.append(f"{self.name} builds {', '.join(self.precisions)}, not {request.precision}")

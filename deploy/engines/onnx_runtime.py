@@ -10,7 +10,7 @@ from deploy.engines.base import EngineOutput, Runner
 
 
 def onnx_runner(model: Path | bytes, threads: int, *, literal: bool = False) -> Runner:
-    """Open an ONNX file, or its bytes, as an engine on the CPU; `literal` as in `open_session`."""
+    """Open an ONNX file, or its bytes, as an engine on the CPU, with the arguments of `open_session`."""
     session = open_session(model, threads, literal=literal)
     (model_input,) = session.get_inputs()
 

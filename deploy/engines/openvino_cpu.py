@@ -73,7 +73,7 @@ def openvino_runner(path: Path, execution: str, threads: int) -> Runner:
 
 
 def compiled_for_latency(path: Path, execution: str, threads: int, *, profiled: bool = False) -> openvino.CompiledModel:
-    """Compile a file as `openvino_runner` runs it; `profiled` keeps each layer's time, at some cost in speed."""
+    """Compile a file as `openvino_runner` runs it, and with `profiled` keep each layer's time at some cost in speed."""
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,

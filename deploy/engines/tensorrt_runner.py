@@ -38,7 +38,7 @@ class RecordedBatch:
 
 
 class PlanRunner:
-    """Map normalised images (B, 3, S, S) float32 in host memory to outputs; each call copies in and out.
+    """Map normalised images (B, 3, S, S) float32 in host memory to outputs in host memory.
 
     The first call with a batch size records it. A CUDA graph fixes the addresses it was recorded with, so each size has
     its own execution context and buffers (TensorRT developer guide, "CUDA Graphs").

@@ -16,7 +16,7 @@ from deploy.engines.tensorrt_builder import build_plan, collecting_logger
 from deploy.engines.tensorrt_runner import PlanRunner
 from deploy.export import export_onnx
 
-FP8_SINCE = 8.9  # compute capability of Ada; the builder compiles nothing for those before
+FP8_SINCE = 8.9  # compute capability of Ada, the first that the builder compiles it for
 
 
 class TensorRtTarget(Target):

@@ -33,7 +33,7 @@ def _dilated_node(x: Tensor, taps: Tensor, bias: Tensor, dilations: Sequence[int
 
 def _node(name: str, inputs: Sequence[Tensor], attributes: dict[str, Any], channels: int) -> Tensor:
     """Make a node whose output is a map of `channels`, otherwise like the first input."""
-    # TensorRT's parser finds the plugin by its type and these attributes; `aot` asks for its ahead-of-time code.
+    # TensorRT's parser finds the plugin by its type and these attributes. `aot` asks for its ahead-of-time code.
     lookup: dict[str, Any] = {"plugin_namespace": NAMESPACE, "plugin_version": "1", "aot": 1}
     like = inputs[0]
     return torch.onnx.ops.symbolic(

@@ -56,7 +56,7 @@ def attention_payload(
         shape: (B, H, W, 3C) of qkv.
         num_heads: divides C.
         window_size: side of a window in tokens.
-        shift_size: cyclic shift in tokens; 0 is none.
+        shift_size: cyclic shift in tokens, 0 for none.
         scale: factor of q k^T.
         dtype: of qkv and of the output.
         capability: compute capability of the GPU, as 80 or 120.
@@ -64,6 +64,7 @@ def attention_payload(
     Raises:
         KernelInputError: the kernel does not fit into a plugin (see `kernels.aot.compile.compile_payload`).
     """
+    # The scale and whether there is a shift are compiled in. What else a layer has is passed at launch.
     batch, height, width, channels = shape
     configuration = attention_forward(window_size, channels // 3 // num_heads, shift_size > 0, dtype, scale)
     tiles = attention.choose_tiles(window_size, dtype)

@@ -29,7 +29,7 @@ def cast(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
             _convert(tensor, element)
     for node in graph.node:
         _convert_attributes(node, element)
-    del graph.value_info[:]  # of the old types; the checker infers them again
+    del graph.value_info[:]  # of the old types, which the checker infers again
     _cast_around_islands(graph, islands, element)
     _cast_at_the_border(graph, element)
     return lowered
@@ -38,7 +38,7 @@ def cast(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
 def _float32_inputs(node: onnx.NodeProto, islands: frozenset[str]) -> list[str]:
     """List the inputs of a node whose constants stay float32."""
     if node.op_type in islands:
-        return list(node.input[1:])  # its weights; the first input is an activation, which is cast
+        return list(node.input[1:])  # its weights, because the first input is an activation, which is cast
     return [node.input[index] for index in FLOAT32_INPUTS.get(node.op_type, ()) if index < len(node.input)]
 
 

@@ -60,7 +60,7 @@ def _with_twins(
 ) -> onnx.ModelProto:
     """Return a copy of `candidate` that computes `layers` in float32 as well, and outputs both results.
 
-    layers: nodes of the reference; `candidate` has the same names for their activations.
+    layers: nodes of the reference, whose activations have the same names in `candidate`.
     weights: constants of the reference by name.
     """
     model = onnx.ModelProto()

@@ -3,11 +3,13 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import nncf
 import numpy as np
 import onnx
+import rich
 from nncf.common.quantization.structs import QuantizationScheme
 from nncf.parameters import QuantizationMode
 from nncf.quantization.advanced_parameters import (
@@ -27,7 +29,7 @@ FEWEST_IMAGES = 16
 INSPECTED = 4  # images that the layers' errors are measured on
 STEPS = (4, 16, 64)  # numbers of layers that stay in float32, tried in turn
 FP8_OPSET = 21  # of Q/DQ with float8 in NNCF
-FP8_FEWEST_CHANNELS, FP8_LARGEST_KERNEL = 16, 32  # of a convolution that TensorRT runs in FP8; the kernel in taps
+FP8_FEWEST_CHANNELS, FP8_LARGEST_KERNEL = 16, 32  # of a convolution in FP8 (kernel in taps)
 INT8 = AdvancedQuantizationParameters(
     # Processors without VNNI add two products of 8 bits in 16 bits, which overflows and saturates. Weights of half the
     # range never overflow, so one file is right on every machine.
@@ -93,9 +95,22 @@ def _quantized(
         source, kept = copy, [*kept, *_unfit_for_fp8(source)]
     else:
         settings |= {"advanced_parameters": INT8}
-    nncf.set_log_level(logging.ERROR)  # it reports every step of every candidate
-    model: onnx.ModelProto = nncf.quantize(source, ignored_scope=nncf.IgnoredScope(names=list(kept)), **settings)
+    with _quiet_nncf():
+        model: onnx.ModelProto = nncf.quantize(source, ignored_scope=nncf.IgnoredScope(names=list(kept)), **settings)
     return signed(model) if precision == "int8" else model
+
+
+@contextmanager
+def _quiet_nncf() -> Iterator[None]:
+    """Silence NNCF: the build shows its own progress, and prints nothing for a program that calls it."""
+    nncf.set_log_level(logging.ERROR)
+    # NNCF draws its bars on rich's shared console, which nothing of ours uses.
+    console = rich.get_console()
+    quiet, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = quiet
 
 
 def signed(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -103,7 +118,7 @@ def signed(model: onnx.ModelProto) -> onnx.ModelProto:
     # NNCF takes unsigned bytes where no activation is below 0. TensorRT has signed ones only.
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    del copy.graph.value_info[:]  # of the old types; the model's readers infer them again
+    del copy.graph.value_info[:]  # of the old types, which the model's readers infer again
     tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
     quantizers = [node for node in copy.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     # By name: the two nodes of a pair share their zero point and their scale, which must be changed once.

@@ -31,7 +31,7 @@ class GalleryRow:
 
 
 def gallery(samples: Samples, runners: dict[str, Runner]) -> Sequence[GalleryRow]:
-    """Draw the first images of the samples with the mask of every runner; empty for noise.
+    """Draw the first images of the samples with the mask of every runner, or nothing for noise.
 
     runners: by the name above their column. The probabilities shown are the last one's.
     """

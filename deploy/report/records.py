@@ -25,16 +25,16 @@ class EngineRecord:
     target: kind of engine, as on the command line.
     precision: as on the command line.
     file: its name in the output directory.
-    bytes: its size with its companions; 0 where it is refused.
+    bytes: its size with its companions, 0 where it is refused.
     build_seconds: without verification.
     tool: what built it, with the version.
     key: fingerprint of everything it was made from.
-    sha256: fingerprint of the file and its companions; empty where it is refused.
-    parity: None where this machine can build but not run it.
-    scores: None where it was not run, or where there are no targets.
-    latency_ms: median time of one image; None where it was not run.
+    sha256: fingerprint of the file and its companions, empty where it is refused.
+    parity: its differences in numbers, or None where this machine can build but not run it.
+    scores: its own, or None where it was not run or there are no targets.
+    latency_ms: median time of one image, or None where it was not run.
     changes: by score, what it lost or won on the task, with its 95 % interval.
-    refused: why it was deleted; None for a good engine.
+    refused: why it was deleted, or None for a good engine.
     """
 
     target: str
@@ -62,10 +62,10 @@ class Report:
     """Describe everything in one output directory.
 
     checkpoint: its name, for the reader.
-    model_key: fingerprint of what all engines have in common; those of another model are not kept with these.
+    model_key: fingerprint of what all engines have in common. Those of another model are not kept with these.
     contract: what the engines take and return, as `Contract.to_fields` gives it.
     samples: what the engines were verified on, for the reader.
-    reference_scores: of the trained network in PyTorch fp32 on the same samples; None where there are no targets.
+    reference_scores: of the trained network in PyTorch fp32 on the same samples, or None without targets.
     reference_ms: its median time of one image, taken in the same alternating run as the engines'.
     engines: in the order in which they were made.
     machine: the processor and system that the times were measured on.

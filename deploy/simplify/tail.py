@@ -22,7 +22,7 @@ class ClassifyFirst(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Map the four enhanced maps, finest first, to logits (B, K, H, W) at the image's size."""
-        x = features[3]
+        x = features[3]  # the coarsest map, which has no skip connection
         for block, skip in zip(self.blocks, reversed(features[:3]), strict=True):
             x = block(x, skip)
         return F.interpolate(self.classify(x), scale_factor=2, mode="bilinear", align_corners=True)

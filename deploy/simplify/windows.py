@@ -135,7 +135,7 @@ class WindowGroup:
     """Hold the windows of a map that share one mask.
 
     windows: (count, w^2) token indices of each window, row by row of the map.
-    regions: (w^2,) number of the region that each place of these windows lies in; None where all lie in one.
+    regions: (w^2,) number of the region that each place of these windows lies in, or None where all lie in one.
     """
 
     windows: Tensor

@@ -40,9 +40,9 @@ class Verification:
     """Hold what one engine returns on the samples, and every tolerance that it breaks.
 
     parity: its differences in numbers.
-    changes: by score, what it lost or won on the task; empty where there are no targets.
-    scores: its own; None where there are no targets.
-    failures: a line for each broken tolerance, with the figure; empty for a good engine.
+    changes: by score, what it lost or won on the task. Empty where there are no targets.
+    scores: its own, or None where there are no targets.
+    failures: a line for each broken tolerance, with the figure. Empty for a good engine.
     """
 
     parity: Parity

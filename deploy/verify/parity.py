@@ -18,7 +18,7 @@ PARITY_TOLERANCE = {
 
 
 def compare(reference: EngineOutput, candidate: EngineOutput) -> Parity:
-    """Measure the differences between two engines' outputs for the same images; NaN counts as infinitely far."""
+    """Measure the differences between two engines' outputs for the same images, with infinity for NaN."""
     return Parity(
         mask=float(np.mean(reference.mask != candidate.mask)),
         classification=_finite(np.max(np.abs(reference.class_probs - candidate.class_probs))),
@@ -27,7 +27,7 @@ def compare(reference: EngineOutput, candidate: EngineOutput) -> Parity:
 
 
 def broken_tolerances(precision: str, parity: Parity) -> list[str]:
-    """List every numeric tolerance that an engine breaks, with the figure; empty for a good one."""
+    """List every numeric tolerance that an engine breaks, with the figure."""
     limit = PARITY_TOLERANCE[precision]
     return [
         f"{name} differs by {value:.2e}, more than {getattr(limit, name):.0e}"

@@ -35,8 +35,8 @@ class Samples:
 
     name: what they are, for the reader.
     images: (N, 3, S, S) float32.
-    targets: None for noise.
-    dataset: the files that the images come from; None for noise.
+    targets: masks and labels, or None for noise.
+    dataset: the files that the images come from, or None for noise.
     """
 
     name: str

@@ -33,7 +33,7 @@ def task_changes(
 
 
 def broken_task_tolerances(changes: dict[str, Change]) -> list[str]:
-    """List every tolerance on the task that an engine breaks, with the figure; empty for a good one."""
+    """List every tolerance on the task that an engine breaks, with the figure."""
     # The value decides. The interval tells the reader how far to trust it.
     return [
         f"{name} fell by {-change.value:.4f} (95 % interval {-change.high:.4f} to {-change.low:.4f}), more than {limit}"

@@ -17,7 +17,7 @@ class Verifier:
     """Run the reference on the samples once, then compare every engine with its outputs."""
 
     def __init__(self, model: MultiTaskResFormer, samples: Samples, max_batch: int) -> None:
-        """Run the trained network on the samples; `max_batch` is the most images that an engine takes at once."""
+        """Run the trained network on the samples, and remember how many images an engine takes at once."""
         self.samples, self.max_batch = samples, max_batch
         self.reference_runner = pytorch_runner(model)
         self.reference = self._run(self.reference_runner)

@@ -43,7 +43,7 @@ def test_the_graph_holds_no_batch_norm_that_could_fold_and_one_convolution_a_bra
         for attribute in node.attribute
         if attribute.name == "dilations" and list(attribute.ints) == [5, 5]
     ]
-    assert len(dilated) == 3  # maps of 32, 16 and 8 px; at 4 px it is a centre tap, in another branch
+    assert len(dilated) == 3  # maps of 32, 16 and 8 px: at 4 px it is a centre tap, in another branch
 
 
 def test_a_file_with_other_tensors_or_broken_rules_is_refused(exported: Path, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def description(dtype: str, shape: tuple[int, ...]) -> Any:
 
 def build(name: str, inputs: list[tuple[str, tuple[int, ...]]], attributes: dict[str, Any]) -> dict[str, Any]:
     """Take the steps that TensorRT's builder takes with one plugin layer, and return what came of each."""
-    # Names below `_` are the front end's own; TensorRT's C++ side calls the same.
+    # Names that begin with `_` are the front end's own. TensorRT's C++ side calls the same.
     from tensorrt.plugin._lib import QDP_REGISTRY
     from tensorrt.plugin._plugin_class import _TemplateAOTPlugin
 

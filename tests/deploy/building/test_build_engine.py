@@ -70,6 +70,7 @@ def test_nothing_is_built_again_until_something_changes(built: Built, capsys: py
     assert built.again("--max-batch", "4") == 0
     assert "nothing has changed" in capsys.readouterr().out
     assert snapshot(built) == before
+    # The companion, and not the file that the report names.
     with (built.output / "openvino.fp32.bin").open("r+b") as weights:
         weights.write(b"tampered")
     assert built.again("--max-batch", "4") == 0
@@ -92,6 +93,7 @@ def test_engines_of_other_weights_do_not_stay_beside_new_ones(built: Built, tmp_
     assert sorted(file.name for file in output.iterdir()) == sorted(
         ["model.onnx", "model.fp16.onnx", "tensorrt-rtx.fp16.engine", "model_repository", "report.html", "report.json"]
     )
+    # Nothing but the ONNX files and an engine for a GPU is left, and the server still has something to run.
     jpeg = io.BytesIO()
     Image.new("RGB", (90, 70), (200, 150, 120)).save(jpeg, "JPEG")
     assert demo.query(output / DIRECTORY, jpeg.getvalue())["grpc"].mask.shape == (64, 64)
@@ -117,6 +119,7 @@ class FaultyTarget(OpenVinoTarget):
         for tensor in model.graph.initializer:
             if len(tensor.dims) == 4:
                 tensor.raw_data = bytes(len(tensor.raw_data))
+        # Only 4-axis tensors: the graph has to stay valid.
         damaged = path.with_name("damaged.onnx")
         onnx.save(model, damaged)
         openvino.save_model(openvino.convert_model(damaged), path)
@@ -126,6 +129,7 @@ def test_an_engine_that_lost_accuracy_is_refused_and_the_good_one_stays(
     built: Built, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = snapshot(built)
+    # Another version, or the engine of the last build would be current.
     monkeypatch.setitem(TARGETS, "openvino", FaultyTarget())
     monkeypatch.setattr(FaultyTarget, "version", lambda self: "faulty")
     assert built.again("--max-batch", "4", "--target", "openvino") == 1
@@ -139,6 +143,7 @@ def test_a_precision_that_loses_too_much_is_refused_with_the_layers_that_hurt(
     built: Built, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = snapshot(built)
+    # A real fp16 file, which no longer is allowed to round.
     monkeypatch.setitem(PARITY_TOLERANCE, "fp16", Parity(mask=0, classification=0, segmentation=0))
     assert built.again("--max-batch", "4", "--target", "onnx", "--precision", "fp16") == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -186,6 +191,7 @@ def test_auto_goes_on_without_what_fails_and_serves_the_fastest_that_passes(
     assert not list(output.glob("openvino.bf16.*"))
     assert report.served.name == "openvino fp32"
     assert "openvino bf16" in (output / "report.html").read_text().replace("</td><td>", " ")
+    # A refusal is remembered: the same engine is not built again to be refused again.
     assert moved.again(*auto) == 0
     assert "nothing has changed" in capsys.readouterr().out
 
@@ -213,6 +219,7 @@ def test_weights_that_are_not_finite_are_refused(
     broken, output = tmp_path / "nan.safetensors", tmp_path / "out"
     save_checkpoint(broken, Checkpoint(checkpoint.info, state))
     assert build_engine.main(["--checkpoint", str(broken), "--output", str(output)]) == 1
+    # Found when the checkpoint is read, long before NaN would spoil every figure.
     assert f"holds NaN or infinite weights in 1 tensors, first in {name}" in capsys.readouterr().err
     assert not output.exists()
 

@@ -23,7 +23,7 @@ from tests.helpers.smallest import CONTRACT, images
 
 
 def quantized(exported: Path, precision: str, loss: Loss = lambda model: 0.0) -> onnx.ModelProto:
-    """Quantise the exported file; by default nothing is lost, so no layer stays in float32."""
+    """Quantise the exported file, by default as if nothing were lost, so that no layer stays in float32."""
     return quantize(onnx.load(exported), precision, images(16), loss, lambda phase, share: None)
 
 
@@ -61,7 +61,7 @@ def test_tensorrt_rtx_builds_it(exported: Path, precision: str, tmp_path: Path, 
     else:
         source = tmp_path / "lowered.onnx"
         onnx.save(cast(onnx.load(exported), precision), source)
-    options = GpuOptions(compute_capabilities=("8.9",))
+    options = GpuOptions(compute_capabilities=("8.9",))  # the first that has FP8
     build = BuildRequest(model=lived_in(SMALLEST), onnx=source, contract=CONTRACT, precision=precision, gpu=options)
     TARGETS["tensorrt-rtx"].build(build, tmp_path / "engine", lambda phase, share: None)
     assert (tmp_path / "engine").stat().st_size > 0
@@ -102,7 +102,7 @@ def test_eight_bit_products_never_overflow_16_bits(eight_bits: Path) -> None:
     """Add two products of an unsigned 8-bit activation and a weight, as processors without VNNI do in 16 bits."""
     _, tensors, nodes = quantizers(eight_bits)
     weights = [onnx.numpy_helper.to_array(tensors[node.input[0]]) for node in nodes if node.input[0] in tensors]
-    assert len(weights) > 20
+    assert len(weights) > 20  # else the next line would prove little
     assert max(int(np.abs(weight.astype(int)).max()) for weight in weights) * 255 * 2 < 2**15
 
 
@@ -125,6 +125,7 @@ def test_both_runtimes_read_eight_bits(eight_bits: Path) -> None:
     assert openvino_runner is not None
     reference = pytorch_runner(lived_in(SMALLEST))(images(3))
     for runner in (onnx_runner(eight_bits, 1), openvino_runner):
+        # Above 0: the file really is another one.
         assert 0 < compare(reference, runner(images(3))).classification < 0.02
 
 
@@ -135,10 +136,16 @@ def test_onnx_runtime_answers_in_fp8(float8: Path) -> None:
     assert 0 < compare(reference, runner(images(3))).classification < 0.05
 
 
+def test_quantisation_prints_nothing(exported: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    quantized(exported, "int8")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_layers_that_hurt_are_named(exported: Path) -> None:
     model = onnx.load(exported)
     convolutions = (node for node in model.graph.node if node.op_type == "Conv")
     damaged = next(node for node in convolutions if "stages.2" in str(node.metadata_props))
+    # One layer with weights that are half as large again, and nothing else.
     (kernel,) = [tensor for tensor in model.graph.initializer if tensor.name == damaged.input[1]]
     values = onnx.numpy_helper.to_array(kernel)
     kernel.CopyFrom(onnx.numpy_helper.from_array(values * np.float32(1.5), kernel.name))
@@ -148,7 +155,7 @@ def test_the_layers_that_hurt_are_named(exported: Path) -> None:
 
 
 def test_a_layer_answers_for_its_own_error_only(exported: Path, eight_bits: Path) -> None:
-    """Compare with rounding alone: 2^-11 in fp16, some percent in 8 bits; carried on, errors would grow."""
+    """Compare each layer's error with rounding alone, which is 2^-11 in fp16 and some percent in 8 bits."""
     reference = onnx.load(exported)
     half = layer_errors(reference, cast(reference, "fp16"), images(2))
     eight = layer_errors(reference, onnx.load(eight_bits), images(2))

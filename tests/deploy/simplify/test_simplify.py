@@ -123,6 +123,7 @@ def test_scores_of_many_windows_are_made_in_parts(monkeypatch: pytest.MonkeyPatc
         return attend(self, qkv, bias)
 
     monkeypatch.setattr(StaticAttention, "_attend", counted)
+    # 16 windows of 1,024 tokens, as at 512 px.
     StaticAttention(WindowAttention(8, 1, 32, shifted=True), 128)(noise(1, 128 * 128, 8).float())
     assert sum(made) == 16
     assert max(made) * 32**4 <= SCORES_AT_ONCE

@@ -24,7 +24,7 @@ def random_output(seed: int, count: int = 40) -> EngineOutput:
 
 
 def random_targets(count: int = 40) -> Targets:
-    """Make up targets; a quarter of the masks lacks one class."""
+    """Make up targets, with one class missing in a quarter of the masks."""
     random = np.random.default_rng(9)
     masks = torch.from_numpy(random.integers(0, 3, (count, 8, 8)))
     masks[: count // 4][masks[: count // 4] == 2] = 0  # images without the class
@@ -40,6 +40,7 @@ def test_changes_are_differences_of_the_scores() -> None:
     for name, change in changes.items():
         assert change.value == pytest.approx(new[name] - old[name], abs=1e-6)
         assert change.low <= change.value <= change.high
+    # Dice over the pixels of all images is not compared.
     assert set(changes) == {name for name in old if not name.startswith("pooled")}
 
 
