@@ -24,7 +24,7 @@ from deploy.engines.openvino_core import core
 from deploy.engines.openvino_cpu import openvino_runner
 from deploy.report.records import EngineRecord, Report, read_report
 from model.checkpoint import load_checkpoint
-from model.network.outputs import DecodedNetwork
+from model.network import DecodedNetwork
 
 PLAIN = "plain.onnx"
 EAGER, COMPILED = "PyTorch eager fp32", "torch.compile fp32"

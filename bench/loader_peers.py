@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_pipeline import Dataset, Preprocessing
-from data_pipeline.graph.augment import COLOUR, draw
+from data_pipeline.graph.training import COLOUR, draw
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 

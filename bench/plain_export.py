@@ -7,7 +7,7 @@ import torch
 
 from deploy.contract import Contract
 from model import MultiTaskResFormer
-from model.network.outputs import DecodedNetwork
+from model.network import DecodedNetwork
 
 
 def plain_export(model: MultiTaskResFormer, contract: Contract, path: Path) -> Path:

@@ -26,7 +26,7 @@ from deploy.server import Server, Supervisor
 from deploy.server.model_configs import tuned
 from deploy.server.options import FREE_PORTS
 from deploy.server.process.workers import workers_of
-from deploy.server.worker.network import Network
+from deploy.server.worker import Network
 from tests.helpers.memory import resident_bytes
 
 SOAK_REQUESTS = int(os.environ.get("SOAK_REQUESTS", "20000"))

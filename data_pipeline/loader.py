@@ -1,26 +1,48 @@
-"""Load epochs of augmented batches as torch tensors, with every sample exactly once."""
+"""Load training batches: one epoch of augmented samples as torch tensors, every sample exactly once."""
 
 import ctypes
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from nvidia.dali.backend import TensorListCPU
 from nvidia.dali.pipeline import Pipeline
+from PIL import Image, ImageOps
 from torch.utils.dlpack import from_dlpack
 
-from data_pipeline.graph.augment import COLOUR, GREY, draw
-from data_pipeline.graph.preprocess import Device
-from data_pipeline.graph.reduced_jpeg import read_reduced
-from data_pipeline.graph.training import NO_PIXELS, Columns, path_bytes, training_pipeline
+from data_pipeline.graph import Device
+from data_pipeline.graph.training import COLOUR, GREY, NO_PIXELS, Columns, draw, path_bytes, training_pipeline
 from data_pipeline.records import DataError, Dataset
 from data_pipeline.scan import examine
 from data_pipeline.sources.prepared import load_pixels
 from data_pipeline.spec import Preprocessing
+
+
+def read_reduced(path: Path, size: int) -> NDArray[np.uint8]:
+    """Read a JPEG at the smallest of 1/2, 1/4 and 1/8 of its size whose sides are both at least `size`.
+
+    Returns:
+        (H, W, 3) RGB, or NO_PIXELS for a file that is no RGB or grey JPEG, is smaller than 2 * size or is damaged.
+        DALI then decodes or refuses the file.
+    """
+    # By its name, to save opening every other file. A JPEG with another suffix is left to DALI.
+    if path.suffix.lower() not in (".jpg", ".jpeg"):
+        return NO_PIXELS
+    try:
+        with Image.open(path, formats=("JPEG",)) as image:
+            if min(image.size) < 2 * size or image.mode not in ("RGB", "L"):
+                return NO_PIXELS
+            # Before any pixel is read, `draft` only chooses the scale at which libjpeg decodes.
+            image.draft(image.mode, (size, size))
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, ValueError):
+        return NO_PIXELS
+
 
 Sample = tuple[NDArray[np.generic], ...]
 PREFETCH = 2  # batches that the threads work ahead of the graph, and that the graph works ahead of its caller

@@ -19,7 +19,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from rich.progress import track
 
 from data_pipeline.command_line import new_parser, positive, run_command
-from data_pipeline.graph.preprocess import decode
+from data_pipeline.graph import decode
 from data_pipeline.graph.training import path_bytes
 from data_pipeline.image_header import BITS_PER_SAMPLE
 from data_pipeline.records import DataError, Dataset, Record, Split

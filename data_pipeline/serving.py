@@ -10,7 +10,7 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline, pipeline_def
 
 from data_pipeline.files import write_whole
-from data_pipeline.graph.preprocess import Device, preprocess
+from data_pipeline.graph import Device, preprocess
 from data_pipeline.image_header import MAX_PIXELS, ImageError, check_header
 from data_pipeline.spec import Preprocessing
 

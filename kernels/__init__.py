@@ -6,8 +6,7 @@ call. `README.md` is the guide to this package.
 
 from kernels.attention import prepare_bias, region_mask, relative_bias, window_attention
 from kernels.dilated import dilated_fusion, pack_taps
-from kernels.dispatch import Impl
-from kernels.errors import KernelInputError
+from kernels.dispatch import Impl, KernelInputError
 
 __all__ = [
     "Impl",

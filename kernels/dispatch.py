@@ -1,17 +1,26 @@
-"""Choose the implementation of an operation: the reference or the Triton kernel.
-
-An explicit choice is obeyed or refused, and never falls back. `auto` chooses and logs why at level DEBUG.
-"""
+"""Choose which implementation of an operation runs, and with what compiler options it is launched."""
 
 import logging
 import os
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from kernels.errors import require
+
+class KernelInputError(ValueError):
+    """Report an argument that breaks a rule of the operation.
+
+    The message states the rule and the values found.
+    """
+
+
+def require(holds: bool, rule: str) -> None:
+    """Raise `KernelInputError(rule)` unless `holds`."""
+    if not holds:
+        raise KernelInputError(rule)
+
 
 Impl = Literal["auto", "reference", "triton"]
 _IMPLS = ("auto", "reference", "triton")
@@ -55,3 +64,15 @@ def device_refusal(tensor: Tensor) -> str | None:
     if torch.compiler.is_exporting():
         return None
     return f"it needs a CUDA device (or TRITON_INTERPRET=1), got {tensor.device}"
+
+
+def compiler_options(warps: int, stages: int) -> dict[str, Any]:
+    """Return the options that Triton compiles a kernel with."""
+    # Fusion of multiply and add is named because its default changes in Triton 3.10.
+    return {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+
+
+def dot_precision(dtype: torch.dtype) -> str:
+    """Return the input precision of the matrix products for tensors of `dtype`."""
+    # TF32 would exceed the error bound, which for float32 is twice the error of eager PyTorch in float32.
+    return "ieee" if dtype == torch.float32 else "tf32"

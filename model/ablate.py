@@ -17,13 +17,13 @@ from rich.console import Console
 from data_pipeline import Dataset, Split, open_usable
 from data_pipeline.command_line import new_parser, positive, run_command
 from data_pipeline.files import write_whole
-from model.ablation.arms import ARMS, Arm
+from model.ablation import ARMS, Arm
 from model.ablation.plan import Size, plan_epochs
 from model.ablation.results import Run, Runs, write_report
 from model.checkpoint import CheckpointInfo, load_checkpoint
 from model.config import PRESETS
 from model.evaluation import collect_scores
-from model.training.options import (
+from model.training import (
     FAILURES,
     TrainingError,
     TrainingOptions,

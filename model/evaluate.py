@@ -12,9 +12,8 @@ from data_pipeline import SOURCES, DataError, open_usable
 from data_pipeline.command_line import new_parser, positive, run_command
 from data_pipeline.files import whole_file, write_whole
 from model.checkpoint import CheckpointError, load_checkpoint
-from model.evaluation.cases import score_cases
-from model.evaluation.presentation import draw_gallery, score_table, write_cases
-from model.evaluation.summary import summarise
+from model.evaluation import score_cases
+from model.evaluation.summary import draw_gallery, score_table, summarise, write_cases
 
 EXAMPLES = """examples:
   python -m model.evaluate --checkpoint model/weights/skin-tiny.safetensors --data synthetic:skin --output build/skin

@@ -10,7 +10,7 @@ from rich.console import Console
 from data_pipeline import open_usable
 from data_pipeline.command_line import new_parser, positive, run_command
 from model.config import PRESETS
-from model.training.options import FAILURES, add_training_options, checkpoint_info, training_options
+from model.training import FAILURES, add_training_options, checkpoint_info, training_options
 from model.training.pretrained import load_pretrained
 from model.training.processes import Processes
 from model.training.trainer import Trainer

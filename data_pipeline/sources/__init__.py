@@ -8,7 +8,7 @@ from data_pipeline.sources.folder import open_folder
 from data_pipeline.sources.isic2017 import open_isic2017
 from data_pipeline.sources.prepared import open_prepared
 from data_pipeline.sources.retouch import open_retouch
-from data_pipeline.sources.synthetic.generate import generate_folder
+from data_pipeline.sources.synthetic import generate_folder
 
 SOURCES = "synthetic:skin, synthetic:oct, isic2017:DIR, retouch:DIR, folder:DIR or prepared:DIR"
 

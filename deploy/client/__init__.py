@@ -3,8 +3,7 @@
 Needs `pip install resformer-deploy[client]` alone: neither torch nor DALI is imported.
 """
 
-from deploy.client.async_client import AsyncClient
-from deploy.client.client import Client, Result
+from deploy.client.client import AsyncClient, Client, Result
 from deploy.client.errors import ClientError, DeadlineExceeded, InvalidImage, ServerFault, ServerUnavailable
 from deploy.client.transport import Access
 

@@ -10,11 +10,10 @@ from rich.console import Console
 from rich.progress import track
 
 from data_pipeline.command_line import new_parser, positive, run_command
-from deploy.client.batch import Failure, FileResult, Outcome, process
+from deploy.client.batch import Failure, FileResult, Outcome, Task, plan, process
 from deploy.client.client import Client
 from deploy.client.errors import ClientError
 from deploy.client.summary import read_results, table, write_result
-from deploy.client.tasks import Task, plan
 from deploy.client.transport import Access
 from deploy.contract import Contract
 

@@ -15,9 +15,7 @@ from data_pipeline.files import write_whole
 from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract
 from deploy.errors import BuildError
 from deploy.files import GPU_DIRECTORY, VERSION, read_config
-from deploy.manifest.compose import PROMETHEUS_FILE, project, prometheus_configuration
-from deploy.manifest.deployment import TAG, Deployment
-from deploy.manifest.kserve import inference_service
+from deploy.manifest import PROMETHEUS_FILE, TAG, Deployment, inference_service, project, prometheus_configuration
 from deploy.repository.gpu import PLAN
 
 # What both Kubernetes and Compose accept as a name.

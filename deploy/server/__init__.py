@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from data_pipeline.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from deploy.server.errors import ServerError as ServerError
+    from deploy.errors import ServerError as ServerError
     from deploy.server.options import ServerOptions as ServerOptions
     from deploy.server.options import Tls as Tls
     from deploy.server.server import Server as Server
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Server": "deploy.server.server",
-    "ServerError": "deploy.server.errors",
+    "ServerError": "deploy.errors",
     "ServerOptions": "deploy.server.options",
     "Supervisor": "deploy.server.supervisor",
     "Tls": "deploy.server.options",

@@ -7,8 +7,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
 from deploy.contract import PIPELINE_MODEL, Contract
+from deploy.errors import ServerError
 from deploy.files import CONFIGURATION, VERSION, network_fingerprint, read_config
-from deploy.server.errors import ServerError
 from deploy.server.options import ServerOptions
 
 

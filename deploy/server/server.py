@@ -8,16 +8,14 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 
 from deploy.contract import PIPELINE_MODEL
-from deploy.server.errors import ServerError
-from deploy.server.internal_endpoint import ADDRESS, InternalEndpoint
+from deploy.errors import ServerError
+from deploy.server.internal_endpoint import ADDRESS, InternalEndpoint, Probe
 from deploy.server.model_configs import contract_of, read_repository, tuned
 from deploy.server.options import ServerOptions, free_ports
-from deploy.server.probe import Probe
-from deploy.server.process.child import DRAIN_SECONDS, ServerProcess, server_command
+from deploy.server.process import DRAIN_SECONDS, ServerProcess, server_command
 from deploy.server.process.installation import environment, lay_out_backends
-from deploy.server.process.shared_memory import new_prefix, remove_leftovers, remove_regions
-from deploy.server.process.workers import kill_workers, workers_of
-from deploy.server.proxy.app import Proxy
+from deploy.server.process.workers import kill_workers, new_prefix, remove_leftovers, remove_regions, workers_of
+from deploy.server.proxy import Proxy
 
 START_SECONDS = 60.0
 # The server gives up draining by itself first, and says so in its log.

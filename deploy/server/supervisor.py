@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from deploy.server.errors import ServerError
+from deploy.errors import ServerError
 from deploy.server.server import Server
 
 INTERVAL_SECONDS = 1.0

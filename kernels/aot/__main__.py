@@ -10,9 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from kernels.aot import CAPABILITIES, build_all
 from kernels.aot.configurations import shipped
-from kernels.aot.table import CAPABILITIES, build_all
-from kernels.errors import KernelInputError
+from kernels.dispatch import KernelInputError
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from kernels.attention import triton_backward, triton_forward
 from kernels.attention import triton_launch as attention
 from kernels.dilated import triton_forward as triton_kernel
 from kernels.dilated import triton_launch as dilated
-from kernels.launch import compiler_options
+from kernels.dispatch import compiler_options
 
 TRITON_TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 BACKWARD = ("attention_backward_query", "attention_backward_key_value")

@@ -6,8 +6,7 @@ from torch import Tensor
 from kernels.attention.op import attention_op
 from kernels.attention.prepare import padded_size, prepare_bias
 from kernels.attention.reference import window_attention_reference
-from kernels.dispatch import Impl, choose, device_refusal
-from kernels.errors import require
+from kernels.dispatch import Impl, choose, device_refusal, require
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _KERNEL_HEAD_DIMS = (16, 32, 64)

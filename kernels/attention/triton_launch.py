@@ -12,7 +12,7 @@ from torch import Tensor
 from kernels.attention.prepare import padded_size
 from kernels.attention.triton_backward import attention_backward_key_value, attention_backward_query
 from kernels.attention.triton_forward import attention_forward
-from kernels.launch import compiler_options, dot_precision
+from kernels.dispatch import compiler_options, dot_precision
 
 
 @dataclass(frozen=True, kw_only=True)

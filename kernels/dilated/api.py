@@ -8,8 +8,7 @@ from torch import Tensor
 from kernels.dilated.op import dilated_op
 from kernels.dilated.prepare import distinct, pack_taps
 from kernels.dilated.reference import dilated_fusion_reference
-from kernels.dispatch import Impl, choose, device_refusal
-from kernels.errors import require
+from kernels.dispatch import Impl, choose, device_refusal, require
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INT32_LIMIT = 2**31  # the kernel computes offsets in int32, which is cheaper than int64 on a GPU

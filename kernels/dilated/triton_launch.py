@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels.dilated.prepare import distinct
 from kernels.dilated.triton_forward import dilated_forward
-from kernels.launch import compiler_options, dot_precision
+from kernels.dispatch import compiler_options, dot_precision
 
 
 @dataclass(frozen=True, kw_only=True)

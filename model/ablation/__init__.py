@@ -1,1 +1,117 @@
-"""Hold the parts of `python -m model.ablate`: the arms, their epochs under one budget, and the table of results."""
+"""Build networks to compare with: a plain encoder, no DFE, and a U-Net from outside."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from monai.networks.nets import BasicUNet
+from torch import Tensor, nn
+
+from model.config import Design, ModelConfig
+from model.network import Prediction, build_model
+from model.network.decoder import MultiScaleHead
+from model.network.encoder import ResStage, Stem
+from model.training import TrainingOptions
+
+
+def with_plain_encoder(config: ModelConfig) -> nn.Module:
+    """Build the network with `PlainEncoder` in place of its own."""
+    network = build_model(config)
+    network.register_module("encoder", PlainEncoder(config))
+    return network
+
+
+def without_dfe(config: ModelConfig) -> nn.Module:
+    """Build the network with the encoder's levels handed to the decoder as they are."""
+    network = build_model(config)
+    network.register_module("dfe", nn.ModuleList(nn.Identity() for _ in config.channels))
+    return network
+
+
+class PlainEncoder(nn.Module):
+    """Run the ResFormer encoder's stem and ResNet stages alone."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        c_in = (config.channels[0], *config.channels[:-1])
+        # The strides of ResFormer's own ResNet path, so that the decoder gets levels of the same sizes.
+        stages = zip(c_in, config.channels, config.resnet_blocks, (1, 2, 2, 2), strict=True)
+        self.stem = Stem(config.channels[0])
+        self.stages = nn.ModuleList(ResStage(*stage) for stage in stages)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Map (B, 3, H, W) to four maps (B, C_i, H / 2^i, W / 2^i), i = 1 to 4."""
+        features = [self.stem(image)]
+        for stage in self.stages:
+            features.append(stage(features[-1]))
+        return features[1:]
+
+
+class UNetWithHead(nn.Module):
+    """Run MONAI's plain U-Net, as wide as the configuration's stages, with a head on its bottleneck."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        # BasicUNet takes its first level, four halvings and the width of its last convolution.
+        widths = (config.channels[0], *config.channels, config.channels[0])
+        self.unet = BasicUNet(2, 3, config.seg_channels, features=widths)
+        self.head = MultiScaleHead([config.channels[-1]], config.labels)
+        # MONAI returns the mask only. The hook keeps what its deepest level gave in the running forward pass.
+        self.bottleneck = torch.empty(0)
+        self.unet.down_4.register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: tuple[Tensor], bottleneck: Tensor) -> None:
+        self.bottleneck = bottleneck
+
+    def forward(self, image: Tensor) -> Prediction:
+        """Map (B, 3, H, W), multiples of 16, to the logits of both tasks."""
+        segmentation = self.unet(image)
+        return Prediction(segmentation, self.head([self.bottleneck]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """Describe one arm of the ablation by what differs from the preset.
+
+    name: name of its folder and its key in ablation.json.
+    title: name for the reader.
+    build: makes the network of a configuration.
+    design: design of the encoder.
+    head_levels: stages that the classification head reads.
+    segment: whether the mask is trained and scored.
+    classify: whether the labels are trained and scored.
+    """
+
+    name: str
+    title: str
+    build: Callable[[ModelConfig], nn.Module] = build_model
+    design: Design = "sequential"
+    head_levels: tuple[int, ...] = (3, 4)
+    segment: bool = True
+    classify: bool = True
+
+    def config(self, preset: ModelConfig) -> ModelConfig:
+        """Return the preset with this arm's design and levels."""
+        return replace(preset, design=self.design, head_levels=self.head_levels)
+
+    def options(self, both_tasks: TrainingOptions) -> TrainingOptions:
+        """Return the options of both tasks with the loss of a left-out task weighted by 0."""
+        # The network keeps the decoder or head that is not trained, so that all arms share one code path.
+        return replace(
+            both_tasks,
+            segmentation_weight=both_tasks.segmentation_weight * self.segment,
+            classification_weight=both_tasks.classification_weight * self.classify,
+        )
+
+
+ARMS = (
+    Arm(name="base", title="multi-task, sequential, DFE, last two levels"),
+    Arm(name="segmentation", title="segmentation only", classify=False),
+    Arm(name="classification", title="classification only", segment=False),
+    Arm(name="parallel", title="parallel design", design="parallel"),
+    Arm(name="resnet", title="plain ResNet encoder", build=with_plain_encoder),
+    Arm(name="no-dfe", title="without DFE", build=without_dfe),
+    Arm(name="last-level", title="last level in the head", head_levels=(4,)),
+    Arm(name="all-levels", title="all four levels in the head", head_levels=(1, 2, 3, 4)),
+    Arm(name="unet", title="MONAI U-Net with a head", build=UNetWithHead),
+)

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from data_pipeline import Batch
-from model.ablation.arms import ARMS, Arm
+from model.ablation import ARMS, Arm
 from model.checkpoint import CheckpointInfo
-from model.training.learner import Learner
-from model.training.losses import MultiTaskLoss
-from model.training.options import TrainingError, TrainingOptions
+from model.training import TrainingError, TrainingOptions
+from model.training.learner import Learner, MultiTaskLoss
 from model.training.processes import Processes
 
 TIMED_STEPS = 2

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from data_pipeline.files import whole_file, write_whole
-from model.ablation.arms import ARMS, Arm
+from model.ablation import ARMS, Arm
 
 METRICS = {"dice": "Dice", "auc": "AUC of the labels"}
 

@@ -1,13 +1,22 @@
-"""Summarise scored cases with intervals, over the images and over the volumes that they are slices of."""
+"""Turn scored cases into scores with intervals, and show them: a table, a row for each case, a gallery."""
 
+import csv
+import io
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image, ImageDraw
+from rich.table import Table
+from torch import nn
 
-from data_pipeline import Dataset
+from data_pipeline import Dataset, Preprocessing
+from data_pipeline.files import write_whole
+from data_pipeline.overlay import draw_outlines
 from model.bootstrap import Array, Groups, interval, resample, weighted_auc, with_means
-from model.evaluation.cases import ScoredCase
+from model.evaluation import PredictedRecord, ScoredCase, predict_records
 from model.metrics import label_scores, mean_scores, pooled_dice
 
 MASK_SCORES = ("dice", "jaccard", "hausdorff95")
@@ -93,3 +102,80 @@ def _mm3(case: ScoredCase) -> Array:
     masks = case.masks
     volumes: Array = case.record.volume.slice_mm3 * np.array([masks.overlap, masks.predicted, masks.target])
     return volumes
+
+
+SHOWN = 3  # cases of each kind in the gallery
+
+
+def score_table(scores: dict[str, Estimate], title: str) -> Table:
+    """Lay out the scores as a table for the terminal."""
+    table = Table("score", "value", "95 % interval", title=title)
+    for name, (value, low, high) in scores.items():
+        table.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
+    return table
+
+
+def write_cases(cases: Sequence[ScoredCase], dataset: Dataset, path: Path) -> None:
+    """Write a CSV of one row an image, in which an empty field is a class that the image does not show."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    masks = [f"{score}/{name}" for score in MASK_SCORES for name in dataset.seg_classes[1:]]
+    labels = [f"{kind}/{name}" for kind in ("truth", "probability") for name in dataset.labels]
+    writer.writerow(["image", "volume", *masks, *labels])
+    for case in cases:
+        values = np.concatenate([getattr(case.masks, score) for score in MASK_SCORES])
+        volume = case.record.volume.name if case.record.volume else ""
+        fields = ["" if np.isnan(value) else f"{value:.6g}" for value in values]
+        probabilities = [f"{value:.6g}" for value in case.probabilities]
+        writer.writerow([case.record.image, volume, *fields, *case.record.labels, *probabilities])
+    write_whole(path, text.getvalue())
+
+
+def pick(cases: Sequence[ScoredCase]) -> dict[str, list[ScoredCase]]:
+    """Pick the best, median and worst cases by Dice, at most `SHOWN` of each, from those that show a class."""
+    ranked = sorted((case for case in cases if not np.isnan(case.dice)), key=lambda case: -case.dice)
+    # The three kinds have the same number, so that the gallery is a full rectangle. Of few cases they overlap.
+    count = min(SHOWN, len(ranked))
+    middle = (len(ranked) - count) // 2
+    return {"best": ranked[:count], "median": ranked[middle : middle + count], "worst": ranked[len(ranked) - count :]}
+
+
+def draw_gallery(
+    cases: Sequence[ScoredCase], model: nn.Module, dataset: Dataset, spec: Preprocessing
+) -> Image.Image | None:
+    """Draw the best, median and worst cases in a row each, or return None where no case shows a class.
+
+    A tile shows the image, the target mask and the predicted mask.
+    """
+    rows = [(f"{kind}: Dice {case.dice:.3f}", case.record) for kind, chosen in pick(cases).items() for case in chosen]
+    if not rows:
+        return None
+    # Predicted again rather than kept from scoring, which would hold every image in memory. They are read from their
+    # files: prepared pixels are found by a record's place in the whole data set.
+    shown = replace(dataset, records=tuple(record for _, record in rows), prepared=None)
+    predictions = zip(rows, predict_records(model, shown, spec), strict=True)
+    tiles = [_tile(text, predicted, spec) for (text, _), predicted in predictions]
+    across, (width, height) = len(rows) // 3, tiles[0].size
+    sheet = Image.new("RGB", (across * width, 3 * height))
+    for number, tile in enumerate(tiles):
+        sheet.paste(tile, (width * (number % across), height * (number // across)))
+    return sheet
+
+
+def _tile(text: str, predicted: PredictedRecord, spec: Preprocessing) -> Image.Image:
+    """Draw (S, 3S): the image as the network sees it, with the outline of the target, and of the predicted mask."""
+    # Back from the network's normalisation to 8 bits.
+    pixels = predicted.image.permute(1, 2, 0).numpy() * spec.std + spec.mean
+    image = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+    outlined = [draw_outlines(image, mask.numpy()) for mask in (predicted.target_mask, predicted.mask)]
+    tile = Image.fromarray(np.concatenate([image, *outlined], axis=1))
+    # A black rim keeps the white text readable on bright images.
+    title = f"{text}, {_name(predicted)}"
+    ImageDraw.Draw(tile).text((3, 2), title, fill="white", stroke_width=1, stroke_fill="black")
+    return tile
+
+
+def _name(predicted: PredictedRecord) -> str:
+    # Slices have numbers for names, which every volume has again.
+    image, volume = predicted.record.image.stem, predicted.record.volume
+    return f"{volume.name} {image}" if volume else image

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from model.config import STRIDES, ModelConfig, resolve_config
@@ -78,3 +79,39 @@ def build_model(config: ModelConfig | str) -> MultiTaskResFormer:
         if name.endswith("attention") and hasattr(module, "bias_table"):
             nn.init.trunc_normal_(module.bias_table, std=0.02)
     return model
+
+
+class Decoded(NamedTuple):
+    """Hold what is served for a batch.
+
+    mask: class indices (B, H, W), uint8.
+    class_probs: label probabilities (B, C) in [0, 1].
+    seg_probs: mask probabilities (B, K, H, W) in [0, 1].
+    """
+
+    mask: Tensor
+    class_probs: Tensor
+    seg_probs: Tensor
+
+
+class DecodedNetwork(nn.Module):
+    """Append argmax, softmax and sigmoids to the network: what is exported, evaluated and served."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Decoded:
+        """Map normalised RGB (B, 3, H, W) to `Decoded`.
+
+        One mask channel is a sigmoid cut at 0.5, more are a softmax.
+        """
+        segmentation, classification = self.network(image)
+        # The labels are sigmoids in either case: several may be present at once.
+        if segmentation.shape[1] == 1:
+            # A sigmoid is above 0.5 where its logit is above 0.
+            # int32 in between: TensorRT casts neither booleans nor int64 to uint8.
+            mask = (segmentation[:, 0] > 0).int().to(torch.uint8)
+            return Decoded(mask, torch.sigmoid(classification), torch.sigmoid(segmentation))
+        mask = segmentation.argmax(dim=1).int().to(torch.uint8)
+        return Decoded(mask, torch.sigmoid(classification), torch.softmax(segmentation, dim=1))

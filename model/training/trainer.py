@@ -18,13 +18,11 @@ from model.checkpoint import Checkpoint, CheckpointError, CheckpointInfo, save_c
 from model.config import ModelConfig
 from model.evaluation import score_network
 from model.network import build_model
-from model.training.history import Row, write_history
+from model.training import TrainingError, TrainingOptions
 from model.training.interrupt import Interrupt
-from model.training.learner import Learner
-from model.training.losses import MultiTaskLoss, balanced_weights
-from model.training.options import TrainingError, TrainingOptions
+from model.training.learner import Learner, MultiTaskLoss, balanced_weights
 from model.training.processes import Processes
-from model.training.state import load_state, save_state
+from model.training.run_files import Row, load_state, save_state, write_history
 
 SAVE_EVERY = 300.0  # seconds: at most this much is lost when the machine goes down
 

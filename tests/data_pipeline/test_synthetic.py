@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_pipeline import open_source, scan_samples
+from data_pipeline.sources.synthetic import VERSIONS, skin
 from data_pipeline.sources.synthetic import oct as oct_scans
-from data_pipeline.sources.synthetic import skin
-from data_pipeline.sources.synthetic.generate import VERSIONS
-from data_pipeline.sources.synthetic.oct_anatomy import IRF, PED, SRF, draw_anatomy, fluid_mask
+from data_pipeline.sources.synthetic.oct import IRF, PED, SRF, draw_anatomy, fluid_mask
 
 Sample = tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[int, ...]]
 

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_pipeline import Batch, DataError, Dataset, Preprocessing, Preprocessor, Record, TrainingLoader
-from data_pipeline.graph.augment import COLOUR, GREY, Augmentation, draw_matrix
-from data_pipeline.graph.reduced_jpeg import read_reduced
 from data_pipeline.graph.reference import reference_preprocess
-from data_pipeline.graph.training import NO_PIXELS, training_pipeline
+from data_pipeline.graph.training import COLOUR, GREY, NO_PIXELS, Augmentation, draw_matrix, training_pipeline
+from data_pipeline.loader import read_reduced
 from tests.helpers.samples import blob, make_dataset, picture
 
 

@@ -8,9 +8,8 @@ from safetensors.torch import save_file
 
 from data_pipeline import Batch
 from model import PRESETS, build_model, train
-from model.training.learner import Learner
-from model.training.losses import MultiTaskLoss
-from model.training.options import TrainingOptions
+from model.training import TrainingOptions
+from model.training.learner import Learner, MultiTaskLoss
 from model.training.processes import Processes
 from tests.helpers.networks import SMALLEST
 

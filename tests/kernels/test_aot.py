@@ -15,7 +15,7 @@ import pytest
 import triton
 
 from kernels.aot.configurations import PRESETS, shipped
-from kernels.aot.occupancy import occupancy
+from kernels.aot.machine_code import occupancy
 from model import PRESETS as MODEL_PRESETS
 
 ROOT = Path(__file__).parents[2]
@@ -143,7 +143,7 @@ def test_ptx_assembles(forward: list[Row], tmp_path: Path) -> None:
 def test_payload_fits_what_tensorrt_passes_and_grants() -> None:
     # On sm_100 the shipped stages of this kernel would take 16 bytes more than 48 KB.
     program = (
-        "import torch; from kernels.aot.compile import compile_payload; "
+        "import torch; from kernels.aot import compile_payload; "
         "from kernels.aot.configurations import dilated_fusion; "
         "one = dilated_fusion(112, 112, 64, 64, (6, 12, 18), torch.float16); "
         "made = compile_payload(one, 100, ptx_version=86); print(made.shared_bytes); print(made.ptx)"

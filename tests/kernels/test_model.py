@@ -13,8 +13,7 @@ import kernels.attention.api
 import kernels.dilated.api
 from kernels import Impl
 from model import ModelConfig, MultiTaskResFormer, build_model
-from model.inference import for_inference
-from model.inference.fold import fuse_dfe
+from model.inference import for_inference, fuse_dfe
 from model.inference.kernel_modules import PreparedAttention
 from model.network.decoder import DFE
 from model.network.swin import WindowAttention

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from model import PRESETS, ablate, build_model
-from model.ablation.arms import ARMS, Arm
-from model.ablation.networks import PlainEncoder
+from model.ablation import ARMS, Arm, PlainEncoder
 from model.ablation.results import METRICS, Run, scored
 from model.checkpoint import load_checkpoint
 from model.training.trainer import Trainer

@@ -19,9 +19,8 @@ from data_pipeline.records import Volume
 from model import evaluate
 from model.bootstrap import resample, weighted_auc
 from model.checkpoint import Checkpoint, save_checkpoint
-from model.evaluation.cases import ScoredCase, score_masks
-from model.evaluation.presentation import pick
-from model.evaluation.summary import Estimate, summarise
+from model.evaluation import ScoredCase, score_masks
+from model.evaluation.summary import Estimate, pick, summarise
 from model.network import build_model
 from tests.helpers.challenges import write_isic2017, write_retouch
 from tests.helpers.networks import SMALLEST, info_of

@@ -4,12 +4,11 @@ import torch
 from torch import nn
 
 from model import MultiTaskResFormer
-from model.inference import for_inference
-from model.inference.fold import fold_branch
+from model.inference import fold_branch, for_inference
 from model.inference.kernel_modules import FusedDFE
+from model.network import DecodedNetwork
 from model.network.decoder import DFE, DilatedBranch
 from model.network.layers import ConvNorm
-from model.network.outputs import DecodedNetwork
 
 
 def test_the_folded_network_equals_the_trained_one(network: MultiTaskResFormer) -> None:

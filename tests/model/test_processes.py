@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from data_pipeline import open_source
-from model.training.options import TrainingError, TrainingOptions
+from model.training import TrainingError, TrainingOptions
 from model.training.processes import Processes
 from model.training.trainer import Trainer
 from tests.helpers.joint_gradients import gradients

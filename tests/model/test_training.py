@@ -18,8 +18,8 @@ from data_pipeline import Batch, Dataset, open_source
 from deploy.building.plan import contract_of
 from model import PRESETS, MultiTaskResFormer, Prediction, evaluate, train
 from model.checkpoint import CheckpointError, load_checkpoint
-from model.training.losses import MultiTaskLoss, balanced_weights
-from model.training.options import TrainingError, TrainingOptions
+from model.training import TrainingError, TrainingOptions
+from model.training.learner import MultiTaskLoss, balanced_weights
 from model.training.trainer import Trainer
 from tests.helpers.networks import SMALLEST, info_of
 
@@ -161,9 +161,7 @@ def test_the_commands_train_and_evaluate(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(PRESETS, "tiny", SMALLEST)
-    monkeypatch.setattr(
-        "data_pipeline.sources.synthetic.generate.DEFAULT_SAMPLES", {"train": 4, "validation": 4, "test": 4}
-    )
+    monkeypatch.setattr("data_pipeline.sources.synthetic.DEFAULT_SAMPLES", {"train": 4, "validation": 4, "test": 4})
     arguments = ["--data", "synthetic:oct", "--preset", "tiny", "--output", "out", "--epochs", "1"]
     assert train.main([*arguments, "--levels", "4095"]) == 0
     best = load_checkpoint("out/best.safetensors")

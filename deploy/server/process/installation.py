@@ -7,7 +7,7 @@ import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
-from deploy.server.errors import ServerError
+from deploy.errors import ServerError
 
 _STUB = "triton_python_backend_stub"
 _LOADER_FAILED = 127  # the exit code of a program whose shared libraries are missing

@@ -14,8 +14,7 @@ from http import HTTPStatus
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
 from deploy.server.internal_endpoint import ADDRESS, InternalEndpoint
-from deploy.server.proxy.rejections import Rejection, Rejections
-from deploy.server.proxy.request import InferenceRequest, read_request
+from deploy.server.proxy.request import InferenceRequest, Rejection, Rejections, read_request
 
 ID_HEADER, LENGTH_HEADER = "X-Request-Id", "Inference-Header-Content-Length"
 LONGEST_ID = 128

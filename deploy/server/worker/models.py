@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data_pipeline import ImageError, Preprocessor
 from deploy.contract import PROBE_ID, Contract
-from deploy.server.worker.network import Network
+from deploy.server.worker import Network
 
 LONGEST_ID = 128
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich import get_console
 
 import deploy
 from deploy import BuildError, Report, build
@@ -32,11 +33,21 @@ def test_a_repeat_returns_the_same_report_without_building(built: Built, capfd: 
 
 
 def test_a_build_prints_nothing(built: Built, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with working_directory(built.root):
-        report = build(str(built.checkpoint), str(tmp_path / "new" / "out"), targets=["onnx"], **SAME)
+    output = tmp_path / "new" / "out"
+    # In a new directory, where the validation images are not generated yet.
+    with working_directory(tmp_path):
+        report = build(str(built.checkpoint), str(output), targets=["onnx"], **SAME)
     assert [engine.name for engine in report.engines] == ["onnx fp32"]
-    assert (tmp_path / "new" / "out" / report.served.file).exists()
+    assert (output / report.served.file).exists()
     assert capfd.readouterr() == ("", "")
+
+
+def test_quantising_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    # Random weights are verified and calibrated on noise, so that nothing is lost and nothing searched for.
+    report = build("random:tiny", tmp_path, targets=["onnx"], precision="int8", max_batch=1)
+    assert [engine.name for engine in report.engines] == ["onnx fp32", "onnx int8"]
+    assert capfd.readouterr() == ("", "")
+    assert not get_console().quiet
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from deploy.client.__main__ import main
-from deploy.client.tasks import plan
+from deploy.client.batch import plan
 from deploy.server import Server
 
 

@@ -8,7 +8,7 @@ import torch
 import deploy.plugins.payload
 from deploy.plugins.payload import Payload, attention_payload, dilated_payload
 from kernels import dilated_fusion, pack_taps, prepare_bias, window_attention
-from kernels.aot.compile import Compiled
+from kernels.aot import Compiled
 from kernels.aot.configurations import Configuration
 from kernels.attention.triton_forward import attention_forward
 from kernels.dilated.triton_forward import dilated_forward

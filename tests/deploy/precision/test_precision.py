@@ -136,11 +136,6 @@ def test_onnx_runtime_answers_in_fp8(float8: Path) -> None:
     assert 0 < compare(reference, runner(images(3))).classification < 0.05
 
 
-def test_quantisation_prints_nothing(exported: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    quantized(exported, "int8")
-    assert capfd.readouterr() == ("", "")
-
-
 def test_the_layers_that_hurt_are_named(exported: Path) -> None:
     model = onnx.load(exported)
     convolutions = (node for node in model.graph.node if node.op_type == "Conv")

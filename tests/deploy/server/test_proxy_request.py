@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.server.proxy.rejections import Rejection, Rejections
-from deploy.server.proxy.request import LARGEST_NUMBER, InferenceRequest, read_request
+from deploy.server.proxy.request import LARGEST_NUMBER, InferenceRequest, Rejection, Rejections, read_request
 
 # Floats include NaN and infinity, which Python writes as JSON although JSON does not know them.
 JSON = st.recursive(

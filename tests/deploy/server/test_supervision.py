@@ -12,8 +12,7 @@ from deploy.client import Client, ClientError
 from deploy.contract import PIPELINE_MODEL
 from deploy.server import Server, ServerError, Supervisor
 from deploy.server.options import FREE_PORTS
-from deploy.server.process.shared_memory import remove_leftovers
-from deploy.server.process.workers import workers_of
+from deploy.server.process.workers import remove_leftovers, workers_of
 
 
 @pytest.fixture(scope="module")
