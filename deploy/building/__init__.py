@@ -10,6 +10,7 @@ from rich.console import Console
 from data_pipeline import DataError
 from deploy.building import cache
 from deploy.building.plan import AUTO, BuildOptions, Job, check_plugins, choose_targets, contract_of
+from deploy.building.progress import shared_console
 from deploy.engines import ONNX, PRECISIONS, TARGETS, GpuOptions
 from deploy.errors import BuildError
 from deploy.report.records import Report
@@ -114,7 +115,7 @@ def run(job: Job, console: Console) -> Report:
     from deploy.building.publish import publish
 
     # In the output folder, so that finished files are moved and not copied into place.
-    with TemporaryDirectory(prefix=".build-", dir=job.output) as scratch:
+    with shared_console(quiet=console.quiet), TemporaryDirectory(prefix=".build-", dir=job.output) as scratch:
         result = builder.build(state, Path(scratch), console)
         return publish(result)
 

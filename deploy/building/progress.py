@@ -1,14 +1,27 @@
-"""Show the progress of long steps on the terminal."""
+"""Show the progress of long steps on the terminal, or nothing at all."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich import get_console
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
 from deploy.engines import Progress
+
+
+@contextmanager
+def shared_console(*, quiet: bool) -> Iterator[None]:
+    """Silence rich's shared console inside the block where `quiet` is True."""
+    # NNCF and the generation of data draw their bars on it, and neither can be told not to.
+    console = get_console()
+    before, console.quiet = console.quiet, console.quiet or quiet
+    try:
+        yield
+    finally:
+        console.quiet = before
 
 
 @contextmanager

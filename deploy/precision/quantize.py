@@ -3,13 +3,11 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import nncf
 import numpy as np
 import onnx
-import rich
 from nncf.common.quantization.structs import QuantizationScheme
 from nncf.parameters import QuantizationMode
 from nncf.quantization.advanced_parameters import (
@@ -95,22 +93,9 @@ def _quantized(
         source, kept = copy, [*kept, *_unfit_for_fp8(source)]
     else:
         settings |= {"advanced_parameters": INT8}
-    with _quiet_nncf():
-        model: onnx.ModelProto = nncf.quantize(source, ignored_scope=nncf.IgnoredScope(names=list(kept)), **settings)
+    nncf.set_log_level(logging.ERROR)  # it reports every step of every candidate
+    model: onnx.ModelProto = nncf.quantize(source, ignored_scope=nncf.IgnoredScope(names=list(kept)), **settings)
     return signed(model) if precision == "int8" else model
-
-
-@contextmanager
-def _quiet_nncf() -> Iterator[None]:
-    """Silence NNCF: the build shows its own progress, and prints nothing for a program that calls it."""
-    nncf.set_log_level(logging.ERROR)
-    # NNCF draws its bars on rich's shared console, which nothing of ours uses.
-    console = rich.get_console()
-    quiet, console.quiet = console.quiet, True
-    try:
-        yield
-    finally:
-        console.quiet = quiet
 
 
 def signed(model: onnx.ModelProto) -> onnx.ModelProto:
