@@ -55,7 +55,7 @@ def test_rewrites(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -
             times[key].append(1000 * (time.perf_counter() - start))
 
     benchmark.pedantic(one_round, rounds=ROUNDS, warmup_rounds=1)
-    # The benchmark's own figures are those of a whole round, so every graph's median stands beside them.
+    # The benchmark's own figures are those of a whole round, so every graph's median is kept with them.
     steps = list(dict.fromkeys(step for step, _ in runners))
     benchmark.extra_info.update(checkpoint=Path(name).name, threads=threads)
     benchmark.extra_info["rewrites"] = {
