@@ -15,7 +15,7 @@ from deploy.building import DEFAULT_CHECKPOINT
 from deploy.building.plan import contract_of
 from deploy.contract import Contract
 from deploy.files import DIRECTORY
-from deploy.report.records import machine
+from deploy.report import machine
 from deploy.server import Server
 from deploy.server.options import FREE_PORTS
 from model.checkpoint import Checkpoint, load_checkpoint

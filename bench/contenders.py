@@ -20,9 +20,8 @@ from bench import BASELINE
 from data_pipeline.command_line import new_parser, positive
 from deploy.contract import Contract
 from deploy.engines import EngineOutput, Runner, engine_runner, onnx_runner, pytorch_runner
-from deploy.engines.openvino_core import core
-from deploy.engines.openvino_cpu import openvino_runner
-from deploy.report.records import EngineRecord, Report, read_report
+from deploy.engines.openvino_cpu import core, openvino_runner
+from deploy.report import EngineRecord, Report, read_report
 from model.checkpoint import load_checkpoint
 from model.network import DecodedNetwork
 

@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy.engines.onnx_runtime import open_session
-from deploy.engines.openvino_core import core
+from deploy.engines.openvino_cpu import core
 
 # Large enough that starting a call costs nothing, small enough to repeat in every round.
 SIDE = 1024

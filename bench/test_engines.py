@@ -28,7 +28,7 @@ from deploy.building.plan import contract_of
 from deploy.contract import Contract
 from deploy.engines import TARGETS, BuildRequest, Runner, pytorch_runner
 from deploy.export import export_onnx
-from deploy.verify.parity import compare
+from deploy.verify import compare
 from model import PRESETS, build_model
 from model.checkpoint import load_checkpoint
 

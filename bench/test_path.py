@@ -10,7 +10,7 @@ from data_pipeline import Preprocessor
 from deploy.client import Client
 from deploy.client.transport import Protocol
 from deploy.engines import Runner, engine_runner, pytorch_runner
-from deploy.report.records import read_report
+from deploy.report import read_report
 from deploy.server import Server
 
 ROUNDS = 40

@@ -20,7 +20,7 @@ from deploy.building.plan import contract_of
 from deploy.engines import Runner, onnx_runner
 from deploy.engines.openvino_cpu import openvino_runner
 from deploy.simplify import REWRITES, simplify
-from deploy.verify.parity import compare
+from deploy.verify import compare
 from model.checkpoint import load_checkpoint
 
 ROUNDS = 9

@@ -4,9 +4,9 @@ The names below load their module on first use, so `import data_pipeline` needs 
 packages import `spec`, `files`, `overlay` and `command_line` on machines that have neither.
 """
 
-from typing import TYPE_CHECKING
-
-from data_pipeline.lazy_names import lazy_names
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from data_pipeline.image_header import ImageError as ImageError
@@ -25,6 +25,24 @@ if TYPE_CHECKING:
     from data_pipeline.sources import SOURCES as SOURCES
     from data_pipeline.sources import open_source as open_source
     from data_pipeline.spec import Preprocessing as Preprocessing
+
+
+def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a package that offers names from other modules.
+
+    Args:
+        package: name of the package, for the message of the AttributeError.
+        modules: full name of the module that defines each name.
+    """
+
+    def load(name: str) -> Any:
+        # `hasattr` and `from package import name` expect an AttributeError for an unknown name.
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(modules[name]), name)
+
+    return load
+
 
 _MODULES = {
     "BadSample": "data_pipeline.scan",

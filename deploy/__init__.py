@@ -5,14 +5,14 @@
 
 from typing import TYPE_CHECKING
 
-from data_pipeline.lazy_names import lazy_names
+from data_pipeline import lazy_names
 
 if TYPE_CHECKING:
     from deploy.building import build as build
     from deploy.errors import BuildError as BuildError
-    from deploy.report.records import Report as Report
+    from deploy.report import Report as Report
 
 # The client lives in this package and runs on machines with neither torch nor DALI, so `import deploy` loads nothing.
-_MODULES = {"build": "deploy.building", "BuildError": "deploy.errors", "Report": "deploy.report.records"}
+_MODULES = {"build": "deploy.building", "BuildError": "deploy.errors", "Report": "deploy.report"}
 __all__ = list(_MODULES)
 __getattr__ = lazy_names(__name__, _MODULES)

@@ -13,8 +13,7 @@ from deploy.building.plan import AUTO
 from deploy.engines import ONNX, PRECISIONS, TARGETS
 from deploy.errors import BuildError
 from deploy.files import DIRECTORY
-from deploy.report.records import PAGE
-from deploy.report.table import engine_table, notes
+from deploy.report import PAGE, engine_table, notes
 
 EXAMPLES = """examples:
   python -m deploy.build_engine

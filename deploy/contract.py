@@ -3,11 +3,13 @@
 Export, engines, repository, server and client all read this module, so no name is repeated by hand.
 """
 
+import io
 import json
 from dataclasses import dataclass
 from typing import Any
 
-# Not from `data_pipeline` itself: the client imports this module, and has neither torch nor DALI.
+from PIL import Image
+
 from data_pipeline.spec import SIXTEEN_BITS, Preprocessing
 
 PIPELINE_MODEL = "resformer"
@@ -130,3 +132,11 @@ class Contract:
         if not isinstance(fields, dict):
             raise ValueError(f"not a served-model contract: {text[:40]!r}")
         return cls.from_fields(fields)
+
+
+def sample_image() -> bytes:
+    """Return a small JPEG file, the same each time."""
+    file = io.BytesIO()
+    # Without noise the file stays small, and its decoding is as quick as decoding gets.
+    Image.linear_gradient("L").convert("RGB").save(file, "JPEG")
+    return file.getvalue()

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from deploy.contract import Contract
 from deploy.errors import BuildError
-from deploy.plugins.onnx_nodes import name_plugins
+from deploy.plugins import name_plugins
 from deploy.simplify import simplify
 from model import MultiTaskResFormer
 from model.inference import for_inference
-from model.network.outputs import Decoded, DecodedNetwork
+from model.network import Decoded, DecodedNetwork
 
 # The exporter's note of the module that a node comes from, by which `precision.layer_errors` names layers.
 NAME_SCOPES = "pkg.torch.onnx.name_scopes"

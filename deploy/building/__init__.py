@@ -9,11 +9,11 @@ from rich.console import Console
 
 from data_pipeline import DataError
 from deploy.building import cache
+from deploy.building.builder import shared_console
 from deploy.building.plan import AUTO, BuildOptions, Job, check_plugins, choose_targets, contract_of
-from deploy.building.progress import shared_console
 from deploy.engines import ONNX, PRECISIONS, TARGETS, GpuOptions
 from deploy.errors import BuildError
-from deploy.report.records import Report
+from deploy.report import Report
 from model.checkpoint import RANDOM_PREFIX, CheckpointError, load_checkpoint
 
 DEFAULT_CHECKPOINT = Path(__file__).parents[2] / "model" / "weights" / "skin-tiny.safetensors"

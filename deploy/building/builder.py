@@ -1,28 +1,64 @@
 """Build what is missing: make each engine, verify it, time all of them, and describe the result."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from rich import get_console
 from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
 
 from deploy.building.cache import BuildState, export_tools, tool
 from deploy.building.plan import AUTO, EngineSpec, Job, left_out
-from deploy.building.progress import step
 from deploy.engines import ONNX, TARGETS, BuildRequest, Progress, Runner, engine_runner
 from deploy.errors import BuildError
 from deploy.export import check_onnx, export_onnx
 from deploy.files import network_files, network_fingerprint
 from deploy.precision import QUANTIZED, lower_precision
 from deploy.precision.layer_errors import worst_layers
-from deploy.report.records import EngineRecord, Report, machine
+from deploy.report import EngineRecord, Report, machine
 from deploy.verify import Verification
 from deploy.verify.samples import Samples, load_samples
-from deploy.verify.timing import alternating_ms
-from deploy.verify.verifier import Verifier
+from deploy.verify.verifier import Verifier, alternating_ms
+
+
+@contextmanager
+def shared_console(*, quiet: bool) -> Iterator[None]:
+    """Silence rich's shared console inside the block where `quiet` is True."""
+    # NNCF and the generation of data draw their bars on it, and neither can be told not to.
+    console = get_console()
+    before, console.quiet = console.quiet, console.quiet or quiet
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
+@contextmanager
+def step(console: Console, name: str) -> Iterator[Progress]:
+    """Show `name` with the time it takes, and leave one line when the block ends.
+
+    Yields a callable for the phase under way and the share of it that is done.
+    """
+    start = time.perf_counter()
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[phase]}"), TimeElapsedColumn())
+    # In a log file the bar would be a line for every refresh.
+    with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        # No total: the bar only pulses until a phase reports a share.
+        task = bar.add_task(name, total=None, phase="")
+
+        def report(phase: str, share: float) -> None:
+            bar.update(task, total=1.0, completed=share, phase=phase)
+
+        yield report
+    console.print(f"{name}: {time.perf_counter() - start:.1f} s", highlight=False)
+
 
 PYTORCH = "PyTorch"
 TIMING_CACHE = "tensorrt.timing_cache"

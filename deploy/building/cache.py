@@ -13,7 +13,7 @@ from typing import Any
 from deploy.building.plan import EngineSpec, Job, plan_engines
 from deploy.engines import ONNX, TARGETS, onnx_version
 from deploy.files import DIRECTORY, GPU_DIRECTORY, network_fingerprint
-from deploy.report.records import CPU_TARGETS, EngineRecord, Report, read_report
+from deploy.report import CPU_TARGETS, EngineRecord, Report, read_report
 from model.checkpoint import Checkpoint
 
 EXPORT_TOOLS = ("torch", "onnx", "onnxscript")

@@ -5,10 +5,9 @@ from pathlib import Path
 from deploy.building.builder import PYTORCH, BuildResult
 from deploy.engines.openvino_cpu import EXECUTION_TYPE, OpenVinoTarget
 from deploy.files import network_files
-from deploy.report.gallery import gallery
-from deploy.report.page import write_page
-from deploy.report.records import Report, read_report, write_report
-from deploy.repository.cpu import write_repository
+from deploy.report import Report, read_report, write_report
+from deploy.report.page import gallery, write_page
+from deploy.repository import write_repository
 from deploy.repository.gpu import write_gpu_repository
 
 PLAN_TARGETS = ("tensorrt", "torch-tensorrt")  # what NVIDIA's server can load as a plan

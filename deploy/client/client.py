@@ -1,4 +1,4 @@
-"""Query a served model from a program."""
+"""Query a served model from a program, with blocking calls or with asyncio."""
 
 import asyncio
 import time

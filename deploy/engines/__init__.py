@@ -1,6 +1,10 @@
-"""List the kinds of engine that an exported network can be built into."""
+"""List the kinds of engine that an exported network can be built into, and open what was built."""
 
 from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from deploy.engines.base import (
     PRECISIONS,
@@ -14,26 +18,10 @@ from deploy.engines.base import (
 )
 from deploy.engines.onnx_runtime import onnx_runner, onnx_version
 from deploy.engines.openvino_cpu import OpenVinoTarget, openvino_runner
-from deploy.engines.pytorch import pytorch_runner
 from deploy.engines.tensorrt_target import TensorRtTarget
 from deploy.engines.torch_tensorrt import TorchTensorRtTarget
-
-__all__ = [
-    "ONNX",
-    "PRECISIONS",
-    "TARGETS",
-    "BuildRequest",
-    "EngineOutput",
-    "EngineRequest",
-    "GpuOptions",
-    "Progress",
-    "Runner",
-    "Target",
-    "engine_runner",
-    "onnx_runner",
-    "onnx_version",
-    "pytorch_runner",
-]
+from model import MultiTaskResFormer
+from model.network import DecodedNetwork
 
 ONNX = "onnx"
 """The export itself. It is no `Target`: every target is built from it."""
@@ -58,3 +46,32 @@ def engine_runner(target: str, precision: str, path: Path, threads: int) -> Runn
     if precision == "bf16":
         return openvino_runner(path, "f32", threads)
     return onnx_runner(path, threads, literal=precision == "fp8")
+
+
+def pytorch_runner(model: MultiTaskResFormer) -> Runner:
+    """Run `model` in fp32, neither folded nor exported, on PyTorch's own number of threads."""
+    network = DecodedNetwork(model).eval()
+
+    def run(images: NDArray[np.float32]) -> EngineOutput:
+        with torch.inference_mode():
+            return EngineOutput(*(output.numpy() for output in network(torch.from_numpy(images))))
+
+    return run
+
+
+__all__ = [
+    "ONNX",
+    "PRECISIONS",
+    "TARGETS",
+    "BuildRequest",
+    "EngineOutput",
+    "EngineRequest",
+    "GpuOptions",
+    "Progress",
+    "Runner",
+    "Target",
+    "engine_runner",
+    "onnx_runner",
+    "onnx_version",
+    "pytorch_runner",
+]

@@ -1,5 +1,6 @@
 """Build and run OpenVINO engines on the CPU: what the server runs where there is no GPU."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,19 @@ import openvino
 from numpy.typing import NDArray
 
 from deploy.engines.base import BuildRequest, EngineOutput, EngineRequest, Precision, Progress, Runner, Target
-from deploy.engines.openvino_core import core
 from deploy.engines.openvino_winograd import use_winograd
 
 EXECUTION_TYPE = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """The type that everything not quantised is computed in, when an engine is verified and when it is served."""
+
+
+@cache
+def core() -> openvino.Core:
+    """Return the process's only `Core`."""
+    # OpenVINO 2026.4 gives the thread another signal stack when a `Core` first compiles for a CPU, and restores the
+    # previous one when that `Core` is destroyed. Two whose lives overlap leave a stack that was freed, and Ctrl-C is
+    # then a segmentation fault.
+    return openvino.Core()
 
 
 class OpenVinoTarget(Target):
@@ -50,7 +59,7 @@ class OpenVinoTarget(Target):
         model = openvino.convert_model(request.onnx)
         # The two forms are timed in float32 only, so the choice says nothing about other types.
         if request.precision == "fp32":
-            use_winograd(model, request.threads, progress)
+            use_winograd(core(), model, request.threads, progress)
         # A note for people who open the file, which does not tell the type by itself.
         model.set_rt_info(EXECUTION_TYPE[request.precision], "resformer_execution")
         # The default would round the weights to float16.

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 
 from deploy.engines.base import Progress
-from deploy.engines.openvino_core import core
 
 LARGEST_SIDE = 64  # beyond it the dense transforms cost more than the products save
 WORTHWHILE = 0.9  # of the plain convolution's time: a smaller gain does not pay for weights of four times the size
@@ -45,15 +44,15 @@ class Shape(NamedTuple):
     side: int
 
 
-def use_winograd(model: openvino.Model, threads: int, progress: Progress) -> int:
-    """Rewrite, in place, the convolutions that are faster in Winograd's form, and return their number."""
+def use_winograd(core: openvino.Core, model: openvino.Model, threads: int, progress: Progress) -> int:
+    """Rewrite, in place, the convolutions that are faster in Winograd's form here, and return their number."""
     candidates = list(_candidates(model))
     # The blocks of a stage repeat one shape, which is timed once.
     shapes = list(dict.fromkeys(shape for _, shape in candidates))
     faster = set()
     for index, shape in enumerate(shapes):
         progress(f"timing 3x3 convolutions of {shape.c_in} channels at {shape.side} px", index / len(shapes))
-        if winograd_is_faster(shape, threads):
+        if winograd_is_faster(core, shape, threads):
             faster.add(shape)
     chosen = [(node, shape) for node, shape in candidates if shape in faster]
     for node, shape in chosen:
@@ -80,11 +79,11 @@ def _weight(node: openvino.Node) -> NDArray[np.float32]:
     return np.asarray(node.input_value(1).get_node().data)
 
 
-def winograd_is_faster(shape: Shape, threads: int) -> bool:
+def winograd_is_faster(core: openvino.Core, shape: Shape, threads: int) -> bool:
     """Compare the median times of both forms, in alternating rounds on random values of one image."""
     weight = np.random.default_rng(0).standard_normal((shape.c_out, shape.c_in, 3, 3), np.float32)
     image = np.random.default_rng(1).standard_normal((1, shape.c_in, shape.side, shape.side), np.float32)
-    forms = [_compiled(shape, weight, threads, winograd=winograd) for winograd in (False, True)]
+    forms = [_compiled(core, shape, weight, threads, winograd=winograd) for winograd in (False, True)]
     times: list[list[float]] = [[], []]
     for _ in range(ROUNDS + 1):
         for request, measured in zip(forms, times, strict=True):
@@ -96,7 +95,9 @@ def winograd_is_faster(shape: Shape, threads: int) -> bool:
     return transformed < WORTHWHILE * plain
 
 
-def _compiled(shape: Shape, weight: NDArray[np.float32], threads: int, *, winograd: bool) -> openvino.InferRequest:
+def _compiled(
+    core: openvino.Core, shape: Shape, weight: NDArray[np.float32], threads: int, *, winograd: bool
+) -> openvino.InferRequest:
     """Compile one form of a convolution, with a ReLU behind it as most of the network's convolutions have."""
     image = ops.parameter([1, shape.c_in, shape.side, shape.side], np.float32)
     if winograd:
@@ -105,7 +106,7 @@ def _compiled(shape: Shape, weight: NDArray[np.float32], threads: int, *, winogr
         out = ops.convolution(image, ops.constant(weight), [1, 1], [1, 1], [1, 1], [1, 1]).output(0)
     model = openvino.Model([ops.relu(out)], [image])
     settings = {**CPU_SETTINGS, "INFERENCE_NUM_THREADS": threads}
-    return core().compile_model(model, "CPU", settings).create_infer_request()
+    return core.compile_model(model, "CPU", settings).create_infer_request()
 
 
 # The matrices of F(4x4, 3x3) for one axis, with the interpolation points 0, 1, -1, 2, -2 and infinity.

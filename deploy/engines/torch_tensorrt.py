@@ -13,7 +13,7 @@ import torch
 
 from deploy.engines.base import BuildRequest, EngineRequest, Precision, Progress, Runner, Target
 from deploy.export import EXPORT_DTYPES, ExportedNetwork
-from deploy.plugins.onnx_nodes import ATTENTION, DILATED
+from deploy.plugins import ATTENTION, DILATED
 
 
 class TorchTensorRtTarget(Target):

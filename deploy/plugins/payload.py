@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.aot.compile import compile_payload
+from kernels.aot import compile_payload
 from kernels.aot.configurations import Configuration, attention_forward, dilated_fusion
 from kernels.attention import triton_launch as attention
 from kernels.dilated import triton_launch as dilated
@@ -62,7 +62,7 @@ def attention_payload(
         capability: compute capability of the GPU, as 80 or 120.
 
     Raises:
-        KernelInputError: the kernel does not fit into a plugin (see `kernels.aot.compile.compile_payload`).
+        KernelInputError: the kernel does not fit into a plugin (see `kernels.aot.compile_payload`).
     """
     # The scale and whether there is a shift are compiled in. What else a layer has is passed at launch.
     batch, height, width, channels = shape
@@ -85,7 +85,7 @@ def dilated_payload(
         capability: compute capability of the GPU, as 80 or 120.
 
     Raises:
-        KernelInputError: the kernel does not fit into a plugin (see `kernels.aot.compile.compile_payload`).
+        KernelInputError: the kernel does not fit into a plugin (see `kernels.aot.compile_payload`).
     """
     batch, height, width, c_in = shape
     configuration = dilated_fusion(height, width, c_in, c_out, dilations, dtype)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import tensorrt.plugin as trtp
 import torch
 
-from deploy.plugins.onnx_nodes import ATTENTION, DILATED
+from deploy.plugins import ATTENTION, DILATED
 from deploy.plugins.payload import Payload, attention_payload, dilated_payload
 
 # TensorRT reads the annotations of the functions below as objects: none of them may be a string.

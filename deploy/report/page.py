@@ -1,16 +1,118 @@
-"""Write `report.html`: the report as one page that needs no other file."""
+"""Write `report.html`: the report as one self-contained page, with a plot of the engines and a gallery of masks."""
 
+import base64
+import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
+from data_pipeline import Dataset
 from data_pipeline.files import write_whole
-from data_pipeline.overlay import colour_of
+from data_pipeline.overlay import colour_of, draw, fit_mask, open_upright, png
 from deploy.contract import Contract
-from deploy.report.gallery import GalleryRow
-from deploy.report.plot import trade_off
-from deploy.report.records import PAGE, Report
+from deploy.engines import Runner
+from deploy.report import PAGE, EngineRecord, Report
+from deploy.verify.samples import Samples
+from deploy.verify.task_gate import TASK_TOLERANCE
+
+ROWS = 4
+WIDTH = 320  # of a picture, in pixels
+
+
+@dataclass(frozen=True)
+class GalleryRow:
+    """Hold what the gallery shows of one image.
+
+    pictures: PNG pictures as data URLs, by the name above their column.
+    labels: each label's name, target and probability.
+    """
+
+    pictures: dict[str, str]
+    labels: list[tuple[str, int, float]]
+
+
+def gallery(samples: Samples, runners: dict[str, Runner]) -> Sequence[GalleryRow]:
+    """Draw the first images of the samples with the mask of every runner, or nothing for noise.
+
+    runners: by the name above their column. The probabilities shown are the last one's.
+    """
+    if samples.dataset is None or samples.targets is None:
+        return ()
+    return [
+        _row(samples.dataset, samples.targets.masks, samples.images, index, runners)
+        for index in range(min(ROWS, len(samples.images)))
+    ]
+
+
+def _row(
+    dataset: Dataset, masks: Tensor, images: NDArray[np.float32], index: int, runners: dict[str, Runner]
+) -> GalleryRow:
+    record = dataset.records[index]
+    # One image a call, because an engine may take no more.
+    outputs = {name: runner(images[index : index + 1]) for name, runner in runners.items()}
+    probabilities = list(outputs.values())[-1].class_probs[0].tolist()
+    shown = {"target": masks[index].numpy(), **{name: output.mask[0] for name, output in outputs.items()}}
+    return GalleryRow(
+        pictures=_pictures(record.image.read_bytes(), shown),
+        labels=list(zip(dataset.labels, record.labels, probabilities, strict=True)),
+    )
+
+
+def _pictures(data: bytes, masks: dict[str, NDArray[np.generic]]) -> dict[str, str]:
+    """Return the image, and the image under each mask, by name."""
+    # Drawn over the file in its own proportions: the network saw it as a square.
+    image = open_upright(data)
+    image = image.resize((WIDTH, round(WIDTH * image.height / image.width)), Image.Resampling.LANCZOS)
+    overlays = {name: draw(image, fit_mask(mask.astype(np.uint8), image.size)) for name, mask in masks.items()}
+    return {name: _data_url(picture) for name, picture in {"image": image, **overlays}.items()}
+
+
+def _data_url(picture: Image.Image) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(picture)).decode()
+
+
+PANELS = {"dice": "Dice", "accuracy": "accuracy"}
+
+
+def trade_off(report: Report) -> str | None:
+    """Plot the time of one image against the change of each score, as a PNG in a data URL.
+
+    Return None where nothing was scored.
+    """
+    engines = [engine for engine in report.engines if engine.changes and engine.latency_ms is not None]
+    if not engines:
+        return None
+    # Without pyplot, which would choose a display and keep every figure.
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, (score, label) in zip(figure.subplots(1, len(PANELS), sharex=True), PANELS.items(), strict=True):
+        axes.plot(report.reference_ms, 0, "k*", markersize=10, label="PyTorch fp32")
+        for engine in engines:
+            _point(axes, engine, score)
+        axes.axhline(-TASK_TOLERANCE[score], color="tab:red", linestyle="--", linewidth=1, label="refused below")
+        axes.set(xlabel="one image, ms (median)", ylabel=f"{label}, change to PyTorch", xlim=(0, None))
+        axes.grid(alpha=0.3)
+    # Both panels have the same legend, so one below them is enough.
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=130)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _point(axes: Axes, engine: EngineRecord, score: str) -> None:
+    change = engine.changes[score]
+    assert engine.latency_ms is not None
+    # errorbar takes lengths, not ends.
+    span = [[change.value - change.low], [change.high - change.value]]
+    axes.errorbar(engine.latency_ms, change.value, yerr=span, fmt="o", capsize=3, label=engine.name)
 
 
 def write_page(output: Path, report: Report, contract: Contract, rows: Sequence[GalleryRow]) -> None:

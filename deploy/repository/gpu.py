@@ -10,10 +10,9 @@ from tritonclient.grpc import model_config_pb2 as schema
 
 from data_pipeline import serialize_serving
 from data_pipeline.files import whole_folder
-from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract
+from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract, sample_image
 from deploy.files import GPU_DIRECTORY, VERSION, write_config
-from deploy.repository.cpu import data_type, model_config
-from deploy.sample import sample_image
+from deploy.repository import data_type, model_config
 
 PREPROCESSING_MODEL = "resformer_preprocessing"
 PLAN, DALI_GRAPH = "model.plan", "model.dali"

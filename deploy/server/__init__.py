@@ -6,7 +6,7 @@ and stays free of aiohttp and gRPC.
 
 from typing import TYPE_CHECKING
 
-from data_pipeline.lazy_names import lazy_names
+from data_pipeline import lazy_names
 
 if TYPE_CHECKING:
     from deploy.errors import ServerError as ServerError

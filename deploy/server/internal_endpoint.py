@@ -1,4 +1,4 @@
-"""Talk to tritonserver's own HTTP endpoint, which listens on the loopback and answers only to the key of this start.
+"""Talk to tritonserver's own HTTP endpoint, on the loopback and with the key of this start: model control and health probe.
 
 The proxy, the health probe and model loading use it. Clients reach the proxy and the gRPC port instead.
 """
@@ -16,9 +16,8 @@ from tritonclient.grpc import model_config_pb2 as schema
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import triton_to_np_dtype
 
-from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, PROBE_ID, Contract, TensorSpec
+from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, PROBE_ID, Contract, TensorSpec, sample_image
 from deploy.errors import ServerError
-from deploy.sample import sample_image
 
 ADDRESS = "127.0.0.1"
 # Every API of the HTTP endpoint is closed without the key: the proxy decides what clients may use.

@@ -9,12 +9,11 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import cast
 
-from deploy.simplify.dilated import StaticDFE
-from deploy.simplify.tail import ClassifyFirst
+from deploy.simplify.decoder import ClassifyFirst, StaticDFE
 from deploy.simplify.windows import WindowedStage
 from model import MultiTaskResFormer
 from model.config import STRIDES
-from model.inference.fold import fold_norm, replace_modules
+from model.inference import fold_norm, replace_modules
 from model.network.decoder import DFE
 from model.network.encoder import ResFormerStage
 from model.network.layers import ConvNorm

@@ -1,12 +1,15 @@
 """Compare every engine with the trained network in PyTorch fp32: in numbers, on the task, in time.
 
-`verifier` runs an engine on `samples`, `parity` compares the numbers, `task_gate` the scores, and `timing` takes the
-times of all engines together.
+This file defines what is found of an engine and compares the numbers. `samples` loads the images, `task_gate` compares
+the scores, `verifier` runs the engines and times them.
 """
 
-# The results are defined here, and not where they are computed, because reports read them without torch and MONAI.
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import numpy as np
+
+from deploy.engines import EngineOutput
 
 
 @dataclass(frozen=True)
@@ -49,3 +52,39 @@ class Verification:
     changes: dict[str, Change]
     scores: dict[str, float] | None
     failures: tuple[str, ...]
+
+
+# fp32 engines only sum in another order. fp16 and bf16 round at 2^-11 and 2^-8, carried through some 60 layers.
+PARITY_TOLERANCE = {
+    "fp32": Parity(mask=0.001, classification=0.001, segmentation=0.0001),
+    "tf32": Parity(mask=0.005, classification=0.01, segmentation=0.001),  # multiplies with the 10 bits of fp16
+    "fp16": Parity(mask=0.005, classification=0.01, segmentation=0.001),
+    "bf16": Parity(mask=0.02, classification=0.05, segmentation=0.01),
+    # Eight bits are verified on the task. These limits only notice NaN.
+    "int8": Parity(mask=1.0, classification=1.0, segmentation=1.0),
+    "fp8": Parity(mask=1.0, classification=1.0, segmentation=1.0),
+}
+
+
+def compare(reference: EngineOutput, candidate: EngineOutput) -> Parity:
+    """Measure the differences between two engines' outputs for the same images, with infinity for NaN."""
+    return Parity(
+        mask=float(np.mean(reference.mask != candidate.mask)),
+        classification=_finite(np.max(np.abs(reference.class_probs - candidate.class_probs))),
+        segmentation=_finite(np.mean(np.abs(reference.seg_probs - candidate.seg_probs))),
+    )
+
+
+def broken_tolerances(precision: str, parity: Parity) -> list[str]:
+    """List every numeric tolerance that an engine breaks, with the figure."""
+    limit = PARITY_TOLERANCE[precision]
+    return [
+        f"{name} differs by {value:.2e}, more than {getattr(limit, name):.0e}"
+        for name, value in vars(parity).items()
+        if value > getattr(limit, name)
+    ]
+
+
+def _finite(value: float) -> float:
+    # A comparison with NaN is always false, so it would pass every tolerance.
+    return float(value) if np.isfinite(value) else float("inf")

@@ -1,4 +1,4 @@
-"""Build networks to compare with: a plain encoder, no DFE, and a U-Net from outside."""
+"""List the arms of the ablation, and build the networks that are compared: each arm differs in one choice."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

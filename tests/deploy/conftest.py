@@ -18,7 +18,7 @@ from data_pipeline import Preprocessing, Preprocessor
 from deploy import build_engine
 from deploy.contract import Contract
 from deploy.export import export_onnx
-from deploy.repository.cpu import write_repository
+from deploy.repository import write_repository
 from deploy.server import Server
 from deploy.server.options import FREE_PORTS
 from model.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint

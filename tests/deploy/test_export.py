@@ -10,7 +10,7 @@ import pytest
 from deploy.engines import onnx_runner, pytorch_runner
 from deploy.errors import BuildError
 from deploy.export import check_onnx, export_onnx
-from deploy.verify.parity import broken_tolerances, compare
+from deploy.verify import broken_tolerances, compare
 from tests.helpers.networks import SMALLEST, lived_in
 from tests.helpers.smallest import CONTRACT, images
 

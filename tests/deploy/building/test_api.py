@@ -8,7 +8,7 @@ from rich import get_console
 
 import deploy
 from deploy import BuildError, Report, build
-from deploy.report.records import read_report
+from deploy.report import read_report
 from tests.deploy.conftest import Built, working_directory
 
 # As the fixture `built` was built by the command, so that a repeat of it finds everything current.

@@ -21,9 +21,8 @@ from deploy.engines.openvino_cpu import OpenVinoTarget, compiled_for_latency, op
 from deploy.engines.tensorrt_target import TensorRtTarget
 from deploy.errors import BuildError
 from deploy.files import DIRECTORY
-from deploy.report.records import read_report
-from deploy.verify import Parity
-from deploy.verify.parity import PARITY_TOLERANCE
+from deploy.report import read_report
+from deploy.verify import PARITY_TOLERANCE, Parity
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.deploy.conftest import Built, working_directory
 

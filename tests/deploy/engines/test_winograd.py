@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from openvino import opset13 as ops
 
 from deploy.engines import openvino_winograd
-from deploy.engines.openvino_core import core
+from deploy.engines.openvino_cpu import core
 from deploy.engines.openvino_winograd import INPUT, OUTPUT, TILE, WEIGHT, Shape, convolution, use_winograd
 
 ROUNDING = 2e-5  # of the largest output: about ten times a plain float32 convolution's
@@ -59,7 +59,7 @@ def test_only_what_is_faster_is_rewritten(winograd: bool, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         openvino_winograd,
         "winograd_is_faster",
-        lambda shape, threads: timed.append(shape) or winograd,  # type: ignore[func-returns-value]
+        lambda core, shape, threads: timed.append(shape) or winograd,  # type: ignore[func-returns-value]
     )
     random = np.random.default_rng(0)
     source = ops.parameter([1, 4, 12, 12], np.float32)
@@ -71,7 +71,7 @@ def test_only_what_is_faster_is_rewritten(winograd: bool, monkeypatch: pytest.Mo
     model = openvino.Model([strided], [source])
     image = random.standard_normal((1, 4, 12, 12), np.float32)
     expected = compiled(model)([image])[0]
-    assert use_winograd(model, 1, lambda phase, share: None) == int(winograd)
+    assert use_winograd(core(), model, 1, lambda phase, share: None) == int(winograd)
     assert timed == [Shape(6, 4, 12)]
     convolutions = [node for node in model.get_ops() if node.get_type_name() == "Convolution"]
     assert len(convolutions) == (1 if winograd else 2)
@@ -79,4 +79,4 @@ def test_only_what_is_faster_is_rewritten(winograd: bool, monkeypatch: pytest.Mo
 
 
 def test_the_choice_is_made_by_timing_both_forms() -> None:
-    assert isinstance(openvino_winograd.winograd_is_faster(Shape(8, 8, 8), 1), bool)
+    assert isinstance(openvino_winograd.winograd_is_faster(core(), Shape(8, 8, 8), 1), bool)

@@ -13,11 +13,11 @@ from deploy import build_engine
 from deploy.engines import TARGETS, BuildRequest, GpuOptions, engine_runner, onnx_runner, pytorch_runner
 from deploy.errors import BuildError
 from deploy.export import check_onnx
-from deploy.precision.cast import cast
+from deploy.precision import cast
 from deploy.precision.layer_errors import layer_errors, worst_layers
 from deploy.precision.quantize import Loss, quantize
-from deploy.report.records import read_report
-from deploy.verify.parity import broken_tolerances, compare
+from deploy.report import read_report
+from deploy.verify import broken_tolerances, compare
 from tests.helpers.networks import SMALLEST, lived_in
 from tests.helpers.smallest import CONTRACT, images
 

@@ -7,7 +7,7 @@ from tritonclient.grpc import model_config_pb2 as schema
 
 from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract
 from deploy.files import read_config
-from deploy.repository.cpu import write_repository
+from deploy.repository import write_repository
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from tritonclient.grpc import model_config_pb2 as schema
 
-from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract, TensorSpec
+from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract, TensorSpec, sample_image
 from deploy.files import read_config
 from deploy.repository.gpu import PREPROCESSING_MODEL, write_gpu_repository
-from deploy.sample import sample_image
 
 MODELS = (PIPELINE_MODEL, NETWORK_MODEL, PREPROCESSING_MODEL)
 

@@ -16,7 +16,7 @@ from google.protobuf import text_format
 from deploy.client import Client, ServerUnavailable
 from deploy.contract import Contract
 from deploy.files import CONFIGURATION, read_config
-from deploy.repository.cpu import write_repository
+from deploy.repository import write_repository
 from deploy.serve import main
 from deploy.server import Server, ServerError
 from deploy.server.options import FREE_PORTS

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deploy.simplify import REWRITES, simplify
-from deploy.simplify.dilated import StaticDFE, live_branches
-from deploy.simplify.tail import ClassifyFirst
+from deploy.simplify.decoder import ClassifyFirst, StaticDFE, live_branches
 from deploy.simplify.windows import (
     SCORES_AT_ONCE,
     StaticAttention,

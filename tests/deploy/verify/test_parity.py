@@ -3,7 +3,7 @@
 import numpy as np
 
 from deploy.engines import PRECISIONS, pytorch_runner
-from deploy.verify.parity import PARITY_TOLERANCE, broken_tolerances, compare
+from deploy.verify import PARITY_TOLERANCE, broken_tolerances, compare
 from tests.helpers.networks import SMALLEST, lived_in
 from tests.helpers.smallest import images
 

@@ -1,13 +1,14 @@
-"""Rewrite DFE for maps of one size: only the taps that reach the map are left."""
+"""Rewrite the decoder's side for one map size: only the dilated taps that reach the map, and classes before pixels."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.inference.fold import fold_branch
-from model.network.decoder import DFE, DilatedBranch
+from model.inference import fold_branch
+from model.network.decoder import DFE, Decoder, DilatedBranch
 
 
 class StaticDFE(nn.Module):
@@ -64,3 +65,23 @@ def _convolution(weight: Tensor, dilation: int) -> nn.Conv2d:
     conv = nn.Conv2d(c_in, c_out, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=False)
     conv.weight = nn.Parameter(weight, requires_grad=False)
     return conv
+
+
+class ClassifyFirst(nn.Module):
+    """Run the decoder with its 1x1 convolution before the upsampling.
+
+    Proof: bilinear upsampling U does the same to every channel, and the 1x1 convolution A (without bias) does the same
+    to every pixel, so A (U x) = U (A x). K channels are upsampled instead of 64, and A runs on a quarter of the pixels.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        """Take over the decoder's weights."""
+        super().__init__()
+        self.blocks, self.classify = decoder.blocks, decoder.classify
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Map the four enhanced maps, finest first, to logits (B, K, H, W) at the image's size."""
+        x = features[3]  # the coarsest map, which has no skip connection
+        for block, skip in zip(self.blocks, reversed(features[:3]), strict=True):
+            x = block(x, skip)
+        return F.interpolate(self.classify(x), scale_factor=2, mode="bilinear", align_corners=True)
