@@ -55,10 +55,14 @@ def exported(file: Path) -> bool:
     return _assigned(ast.parse(file.read_text()), "__all__") is not None
 
 
+def lazy(module: str) -> bool:
+    """Say whether a module is a package that loads names on first use."""
+    return bool(_lazy_names(module))
+
+
 def _followed(tree: ast.Module) -> Iterator[str]:
     # What only the type checker reads is no import. It is found in the `__init__` of packages that load names lazily.
-    lazy = _assigned(tree, "_MODULES") is not None
-    for node in _nodes(tree, skip_type_checking=lazy):
+    for node in _nodes(tree, skip_type_checking=_assigned(tree, "_MODULES") is not None):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
