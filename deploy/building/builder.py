@@ -24,7 +24,7 @@ from deploy.precision import QUANTIZED, lower_precision
 from deploy.precision.layer_errors import worst_layers
 from deploy.report import EngineRecord, Report, machine
 from deploy.verify import Verification
-from deploy.verify.samples import Samples, load_samples
+from deploy.verify.task_gate import Samples, load_samples
 from deploy.verify.verifier import Verifier, alternating_ms
 
 

@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from deploy.engines.onnx_runtime import open_session
+from deploy.engines import open_session
 from deploy.export import NAME_SCOPES
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")

@@ -20,8 +20,7 @@ from data_pipeline.overlay import colour_of, draw, fit_mask, open_upright, png
 from deploy.contract import Contract
 from deploy.engines import Runner
 from deploy.report import PAGE, EngineRecord, Report
-from deploy.verify.samples import Samples
-from deploy.verify.task_gate import TASK_TOLERANCE
+from deploy.verify.task_gate import TASK_TOLERANCE, Samples
 
 ROWS = 4
 WIDTH = 320  # of a picture, in pixels

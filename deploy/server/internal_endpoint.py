@@ -1,4 +1,4 @@
-"""Talk to tritonserver's own HTTP endpoint, on the loopback and with the key of this start: model control and health probe.
+"""Talk to tritonserver's own HTTP endpoint, which only the key of this start opens: model control and health probe.
 
 The proxy, the health probe and model loading use it. Clients reach the proxy and the gRPC port instead.
 """

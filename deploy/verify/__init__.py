@@ -1,7 +1,7 @@
 """Compare every engine with the trained network in PyTorch fp32: in numbers, on the task, in time.
 
-This file defines what is found of an engine and compares the numbers. `samples` loads the images, `task_gate` compares
-the scores, `verifier` runs the engines and times them.
+This file defines what is found of an engine and compares the numbers. `task_gate` loads the images and compares the
+scores, `verifier` runs the engines and times them.
 """
 
 from dataclasses import dataclass

@@ -1,12 +1,81 @@
-"""Decide what an engine may lose in Dice and accuracy on validation images, with intervals."""
+"""Load the images that engines are scored on, and decide what an engine may cost in Dice, accuracy and AUC."""
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from data_pipeline import Dataset, Split, TrainingLoader, open_source
+from deploy.contract import Contract
 from deploy.engines import EngineOutput
 from deploy.verify import Change
-from deploy.verify.samples import Targets
 from model.bootstrap import Array, interval, resample, with_means
 from model.metrics import TaskScores
+
+BATCH = 4
+NOISE_IMAGES: dict[Split, int] = {"validation": 4, "train": 16}  # 16 is the fewest that a calibration takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """Hold the targets of a set of images.
+
+    masks: (N, S, S) int64 class indices.
+    labels: (N, C) float32, 0 or 1.
+    seg_classes: names of the mask's values, background first.
+    label_names: names of the C labels.
+    """
+
+    masks: torch.Tensor
+    labels: torch.Tensor
+    seg_classes: tuple[str, ...]
+    label_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Hold images as the network sees them, with their targets where there are any.
+
+    name: what they are, for the reader.
+    images: (N, 3, S, S) float32.
+    targets: masks and labels, or None for noise.
+    dataset: the files that the images come from, or None for noise.
+    """
+
+    name: str
+    images: NDArray[np.float32]
+    targets: Targets | None = None
+    dataset: Dataset | None = None
+
+
+def load_samples(contract: Contract, source: str | None, count: int, split: Split = "validation") -> Samples:
+    """Load `count` images of `source`, or seeded noise where it is None.
+
+    Raises DataError where the source has other classes than the contract.
+    """
+    # Random weights have no data of their own. Noise is enough to compare numbers on.
+    if source is None:
+        shape = (NOISE_IMAGES[split], *contract.network_input.shape)
+        return Samples(name="noise", images=np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
+    dataset = open_source(source, split, samples=count)
+    dataset.check_classes(contract.seg_classes, contract.labels)
+    # In the order of the dataset, which the report's gallery relies on.
+    loader = TrainingLoader(dataset, contract.preprocessing, batch_size=BATCH, augment=False, shuffle=False, seed=0)
+    batches = list(loader)
+    targets = Targets(
+        masks=torch.cat([batch.mask for batch in batches]),
+        labels=torch.cat([batch.labels for batch in batches]),
+        seg_classes=tuple(dataset.seg_classes),
+        label_names=tuple(dataset.labels),
+    )
+    return Samples(
+        name=f"{len(dataset.records)} {split} images of {source}",
+        images=torch.cat([batch.image for batch in batches]).numpy(),
+        targets=targets,
+        dataset=dataset,
+    )
+
 
 TASK_TOLERANCE = {"dice": 0.005, "accuracy": 0.01}
 COMPARED = ("dice", "accuracy", "auc")  # AUC is reported and has no tolerance

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from deploy.engines import EngineOutput, Runner, pytorch_runner
 from deploy.verify import Verification, broken_tolerances, compare
-from deploy.verify.samples import Samples
-from deploy.verify.task_gate import TASK_TOLERANCE, broken_task_tolerances, score, task_changes
+from deploy.verify.task_gate import TASK_TOLERANCE, Samples, broken_task_tolerances, score, task_changes
 from model import MultiTaskResFormer
 
 # Divides neither 4, 8 nor 200: the last batch is a smaller one, so that dynamic batches are tested too.

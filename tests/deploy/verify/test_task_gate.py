@@ -7,8 +7,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from deploy.engines import EngineOutput
 from deploy.verify import Change
-from deploy.verify.samples import Targets
-from deploy.verify.task_gate import broken_task_tolerances, score, task_changes
+from deploy.verify.task_gate import Targets, broken_task_tolerances, score, task_changes
 
 CLASSES, LABELS = ("background", "a", "b"), ("x", "y")
 
