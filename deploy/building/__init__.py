@@ -9,7 +9,6 @@ from rich.console import Console
 
 from data_pipeline import DataError
 from deploy.building import cache
-from deploy.building.builder import shared_console
 from deploy.building.plan import AUTO, BuildOptions, Job, check_plugins, choose_targets, contract_of
 from deploy.engines import ONNX, PRECISIONS, TARGETS, GpuOptions
 from deploy.errors import BuildError
@@ -115,7 +114,7 @@ def run(job: Job, console: Console) -> Report:
     from deploy.building.publish import publish
 
     # In the output folder, so that finished files are moved and not copied into place.
-    with shared_console(quiet=console.quiet), TemporaryDirectory(prefix=".build-", dir=job.output) as scratch:
+    with builder.shared_console(quiet=console.quiet), TemporaryDirectory(prefix=".build-", dir=job.output) as scratch:
         result = builder.build(state, Path(scratch), console)
         return publish(result)
 

@@ -1,5 +1,7 @@
 """Test `from deploy import build`: what it returns, what it raises, and that it prints nothing."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,13 @@ def test_a_repeat_returns_the_same_report_without_building(built: Built, capfd: 
     assert report.served.name == "openvino fp32"
     assert changed_files(built) == before
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_repeat_need_not_wait_for_what_builds() -> None:
+    # In a process of its own, because this one has loaded them. They take seconds to import.
+    code = "import sys, deploy.build_engine; print({'nncf', 'monai', 'nvidia', 'matplotlib'} & sys.modules.keys())"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() == "set()"
 
 
 def test_a_build_prints_nothing(built: Built, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
