@@ -27,39 +27,6 @@ from deploy.verify import Verification
 from deploy.verify.task_gate import Samples, load_samples
 from deploy.verify.verifier import Verifier, alternating_ms
 
-
-@contextmanager
-def shared_console(*, quiet: bool) -> Iterator[None]:
-    """Silence rich's shared console inside the block where `quiet` is True."""
-    # NNCF and the generation of data draw their bars on it, and neither can be told not to.
-    console = get_console()
-    before, console.quiet = console.quiet, console.quiet or quiet
-    try:
-        yield
-    finally:
-        console.quiet = before
-
-
-@contextmanager
-def step(console: Console, name: str) -> Iterator[Progress]:
-    """Show `name` with the time it takes, and leave one line when the block ends.
-
-    Yields a callable for the phase under way and the share of it that is done.
-    """
-    start = time.perf_counter()
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[phase]}"), TimeElapsedColumn())
-    # In a log file the bar would be a line for every refresh.
-    with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        # No total: the bar only pulses until a phase reports a share.
-        task = bar.add_task(name, total=None, phase="")
-
-        def report(phase: str, share: float) -> None:
-            bar.update(task, total=1.0, completed=share, phase=phase)
-
-        yield report
-    console.print(f"{name}: {time.perf_counter() - start:.1f} s", highlight=False)
-
-
 PYTORCH = "PyTorch"
 TIMING_CACHE = "tensorrt.timing_cache"
 INSPECTED = 4  # images that a refused engine's layers are compared on
@@ -248,3 +215,35 @@ class Builder:
             tool=tool(spec),
             key=self.state.keys[spec.file],
         )
+
+
+@contextmanager
+def shared_console(*, quiet: bool) -> Iterator[None]:
+    """Silence rich's shared console inside the block where `quiet` is True."""
+    # NNCF and the generation of data draw their bars on it, and neither can be told not to.
+    console = get_console()
+    before, console.quiet = console.quiet, console.quiet or quiet
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
+@contextmanager
+def step(console: Console, name: str) -> Iterator[Progress]:
+    """Show `name` with the time it takes, and leave one line when the block ends.
+
+    Yields a callable for the phase under way and the share of it that is done.
+    """
+    start = time.perf_counter()
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[phase]}"), TimeElapsedColumn())
+    # In a log file the bar would be a line for every refresh.
+    with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        # No total: the bar only pulses until a phase reports a share.
+        task = bar.add_task(name, total=None, phase="")
+
+        def report(phase: str, share: float) -> None:
+            bar.update(task, total=1.0, completed=share, phase=phase)
+
+        yield report
+    console.print(f"{name}: {time.perf_counter() - start:.1f} s", highlight=False)

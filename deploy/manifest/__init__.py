@@ -15,6 +15,15 @@ START_SECONDS = 300
 DRAIN_SECONDS = 30
 # A model that cannot be loaded, or fails its warm-up, must keep the server from calling itself ready.
 ARGUMENTS = ("--strict-readiness=true", "--exit-on-error=true", f"--exit-timeout-secs={DRAIN_SECONDS}")
+# Of Compose.
+MODELS = "/models"
+METRICS_PORT = 8002
+PROMETHEUS = "prom/prometheus:v3.5.0"
+PROMETHEUS_FILE = "prometheus.yml"
+# Of KServe, whose runtime for the server listens on this port.
+HTTP_PORT = 8080
+PERIOD_SECONDS = 5
+RESOURCES = {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +44,6 @@ class Deployment:
     concurrency: int
     storage: str
     replicas: int
-
-
-MODELS = "/models"
-METRICS_PORT = 8002
-PROMETHEUS = "prom/prometheus:v3.5.0"
-PROMETHEUS_FILE = "prometheus.yml"
 
 
 def project(deployment: Deployment, folder: Path) -> dict[str, Any]:
@@ -94,12 +97,6 @@ def prometheus_configuration() -> dict[str, Any]:
 def bind(source: str, target: str) -> dict[str, Any]:
     """Return a read-only mount of a file or folder of this machine."""
     return {"type": "bind", "source": source, "target": target, "read_only": True}
-
-
-# Where KServe's runtime for the server listens.
-HTTP_PORT = 8080
-PERIOD_SECONDS = 5
-RESOURCES = {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": "1"}
 
 
 def inference_service(deployment: Deployment) -> dict[str, Any]:

@@ -10,6 +10,17 @@ from onnx import TensorProto, helper, numpy_helper
 from deploy.engines import Progress, Runner, onnx_runner
 from deploy.precision.quantize import QUANTIZED, quantize
 
+__all__ = ["QUANTIZED", "lower_precision"]
+
+ELEMENT_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+# Operators that stay float32 between casts: TensorRT-RTX 1.7 has no bfloat16 transposed convolution.
+FLOAT32_ISLANDS = {"fp16": frozenset[str](), "bf16": frozenset({"ConvTranspose"})}
+# Convolutions take bfloat16 from this version of the operator set on.
+OPSET = {"bf16": 22}
+# Inputs by index that are float32 whatever the type of the image: Resize reads its region and its factors from them
+# (ONNX operator specification).
+FLOAT32_INPUTS = {"Resize": (1, 2)}
+
 
 def lower_precision(
     model: onnx.ModelProto,
@@ -38,16 +49,6 @@ def lower_precision(
         return task_loss(onnx_runner(candidate.SerializeToString(), threads, literal=precision == "fp8"))
 
     return quantize(model, precision, calibration(), loss, progress)
-
-
-ELEMENT_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-# Operators that stay float32 between casts: TensorRT-RTX 1.7 has no bfloat16 transposed convolution.
-FLOAT32_ISLANDS = {"fp16": frozenset[str](), "bf16": frozenset({"ConvTranspose"})}
-# Convolutions take bfloat16 from this version of the operator set on.
-OPSET = {"bf16": 22}
-# Inputs by index that are float32 whatever the type of the image: Resize reads its region and its factors from them
-# (ONNX operator specification).
-FLOAT32_INPUTS = {"Resize": (1, 2)}
 
 
 def cast(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
@@ -133,6 +134,3 @@ def _is_float(value: onnx.ValueInfoProto) -> bool:
 
 def _cast_node(source: str, target: str, element: int) -> onnx.NodeProto:
     return helper.make_node("Cast", [source], [target], name=f"cast_{target}", to=element)
-
-
-__all__ = ["QUANTIZED", "lower_precision"]

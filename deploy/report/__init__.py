@@ -19,6 +19,7 @@ from deploy.verify import Change, Parity
 REPORT, PAGE = "report.json", "report.html"
 # The CPU server runs everything in OpenVINO, which reads its own files and ONNX.
 CPU_TARGETS = ("onnx", "openvino")
+SCORES = ("dice", "accuracy", "auc")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +134,6 @@ def _engine(fields: dict[str, Any]) -> EngineRecord:
     # JSON has stored the named tuples as plain lists.
     changes = {name: Change(*values) for name, values in fields.pop("changes").items()}
     return EngineRecord(parity=Parity(**parity) if parity else None, changes=changes, **fields)
-
-
-SCORES = ("dice", "accuracy", "auc")
 
 
 def engine_table(report: Report) -> Table:

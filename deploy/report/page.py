@@ -24,6 +24,7 @@ from deploy.verify.task_gate import TASK_TOLERANCE, Samples
 
 ROWS = 4
 WIDTH = 320  # of a picture, in pixels
+PANELS = {"dice": "Dice", "accuracy": "accuracy"}
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,6 @@ def _pictures(data: bytes, masks: dict[str, NDArray[np.generic]]) -> dict[str, s
 
 def _data_url(picture: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(png(picture)).decode()
-
-
-PANELS = {"dice": "Dice", "accuracy": "accuracy"}
 
 
 def trade_off(report: Report) -> str | None:

@@ -26,6 +26,11 @@ _RESTRICTED_HTTP = "health,metadata,inference,shared-memory,model-config,model-r
 _RESTRICTED_GRPC = "model-repository,shared-memory,trace,logging"
 # Compiling a large network takes its time.
 LOAD_SECONDS = 120.0
+# A worker's first inference may still compile kernels.
+FIRST_SECONDS = 60.0
+PATIENCE_SECONDS = 2.0
+
+Headers = dict[str, str]
 
 
 class InternalEndpoint:
@@ -54,7 +59,7 @@ class InternalEndpoint:
         ]
 
     def request(
-        self, method: str, path: str, body: bytes = b"", *, timeout: float, headers: dict[str, str] | None = None
+        self, method: str, path: str, body: bytes = b"", *, timeout: float, headers: Headers | None = None
     ) -> bytes:
         """Send one request and return the body of a response with status 200.
 
@@ -105,13 +110,6 @@ def _reason(content: bytes) -> str:
         return ""
     # What follows "At:" is the worker's stack.
     return " ".join(message.partition("\n\nAt:")[0].split())
-
-
-Headers = dict[str, str]
-
-# A worker's first inference may still compile kernels.
-FIRST_SECONDS = 60.0
-PATIENCE_SECONDS = 2.0
 
 
 class Probe:

@@ -1,6 +1,6 @@
 """Compare every engine with the trained network in PyTorch fp32: in numbers, on the task, in time.
 
-This file defines what is found of an engine and compares the numbers. `task_gate` loads the images and compares the
+This file defines the result of a verification and compares the numbers. `task_gate` loads the images and compares the
 scores, `verifier` runs the engines and times them.
 """
 

@@ -13,6 +13,8 @@ from deploy.verify import Change
 from model.bootstrap import Array, interval, resample, with_means
 from model.metrics import TaskScores
 
+TASK_TOLERANCE = {"dice": 0.005, "accuracy": 0.01}
+COMPARED = ("dice", "accuracy", "auc")  # AUC is reported and has no tolerance
 BATCH = 4
 NOISE_IMAGES: dict[Split, int] = {"validation": 4, "train": 16}  # 16 is the fewest that a calibration takes
 
@@ -77,10 +79,6 @@ def load_samples(contract: Contract, source: str | None, count: int, split: Spli
     )
 
 
-TASK_TOLERANCE = {"dice": 0.005, "accuracy": 0.01}
-COMPARED = ("dice", "accuracy", "auc")  # AUC is reported and has no tolerance
-
-
 def score(output: EngineOutput, targets: Targets) -> TaskScores:
     """Score an engine's outputs against the targets of the same images."""
     scores = TaskScores(targets.seg_classes, targets.label_names)
@@ -88,15 +86,13 @@ def score(output: EngineOutput, targets: Targets) -> TaskScores:
     return scores
 
 
-def task_changes(
-    reference: EngineOutput, candidate: EngineOutput, targets: Targets, seed: int = 0
-) -> dict[str, Change]:
+def task_changes(reference: EngineOutput, candidate: EngineOutput, targets: Targets) -> dict[str, Change]:
     """Measure how the candidate's scores differ from the reference's.
 
     The names are those of `TaskScores`: `dice`, `accuracy`, `auc`, and each class or label as in `dice/lesion`.
     """
     # A paired bootstrap: both engines are scored on the same resampled images, so what is hard about an image cancels.
-    weights = resample(range(len(targets.masks)), seed)
+    weights = resample(range(len(targets.masks)))
     before, after = (_compared(score(output, targets), weights) for output in (reference, candidate))
     return {name: Change(*interval(after[name] - before[name])) for name in before}
 

@@ -1,4 +1,4 @@
-"""Verify engines, one after the other, against the trained network in PyTorch fp32."""
+"""Verify engines against the trained network in PyTorch fp32, one after the other, and time them in turn."""
 
 import time
 from collections.abc import Mapping
@@ -14,6 +14,9 @@ from model import MultiTaskResFormer
 
 # Divides neither 4, 8 nor 200: the last batch is a smaller one, so that dynamic batches are tested too.
 BATCH = 3
+ROUNDS = 10
+# Slow engines vary less in proportion to their own time, so a median of three rounds is enough for them.
+FEWEST_ROUNDS, SECONDS = 3, 10.0
 
 
 class Verifier:
@@ -54,11 +57,6 @@ class Verifier:
 
     def _scores(self, output: EngineOutput) -> dict[str, float] | None:
         return score(output, self.samples.targets).compute() if self.samples.targets else None
-
-
-ROUNDS = 10
-# Slow engines vary less in proportion to their own time, so a median of three rounds is enough for them.
-FEWEST_ROUNDS, SECONDS = 3, 10.0
 
 
 def alternating_ms(runners: Mapping[str, Runner], image: NDArray[np.float32]) -> dict[str, float]:

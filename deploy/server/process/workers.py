@@ -6,7 +6,9 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-_ZOMBIE = "Z"
+_ZOMBIE = "Z"  # the state of a process whose exit was not collected yet
+_FOLDER = Path("/dev/shm")  # of the shared-memory regions
+_MARK = "resformer_server_"  # the beginning of their names
 
 
 def children_of(server_pid: int) -> list[int]:
@@ -44,10 +46,6 @@ def _model_of(pid: int) -> str | None:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         return Path(os.fsdecode(arguments[1])).parent.parent.name if len(arguments) > 1 else None
     return None
-
-
-_FOLDER = Path("/dev/shm")
-_MARK = "resformer_server_"
 
 
 def new_prefix() -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 NAME = "resformer_rejected_requests_total"
+LARGEST_NUMBER = 2**31 - 1
 
 
 class Rejection(Exception):  # noqa: N818 (a response, not a fault)
@@ -38,9 +39,6 @@ class Rejections:
         head = [f"# HELP {NAME} Requests over HTTP that were refused before inference", f"# TYPE {NAME} counter"]
         lines = [f'{NAME}{{reason="{reason}"}} {count}' for reason, count in sorted(self._counts.items())]
         return "\n".join([*head, *lines, ""])
-
-
-LARGEST_NUMBER = 2**31 - 1
 
 
 @dataclass(frozen=True)
