@@ -22,28 +22,6 @@ from data_pipeline.scan import examine
 from data_pipeline.sources.prepared import load_pixels
 from data_pipeline.spec import Preprocessing
 
-
-def read_reduced(path: Path, size: int) -> NDArray[np.uint8]:
-    """Read a JPEG at the smallest of 1/2, 1/4 and 1/8 of its size whose sides are both at least `size`.
-
-    Returns:
-        (H, W, 3) RGB, or NO_PIXELS for a file that is no RGB or grey JPEG, is smaller than 2 * size or is damaged.
-        DALI then decodes or refuses the file.
-    """
-    # By its name, to save opening every other file. A JPEG with another suffix is left to DALI.
-    if path.suffix.lower() not in (".jpg", ".jpeg"):
-        return NO_PIXELS
-    try:
-        with Image.open(path, formats=("JPEG",)) as image:
-            if min(image.size) < 2 * size or image.mode not in ("RGB", "L"):
-                return NO_PIXELS
-            # Before any pixel is read, `draft` only chooses the scale at which libjpeg decodes.
-            image.draft(image.mode, (size, size))
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError):
-        return NO_PIXELS
-
-
 Sample = tuple[NDArray[np.generic], ...]
 PREFETCH = 2  # batches that the threads work ahead of the graph, and that the graph works ahead of its caller
 
@@ -222,6 +200,27 @@ class TrainingLoader:
         image = from_dlpack(images.as_tensor()).clone()
         mask = from_dlpack(masks.as_tensor()).squeeze(-1).long()
         return Batch(image=image, mask=mask, labels=self.labels[index], index=index)
+
+
+def read_reduced(path: Path, size: int) -> NDArray[np.uint8]:
+    """Read a JPEG at the smallest of 1/2, 1/4 and 1/8 of its size whose sides are both at least `size`.
+
+    Returns:
+        (H, W, 3) RGB, or NO_PIXELS for a file that is no RGB or grey JPEG, is smaller than 2 * size or is damaged.
+        DALI then decodes or refuses the file.
+    """
+    # By its name, to save opening every other file. A JPEG with another suffix is left to DALI.
+    if path.suffix.lower() not in (".jpg", ".jpeg"):
+        return NO_PIXELS
+    try:
+        with Image.open(path, formats=("JPEG",)) as image:
+            if min(image.size) < 2 * size or image.mode not in ("RGB", "L"):
+                return NO_PIXELS
+            # Before any pixel is read, `draft` only chooses the scale at which libjpeg decodes.
+            image.draft(image.mode, (size, size))
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, ValueError):
+        return NO_PIXELS
 
 
 def _transpose(samples: list[Future[Sample]]) -> Columns:

@@ -20,7 +20,8 @@ from model.network import Decoded, DecodedNetwork
 
 # The exporter's note of the module that a node comes from, by which `precision.layer_errors` names layers.
 NAME_SCOPES = "pkg.torch.onnx.name_scopes"
-# What the network itself is exported in. bf16, int8 and fp8 are made of the float32 file (see `deploy.precision`).
+# What the network itself is cast to: with plugins and for Torch-TensorRT. Everything else starts from its float32 file,
+# of which `deploy.precision` makes the lower precisions.
 EXPORT_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16}
 WIRE_TYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.UINT8: "UINT8"}
 

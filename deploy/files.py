@@ -1,6 +1,6 @@
 """Name and read the files that builds leave and servers load.
 
-Build and server share this module and `contract.py`, and no other.
+Build and server share this module, `contract.py` and `errors.py`, and no other of this package.
 """
 
 import hashlib

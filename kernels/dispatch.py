@@ -8,6 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+Impl = Literal["auto", "reference", "triton"]
+_IMPLS = ("auto", "reference", "triton")
+_log = logging.getLogger(__name__)
+
 
 class KernelInputError(ValueError):
     """Report an argument that breaks a rule of the operation.
@@ -20,11 +24,6 @@ def require(holds: bool, rule: str) -> None:
     """Raise `KernelInputError(rule)` unless `holds`."""
     if not holds:
         raise KernelInputError(rule)
-
-
-Impl = Literal["auto", "reference", "triton"]
-_IMPLS = ("auto", "reference", "triton")
-_log = logging.getLogger(__name__)
 
 
 def choose(impl: str, operation: str, device: torch.device, refusal: str | None) -> bool:

@@ -72,9 +72,9 @@ class TaskScores:
         names = [name for group in groups for name in scores if name.split("/")[0] == group]
         return {name: float(scores[name][0]) for name in names}
 
-    def bounds(self, seed: int = 0) -> dict[str, tuple[float, float]]:
+    def bounds(self) -> dict[str, tuple[float, float]]:
         """Return 95 % bootstrap intervals of `dice` and `auc`, and of each class and label, over resampled images."""
-        groups = self.weighted(resample(range(sum(map(len, self._dice))), seed))
+        groups = self.weighted(resample(range(sum(map(len, self._dice)))))
         scores = with_means({name: groups[name] for name in ("dice", "auc")})
         return {name: interval(values)[1:] for name, values in scores.items()}
 

@@ -16,6 +16,13 @@ from nvidia.dali.pipeline import pipeline_def
 from data_pipeline.graph import FULL_SCALE, Device, decode, normalise, place, shrink
 from data_pipeline.spec import Preprocessing
 
+# The graph's inputs: path of the image, path of the mask, pixels of the image, pixels of the mask (NO_PIXELS where the
+# file is to be read), then what is drawn: matrix, colour and speckle.
+TYPES = [types.UINT8] * 4 + [types.FLOAT] * 3
+LAYOUTS = ["", "", "HWC", "HWC", "", "", "HWC"]
+NO_PIXELS: NDArray[np.uint8] = np.zeros((1, 1, 1), np.uint8)  # an input cannot be absent, so this stands for none
+
+Columns = tuple[list[NDArray[np.generic]], ...]
 FloatArray = NDArray[np.float32]
 
 
@@ -173,15 +180,6 @@ def grain(
     return image
 
 
-# The inputs: path of the image, path of the mask, pixels of the image, pixels of the mask (NO_PIXELS where the file is
-# to be read), then what is drawn: matrix, colour and speckle.
-TYPES = [types.UINT8] * 4 + [types.FLOAT] * 3
-LAYOUTS = ["", "", "HWC", "HWC", "", "", "HWC"]
-NO_PIXELS: NDArray[np.uint8] = np.zeros((1, 1, 1), np.uint8)  # an input cannot be absent, so this stands for none
-
-Columns = tuple[list[NDArray[np.generic]], ...]
-
-
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
 def training_pipeline(
     columns: Iterable[Columns], spec: Preprocessing, ranges: Augmentation | None, device: Device
@@ -189,7 +187,7 @@ def training_pipeline(
     """Build the graph from the inputs of a batch to its images and masks.
 
     Args:
-        columns: for each batch, a list of samples for each of the inputs listed above.
+        columns: for each batch, a list of samples for each of the inputs that `TYPES` describes.
         spec: size and normalisation of the images.
         ranges: of the augmentation. None leaves it out: the image is then what serving computes, and the mask is
             resized by nearest neighbour.

@@ -21,7 +21,7 @@ def publish(result: BuildResult) -> Report:
     _write_repositories(result)
     views = {"PyTorch fp32": result.runners[PYTORCH], report.served.name: result.runners[report.served.file]}
     write_page(output, report, result.job.contract, gallery(result.samples, views))
-    # Last, because it vouches for the rest: after a crash before this line the next build finds changed files.
+    # Last, because the next build trusts it: after a crash before this line, files and the older report do not match.
     write_report(output, report)
     return report
 

@@ -25,7 +25,7 @@ def write_result(output: Path, contract: Contract, outcomes: Sequence[Outcome]) 
         "failures": [outcome for outcome in outcomes if isinstance(outcome, Failure)],
     }
     # `vars` rather than `asdict`, which copies: there may be tens of thousands of records, written every few seconds.
-    write_whole(output / RESULT_FILE, (json.dumps(result, indent=2, default=vars) + "\n").encode())
+    write_whole(output / RESULT_FILE, json.dumps(result, indent=2, default=vars) + "\n")
 
 
 def read_results(output: Path) -> dict[str, FileResult]:

@@ -29,6 +29,7 @@ ROUNDS = 7
 CPU_SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 
 Matrix = NDArray[np.float64]
+
 # The matrices of F(4x4, 3x3) for one axis, with the interpolation points 0, 1, -1, 2, -2 and infinity.
 TILE, KERNEL = 4, 3
 FREQUENCIES = TILE + KERNEL - 1

@@ -41,8 +41,7 @@ def write_manifest(options: argparse.Namespace) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     for name, document in documents(options.format, deployment, options.output).items():
         # Unsorted: the usual order of Kubernetes and Compose files is easier to read.
-        text = yaml.safe_dump(document, sort_keys=False)
-        write_whole(options.output / name, text.encode())
+        write_whole(options.output / name, yaml.safe_dump(document, sort_keys=False))
         print(f"wrote {options.output / name}")
     # No fault: a plan is built on the server's GPU, which this machine may not have.
     if not (options.repository / NETWORK_MODEL / VERSION / PLAN).is_file():

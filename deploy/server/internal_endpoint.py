@@ -1,6 +1,6 @@
-"""Talk to tritonserver's own HTTP endpoint, which only the key of this start opens: model control and health probe.
+"""Load, unload and probe models through tritonserver's own HTTP endpoint, which only the key of this start opens.
 
-The proxy, the health probe and model loading use it. Clients reach the proxy and the gRPC port instead.
+The proxy forwards requests to it. Clients reach the proxy and the gRPC port instead.
 """
 
 import http.client

@@ -18,6 +18,7 @@ from kernels.aot.configurations import TRITON_TYPES, Configuration, shipped
 from kernels.aot.machine_code import MULTIPROCESSORS, occupancy
 from kernels.dispatch import KernelInputError, require
 
+CAPABILITIES = tuple(MULTIPROCESSORS)
 PAYLOAD_SHARED_BYTES = 48 * 1024  # whether TensorRT asks the driver for more is not documented
 ALIGNED = [["tt.divisibility", 16]]  # torch and TensorRT align tensors to more than the 16 bytes of a wide load
 
@@ -130,9 +131,6 @@ def without_scratch(compiled: Compiled) -> str:
         # Another version of Triton may print parameters otherwise: then fail instead of handing out wrong PTX.
         require(found == 1, f"PTX of {compiled.entry} must name the scratch parameter {name} once, found {found}")
     return head + body
-
-
-CAPABILITIES = tuple(MULTIPROCESSORS)
 
 
 def describe(configuration: Configuration, capability: int, compiled: Compiled) -> dict[str, Any]:

@@ -81,10 +81,10 @@ class Configuration:
 
 
 def attention_forward(
-    window_size: int, head_dim: int, shifted: bool, dtype: torch.dtype, scale: float | None = None, serves: str = ""
+    window_size: int, head_dim: int, shifted: bool, dtype: torch.dtype, scale: float | None = None
 ) -> Configuration:
     """Configure the forward kernel of `window_attention`, with the scale `head_dim ** -0.5` by default."""
-    return _attention("attention_forward", window_size, head_dim, shifted, dtype, scale, serves)
+    return _attention("attention_forward", window_size, head_dim, shifted, dtype, scale, "")
 
 
 def dilated_fusion(

@@ -15,6 +15,8 @@ _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\
 # Tensor-core instructions: HMMA up to sm_89 and on sm_120, HGMMA on sm_90, UTC*MMA on sm_100.
 _TENSOR = re.compile(r"(HMMA|HGMMA|UTC\w*MMA|OMMA|QMMA)\b")
 _MEMORY = ("LDG", "LDGSTS", "STG", "RED", "ATOMG", "LDS", "LDSM", "STS", "LDL", "STL", "UTMALDG")
+_REGISTERS = 65_536  # of an SM, on every architecture of `MULTIPROCESSORS`
+_RESERVED_SHARED = 1024  # bytes that the driver takes of each block
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,39 @@ class Resources:
 
     registers: registers of a thread.
     stack_bytes: stack of a thread.
-    static_shared_bytes: static shared memory of a block.
     """
 
     registers: int
     stack_bytes: int
-    static_shared_bytes: int
+
+
+@dataclass(frozen=True)
+class Multiprocessor:
+    """Hold the limits of one SM.
+
+    warps: resident warps.
+    blocks: resident blocks.
+    shared_bytes: bytes of shared memory.
+    """
+
+    warps: int
+    blocks: int
+    shared_bytes: int
+
+
+MULTIPROCESSORS = {
+    80: Multiprocessor(64, 32, 164 * 1024),
+    86: Multiprocessor(48, 16, 100 * 1024),
+    89: Multiprocessor(48, 24, 100 * 1024),
+    90: Multiprocessor(64, 32, 228 * 1024),
+    100: Multiprocessor(64, 32, 228 * 1024),
+    120: Multiprocessor(48, 24, 100 * 1024),
+}
 
 
 def resources(cubin: bytes) -> Resources:
     """Read the resources that a cubin states."""
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)", _dump(cubin, "-res-usage"))
+    found = re.search(r"REG:(\d+) STACK:(\d+)", _dump(cubin, "-res-usage"))
     assert found is not None, "cuobjdump printed no resource usage"
     return Resources(*map(int, found.groups()))
 
@@ -112,32 +136,6 @@ def _dump(cubin: bytes, option: str) -> str:
         file.write(cubin)
         file.flush()
         return subprocess.run([_TOOL, option, file.name], capture_output=True, text=True, check=True).stdout
-
-
-@dataclass(frozen=True)
-class Multiprocessor:
-    """Hold the limits of one SM.
-
-    warps: resident warps.
-    blocks: resident blocks.
-    shared_bytes: bytes of shared memory.
-    """
-
-    warps: int
-    blocks: int
-    shared_bytes: int
-
-
-MULTIPROCESSORS = {
-    80: Multiprocessor(64, 32, 164 * 1024),
-    86: Multiprocessor(48, 16, 100 * 1024),
-    89: Multiprocessor(48, 24, 100 * 1024),
-    90: Multiprocessor(64, 32, 228 * 1024),
-    100: Multiprocessor(64, 32, 228 * 1024),
-    120: Multiprocessor(48, 24, 100 * 1024),
-}
-_REGISTERS = 65_536  # of an SM, on all of these architectures
-_RESERVED_SHARED = 1024  # bytes that the driver takes of each block
 
 
 def occupancy(capability: int, registers: int, shared_bytes: int, warps: int) -> float:

@@ -18,35 +18,6 @@ from model.metrics import TaskScores, one_hot
 from model.network import DecodedNetwork
 
 BATCH = 8
-
-
-def predict_batches(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> Iterator[tuple[Batch, Tensor, Tensor]]:
-    """Yield the batches in the order of the records, each with its masks (B, S, S) and label probabilities (B, C).
-
-    The network is left in evaluation mode.
-    """
-    # What is exported and served is scored, not the bare logits.
-    decoded, device = DecodedNetwork(model).eval(), next(model.parameters()).device
-    for batch in TrainingLoader(dataset, spec, batch_size=BATCH, augment=False, shuffle=False, seed=0):
-        # Entered for each batch and not around the loop: a generator would leave it on in the caller's code.
-        with torch.inference_mode():
-            mask, probabilities, _ = decoded(batch.image.to(device))
-        yield batch, mask.cpu(), probabilities.cpu()
-
-
-def collect_scores(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> TaskScores:
-    """Collect `TaskScores` of the network over a data set, at the network's resolution."""
-    scores = TaskScores(dataset.seg_classes, dataset.labels)
-    for batch, mask, class_probs in predict_batches(model, dataset, spec):
-        scores.update(mask, class_probs, batch.mask.cpu(), batch.labels)
-    return scores
-
-
-def score_network(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> dict[str, float]:
-    """Compute the scores of `collect_scores`."""
-    return collect_scores(model, dataset, spec).compute()
-
-
 PERCENTILE = 95  # of the distances between outlines: the largest may be that of a single stray pixel
 
 
@@ -114,6 +85,33 @@ class ScoredCase:
         return float(shown.mean()) if len(shown) else float("nan")
 
 
+def predict_batches(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+    """Yield the batches in the order of the records, each with its masks (B, S, S) and label probabilities (B, C).
+
+    The network is left in evaluation mode.
+    """
+    # What is exported and served is scored, not the bare logits.
+    decoded, device = DecodedNetwork(model).eval(), next(model.parameters()).device
+    for batch in TrainingLoader(dataset, spec, batch_size=BATCH, augment=False, shuffle=False, seed=0):
+        # Entered for each batch and not around the loop: a generator would leave it on in the caller's code.
+        with torch.inference_mode():
+            mask, probabilities, _ = decoded(batch.image.to(device))
+        yield batch, mask.cpu(), probabilities.cpu()
+
+
+def collect_scores(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> TaskScores:
+    """Collect `TaskScores` of the network over a data set, at the network's resolution."""
+    scores = TaskScores(dataset.seg_classes, dataset.labels)
+    for batch, mask, class_probs in predict_batches(model, dataset, spec):
+        scores.update(mask, class_probs, batch.mask.cpu(), batch.labels)
+    return scores
+
+
+def score_network(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> dict[str, float]:
+    """Compute the scores of `collect_scores`."""
+    return collect_scores(model, dataset, spec).compute()
+
+
 def predict_records(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> Iterator[PredictedRecord]:
     """Yield the prediction for each record, in order.
 
@@ -150,20 +148,20 @@ def score_masks(predicted: NDArray[np.uint8], target: NDArray[np.uint8], classes
         classes: number of classes, with the background first.
     """
     # Copied because PIL's arrays are read-only, of which PyTorch warns. Shares of pixels are [classes - 1].
-    ours, theirs = (one_hot(torch.from_numpy(mask.copy())[None], classes) for mask in (predicted, target))
-    overlap, in_ours, in_theirs = (mask[0].double().mean(dim=(1, 2)).numpy() for mask in (ours & theirs, ours, theirs))
-    dice, jaccard = (
-        measure(ours, theirs, ignore_empty=True)[0].double().numpy() for measure in (compute_dice, compute_iou)
+    masks = [one_hot(torch.from_numpy(mask.copy())[None], classes) for mask in (predicted, target)]
+    overlap, predicted_share, target_share = (
+        mask[0].double().mean(dim=(1, 2)).numpy() for mask in (masks[0] & masks[1], *masks)
     )
+    dice, jaccard = (measure(*masks, ignore_empty=True)[0].double().numpy() for measure in (compute_dice, compute_iou))
     # MONAI gives infinity or NaN where a mask is empty.
-    distance = np.where(in_ours > 0, _hausdorff(ours, theirs), np.hypot(target.shape[0], target.shape[1]))
+    distance = np.where(predicted_share > 0, _hausdorff(*masks), np.hypot(target.shape[0], target.shape[1]))
     return MaskScores(
         dice=dice,
         jaccard=jaccard,
-        hausdorff95=np.where(in_theirs > 0, distance, np.nan),
+        hausdorff95=np.where(target_share > 0, distance, np.nan),
         overlap=overlap,
-        predicted=in_ours,
-        target=in_theirs,
+        predicted=predicted_share,
+        target=target_share,
         pixels=target.size,
     )
 

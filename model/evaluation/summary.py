@@ -20,6 +20,7 @@ from model.evaluation import PredictedRecord, ScoredCase, predict_records
 from model.metrics import label_scores, mean_scores, pooled_dice
 
 MASK_SCORES = ("dice", "jaccard", "hausdorff95")
+SHOWN = 3  # cases of each kind in the gallery
 
 
 class Estimate(NamedTuple):
@@ -102,9 +103,6 @@ def _mm3(case: ScoredCase) -> Array:
     masks = case.masks
     volumes: Array = case.record.volume.slice_mm3 * np.array([masks.overlap, masks.predicted, masks.target])
     return volumes
-
-
-SHOWN = 3  # cases of each kind in the gallery
 
 
 def score_table(scores: dict[str, Estimate], title: str) -> Table:

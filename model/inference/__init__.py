@@ -27,7 +27,7 @@ def for_inference(model: MultiTaskResFormer, impl: Impl = "auto") -> MultiTaskRe
     Args:
         model: the trained network.
         impl: implementation of the two operations of `kernels`. Where that is the Triton kernel (on a GPU with "auto"),
-            what it loads is prepared once and not at each call. An export of the plain graph asks for "reference".
+            what it loads is prepared once and not at each call.
     """
     folded = deepcopy(model).eval().requires_grad_(False)
     # The DFE first: it folds its own pairs of convolution and norm, which must still be there.

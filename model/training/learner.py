@@ -14,6 +14,13 @@ from model.network import Prediction
 from model.training import TrainingOptions
 from model.training.processes import Processes
 
+# The first three are the paper's settings.
+BETAS = (0.9, 0.999)
+WEIGHT_DECAY = 3e-5
+POLYNOMIAL_POWER = 0.9
+GRADIENT_NORM = 1.0
+AVERAGE_DECAY = 0.999
+
 
 class MultiTaskLoss(nn.Module):
     """Add the losses of both tasks.
@@ -67,14 +74,6 @@ def balanced_weights(labels: Sequence[Sequence[int]]) -> Tensor:
     table = torch.tensor(labels, dtype=torch.float32)
     # A label that no record carries counts as seen once, which keeps its weight finite.
     return len(table) / (table.shape[1] * table.sum(dim=0).clamp(min=1))
-
-
-# The first three are the paper's settings.
-BETAS = (0.9, 0.999)
-WEIGHT_DECAY = 3e-5
-POLYNOMIAL_POWER = 0.9
-GRADIENT_NORM = 1.0
-AVERAGE_DECAY = 0.999
 
 
 class Learner:

@@ -16,6 +16,9 @@ from data_pipeline.files import whole_file, write_whole
 from model.checkpoint import CheckpointError, write_tensors
 from model.training.learner import Learner
 
+Row = dict[str, float]
+CURVES = ("loss", "dice", "auc")
+
 
 def save_state(path: Path, learner: Learner, place: dict[str, Any]) -> None:
     """Write the state whole or not at all, with all tensors in full precision.
@@ -70,12 +73,13 @@ def _moments(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     return moments
 
 
-Row = dict[str, float]
-CURVES = ("loss", "dice", "auc")
-
-
 def write_history(rows: list[Row], output: Path) -> None:
-    """Write all three for the epochs so far, of which each row has `epoch`, `loss` and the validation scores."""
+    """Write history.csv, curves.png and TensorBoard's events.
+
+    Args:
+        rows: `epoch`, `loss` and the validation scores of each epoch so far.
+        output: folder to write to.
+    """
     # A score that an epoch leaves undefined is missing from its row, so that no single row has all the columns.
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
