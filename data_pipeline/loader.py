@@ -16,7 +16,15 @@ from PIL import Image, ImageOps
 from torch.utils.dlpack import from_dlpack
 
 from data_pipeline.graph import Device
-from data_pipeline.graph.training import COLOUR, GREY, NO_PIXELS, Columns, draw, path_bytes, training_pipeline
+from data_pipeline.graph.training import (
+    COLOUR,
+    GREY,
+    NO_PIXELS,
+    Columns,
+    draw_parameters,
+    path_bytes,
+    training_pipeline,
+)
 from data_pipeline.records import DataError, Dataset
 from data_pipeline.scan import examine
 from data_pipeline.sources.prepared import load_pixels
@@ -181,7 +189,7 @@ class TrainingLoader:
         files = path_bytes(record.image), path_bytes(record.mask)
         if self.ranges is None:
             return (*files, image, mask)
-        return (*files, image, mask, *draw(self.ranges, size, (self.seed, epoch, index)))
+        return (*files, image, mask, *draw_parameters(self.ranges, size, (self.seed, epoch, index)))
 
     def _pixels_of(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the image and mask that DALI need not decode, or NO_PIXELS for each that it must.

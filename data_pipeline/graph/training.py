@@ -59,7 +59,7 @@ COLOUR = Augmentation(saturation=0.15, hue=6.0)
 GREY = Augmentation(gamma=0.2, speckle=0.12)
 
 
-def draw(ranges: Augmentation, size: int, key: tuple[int, int, int]) -> tuple[FloatArray, ...]:
+def draw_parameters(ranges: Augmentation, size: int, key: tuple[int, int, int]) -> tuple[FloatArray, ...]:
     """Draw the parameters of one sample.
 
     Args:

@@ -30,7 +30,8 @@ class Change(NamedTuple):
     """Hold an engine's score minus the reference's.
 
     value: on the images as they are.
-    low, high: its 95 % interval over resampled images.
+    low: lower end of its 95 % interval over resampled images.
+    high: upper end of the same.
     """
 
     value: float

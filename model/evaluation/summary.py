@@ -118,6 +118,7 @@ def write_cases(cases: Sequence[ScoredCase], dataset: Dataset, path: Path) -> No
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     masks = [f"{score}/{name}" for score in MASK_SCORES for name in dataset.seg_classes[1:]]
+    # "truth" is the target's name in this file's format.
     labels = [f"{kind}/{name}" for kind in ("truth", "probability") for name in dataset.labels]
     writer.writerow(["image", "volume", *masks, *labels])
     for case in cases:

@@ -7,18 +7,47 @@ from numpy.typing import NDArray
 
 from data_pipeline.sources.synthetic.fields import Field, blur, curve, fractal_noise, smooth_noise, step, to_bytes
 
+SEG_CLASSES = ("background", "IRF", "SRF", "PED")
+LABELS = ("IRF", "SRF", "PED")
+SUFFIX = ".png"
 IRF, SRF, PED = 1, 2, 3
 WIDTH = 512
 PRESENCE = (0.42, 0.42, 0.38)  # probability of IRF, SRF, PED
 SHARE = (0.0015, 0.18)  # smallest and largest share of the image that a fluid is meant to cover
 SMALLEST = 0.001  # a smaller share is a few pixels of the network's input, and is neither shown nor labelled
-# In pixels, of each layer from the inner limiting membrane down to the RPE.
-THICKNESS = (14, 26, 17, 10, 34, 5, 11)
-RPE_THICKNESS, MARGIN = 9, 12
+# Of each layer from the inner limiting membrane down to the retinal pigment epithelium (RPE), then of the RPE.
+THICKNESS, RPE_THICKNESS = (14, 26, 17, 10, 34, 5, 11), 9  # pixels
+BRIGHTNESS, RPE_BRIGHTNESS = (0.80, 0.56, 0.36, 0.55, 0.26, 0.62, 0.42), 0.95
+MARGIN = 12  # pixels above the retina that stay free
 INNER_NUCLEAR, OUTER_NUCLEAR = 2, 4  # numbers of the layers in which intraretinal cysts lie
 CYST_FILL = 0.6  # share of a swelling that is cyst
 SMALLEST_CYST = 100  # pixels
 MOST_CYSTS = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vendor:
+    """Describe the style of a device.
+
+    height: height of a scan in pixels.
+    zoom: magnification of depth.
+    looks: how many speckle patterns are averaged. More are smoother.
+    floor: strength of the noise where there is no tissue.
+    gamma: exponent of the contrast.
+    """
+
+    height: int
+    zoom: float
+    looks: float
+    floor: float
+    gamma: float
+
+
+VENDORS = (
+    Vendor(height=496, zoom=1.0, looks=7.0, floor=0.04, gamma=1.15),
+    Vendor(height=650, zoom=1.3, looks=3.5, floor=0.12, gamma=0.9),
+    Vendor(height=768, zoom=1.5, looks=2.5, floor=0.09, gamma=1.0),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +66,24 @@ class Anatomy:
     bruch: Field
     swelling: Field
     cysts: float
+
+
+def generate(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[int, ...]]:
+    """Generate one B-scan.
+
+    Returns:
+        Grey image (H, W), mask (H, W) of class indices, and for each fluid 1 if it is present, else 0.
+    """
+    vendor = VENDORS[rng.integers(len(VENDORS))]
+    shape = (vendor.height, WIDTH)
+    rows = np.arange(vendor.height, dtype=np.float64)[:, None]
+    anatomy = draw_anatomy(rng, vendor.height, vendor.zoom)
+    mask = fluid_mask(rng, anatomy, rows)
+    tissue = _tissue(rng, anatomy, rows)
+    tissue = np.where(mask > 0, _fluid_brightness(rng, mask), tissue)
+    # Blurred before the speckle, which has a grain of its own.
+    image = _speckle(rng, blur(_shadows(rng, tissue, anatomy, rows), 0.8), vendor, shape)
+    return to_bytes(image), mask, tuple(int((mask == kind).any()) for kind in (IRF, SRF, PED))
 
 
 def draw_anatomy(rng: np.random.Generator, height: int, zoom: float) -> Anatomy:
@@ -135,57 +182,6 @@ def _cysts(rng: np.random.Generator, anatomy: Anatomy, rows: Field) -> NDArray[n
         # Cut at the layer's boundaries, as a cyst does not cross them.
         cysts |= (distance + 0.15 * wobble < 1) & (rows > top + 1) & (rows < bottom - 1)
     return cysts
-
-
-SEG_CLASSES = ("background", "IRF", "SRF", "PED")
-LABELS = ("IRF", "SRF", "PED")
-SUFFIX = ".png"
-# Of each layer, from the inner limiting membrane down to the retinal pigment epithelium (RPE).
-BRIGHTNESS = (0.80, 0.56, 0.36, 0.55, 0.26, 0.62, 0.42)
-RPE_BRIGHTNESS = 0.95
-
-
-@dataclass(frozen=True, kw_only=True)
-class Vendor:
-    """Describe the style of a device.
-
-    height: height of a scan in pixels.
-    zoom: magnification of depth.
-    looks: how many speckle patterns are averaged. More are smoother.
-    floor: strength of the noise where there is no tissue.
-    gamma: exponent of the contrast.
-    """
-
-    height: int
-    zoom: float
-    looks: float
-    floor: float
-    gamma: float
-
-
-VENDORS = (
-    Vendor(height=496, zoom=1.0, looks=7.0, floor=0.04, gamma=1.15),
-    Vendor(height=650, zoom=1.3, looks=3.5, floor=0.12, gamma=0.9),
-    Vendor(height=768, zoom=1.5, looks=2.5, floor=0.09, gamma=1.0),
-)
-
-
-def generate(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[int, ...]]:
-    """Generate one B-scan.
-
-    Returns:
-        Grey image (H, W), mask (H, W) of class indices, and for each fluid 1 if it is present, else 0.
-    """
-    vendor = VENDORS[rng.integers(len(VENDORS))]
-    shape = (vendor.height, WIDTH)
-    rows = np.arange(vendor.height, dtype=np.float64)[:, None]
-    anatomy = draw_anatomy(rng, vendor.height, vendor.zoom)
-    mask = fluid_mask(rng, anatomy, rows)
-    tissue = _tissue(rng, anatomy, rows)
-    tissue = np.where(mask > 0, _fluid_brightness(rng, mask), tissue)
-    # Blurred before the speckle, which has a grain of its own.
-    image = _speckle(rng, blur(_shadows(rng, tissue, anatomy, rows), 0.8), vendor, shape)
-    return to_bytes(image), mask, tuple(int((mask == kind).any()) for kind in (IRF, SRF, PED))
 
 
 def _tissue(rng: np.random.Generator, anatomy: Anatomy, rows: Field) -> Field:
