@@ -15,6 +15,7 @@ from data_pipeline.spec import SIXTEEN_BITS, Preprocessing
 PIPELINE_MODEL = "resformer"
 NETWORK_MODEL = "resformer_network"
 PROBE_ID = "probe"  # the id of the supervisor's own requests, which the log leaves out
+LONGEST_ID = 128  # characters of a request's id that the log keeps
 # The header that carries a client's token over gRPC. tritonserver checks it by itself and demands this prefix. Over
 # HTTP our proxy checks the usual "Authorization: Bearer TOKEN".
 GRPC_TOKEN_HEADER = "triton-grpc-protocol-resformer-token"

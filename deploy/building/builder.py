@@ -21,7 +21,7 @@ from deploy.errors import BuildError
 from deploy.export import check_onnx, export_onnx
 from deploy.files import network_files, network_fingerprint
 from deploy.precision import QUANTIZED, lower_precision
-from deploy.precision.layer_errors import worst_layers
+from deploy.precision.layer_errors import INSPECTED, worst_layers
 from deploy.report import EngineRecord, Report, machine
 from deploy.verify import Verification
 from deploy.verify.task_gate import Samples, load_samples
@@ -29,7 +29,6 @@ from deploy.verify.verifier import Verifier, alternating_ms
 
 PYTORCH = "PyTorch"
 TIMING_CACHE = "tensorrt.timing_cache"
-INSPECTED = 4  # images that a refused engine's layers are compared on
 CALIBRATION = 64  # training images that int8 and fp8 take their ranges from
 
 

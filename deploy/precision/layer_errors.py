@@ -12,6 +12,7 @@ from deploy.engines import open_session
 from deploy.export import NAME_SCOPES
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+INSPECTED = 4  # images that are enough to order the layers by their errors
 WORST = 5  # layers that the message of a refused engine names
 TWIN = "_twin"
 

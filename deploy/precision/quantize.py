@@ -20,11 +20,10 @@ from onnx import TensorProto, numpy_helper
 
 from deploy.engines.base import Progress
 from deploy.errors import BuildError
-from deploy.precision.layer_errors import layer_errors
+from deploy.precision.layer_errors import INSPECTED, layer_errors
 
 QUANTIZED = ("int8", "fp8")
 FEWEST_IMAGES = 16
-INSPECTED = 4  # images that the layers' errors are measured on
 STEPS = (4, 16, 64)  # numbers of layers that stay in float32, tried in turn
 FP8_OPSET = 21  # of Q/DQ with float8 in NNCF
 FP8_FEWEST_CHANNELS, FP8_LARGEST_KERNEL = 16, 32  # of a convolution in FP8 (kernel in taps)

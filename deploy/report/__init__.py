@@ -14,12 +14,11 @@ from typing import Any
 from rich.table import Table
 
 from data_pipeline.files import write_whole
-from deploy.verify import Change, Parity
+from deploy.verify import SCORES, Change, Parity
 
 REPORT, PAGE = "report.json", "report.html"
 # The CPU server runs everything in OpenVINO, which reads its own files and ONNX.
 CPU_TARGETS = ("onnx", "openvino")
-SCORES = ("dice", "accuracy", "auc")
 
 
 @dataclass(frozen=True, kw_only=True)

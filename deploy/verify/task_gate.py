@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 from data_pipeline import Dataset, Split, TrainingLoader, open_source
 from deploy.contract import Contract
 from deploy.engines import EngineOutput
-from deploy.verify import Change
+from deploy.verify import SCORES, Change
 from model.bootstrap import Array, interval, resample, with_means
 from model.metrics import TaskScores
 
 TASK_TOLERANCE = {"dice": 0.005, "accuracy": 0.01}
-COMPARED = ("dice", "accuracy", "auc")  # AUC is reported and has no tolerance
 BATCH = 4
 NOISE_IMAGES: dict[Split, int] = {"validation": 4, "train": 16}  # 16 is the fewest that a calibration takes
 
@@ -109,4 +108,4 @@ def broken_task_tolerances(changes: dict[str, Change]) -> list[str]:
 
 def _compared(scores: TaskScores, weights: Array) -> dict[str, Array]:
     groups = scores.weighted(weights)
-    return with_means({name: groups[name] for name in COMPARED})
+    return with_means({name: groups[name] for name in SCORES})

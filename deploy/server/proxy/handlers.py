@@ -13,11 +13,11 @@ from http import HTTPStatus
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
+from deploy.contract import LONGEST_ID
 from deploy.server.internal_endpoint import ADDRESS, InternalEndpoint
 from deploy.server.proxy.request import InferenceRequest, Rejection, Rejections, read_request
 
 ID_HEADER, LENGTH_HEADER = "X-Request-Id", "Inference-Header-Content-Length"
-LONGEST_ID = 128
 # For the whole of a request's body to arrive, for the server to respond, and for its metrics.
 BODY_SECONDS, RESPONSE_SECONDS, METRICS_SECONDS = 30.0, 120.0, 2.0
 MODEL = r"/v2/models/{model:[\w.-]+}{version:(/versions/\d+)?}"

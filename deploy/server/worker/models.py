@@ -15,10 +15,8 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from data_pipeline import ImageError, Preprocessor
-from deploy.contract import PROBE_ID, Contract
+from deploy.contract import LONGEST_ID, PROBE_ID, Contract
 from deploy.server.worker import Network
-
-LONGEST_ID = 128
 
 
 class NetworkModel:
