@@ -27,7 +27,7 @@ from deploy.client.transport import (
 )
 from deploy.contract import PIPELINE_MODEL, Contract
 
-NO_GUARD = Access()
+UNPROTECTED = Access()
 # The pause doubles from the first to the longest: quick after a short repair, light on a server that stays away.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
 
@@ -69,7 +69,7 @@ class Client:
         timeout: float = 30.0,
         connect_timeout: float = 5.0,
         retry_for: float = 0.0,
-        access: Access = NO_GUARD,
+        access: Access = UNPROTECTED,
     ) -> None:
         """Prepare the connections, which open with the first request.
 
@@ -187,7 +187,7 @@ class AsyncClient:
     """
 
     def __init__(
-        self, url: str = "localhost:8001", *, timeout: float = 30.0, in_flight: int = 8, access: Access = NO_GUARD
+        self, url: str = "localhost:8001", *, timeout: float = 30.0, in_flight: int = 8, access: Access = UNPROTECTED
     ) -> None:
         """Prepare the connection, which opens with the first request.
 

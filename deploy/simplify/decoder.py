@@ -71,7 +71,7 @@ class ClassifyFirst(nn.Module):
     """Run the decoder with its 1x1 convolution before the upsampling.
 
     Proof: bilinear upsampling U does the same to every channel, and the 1x1 convolution A (without bias) does the same
-    to every pixel, so A (U x) = U (A x). K channels are upsampled instead of 64, and A runs on a quarter of the pixels.
+    to every pixel, so A (U x) = U (A x). K channels are upsampled instead of C, and A runs on a quarter of the pixels.
     """
 
     def __init__(self, decoder: Decoder) -> None:
