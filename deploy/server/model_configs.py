@@ -53,7 +53,7 @@ def check_network(folder: Path, config: schema.ModelConfig) -> None:
         )
 
 
-def contract_of(config: schema.ModelConfig) -> Contract:
+def read_contract(config: schema.ModelConfig) -> Contract:
     """Read the contract that a model's configuration carries.
 
     Raises ServerError where it is not one.

@@ -10,7 +10,7 @@ from types import TracebackType
 from deploy.contract import PIPELINE_MODEL
 from deploy.errors import ServerError
 from deploy.server.internal_endpoint import ADDRESS, InternalEndpoint, Probe
-from deploy.server.model_configs import contract_of, read_repository, tuned
+from deploy.server.model_configs import read_contract, read_repository, tuned
 from deploy.server.options import ServerOptions, free_ports
 from deploy.server.process import DRAIN_SECONDS, ServerProcess, server_command
 from deploy.server.process.installation import environment, lay_out_backends
@@ -53,7 +53,7 @@ class Server:
         """
         self.options = (options or ServerOptions()).with_ports()
         self.configs = {name: tuned(config, self.options) for name, config in read_repository(repository).items()}
-        self.contract = contract_of(self.configs[PIPELINE_MODEL])
+        self.contract = read_contract(self.configs[PIPELINE_MODEL])
         self._repository, self._log = repository, log
         self.ready = False
         self._process: ServerProcess | None = None
