@@ -217,7 +217,8 @@ def normalised(distribution: str) -> str:
 
 def undeclared(modules: Iterable[str], *extras: str) -> list[str]:
     """List what the modules import and neither the base nor the extras declare."""
-    names, distributions = declared(*extras), packages_distributions()
+    # Python 3.10 does not look into a namespace package without a list of its top level.
+    names, distributions = declared(*extras), {"google": ["protobuf"], **packages_distributions()}
     roots = {(name.split(".")[0], module) for module in modules for name in imports(module)}
     wrong = []
     for root, module in sorted(roots):
