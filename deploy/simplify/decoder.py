@@ -19,7 +19,7 @@ class StaticDFE(nn.Module):
         super().__init__()
         branches = [cast(DilatedBranch, branch) for branch in dfe.branches]
         weights, biases = zip(*(fold_branch(branch) for branch in branches), strict=True)
-        live = live_branches({branch.dilation: weight for branch, weight in zip(branches, weights, strict=True)}, side)
+        live = live_branches(weights, [branch.dilation for branch in branches], side)
         self.convs = nn.ModuleList(_convolution(weight, dilation) for dilation, weight in live.items())
         # The branches are summed, so one convolution can add the biases of all of them.
         cast(nn.Conv2d, self.convs[0]).bias = nn.Parameter(torch.stack(biases).sum(dim=0), requires_grad=False)
@@ -34,15 +34,17 @@ class StaticDFE(nn.Module):
         return out
 
 
-def live_branches(branches: dict[int, Tensor], side: int) -> dict[int, Tensor]:
+def live_branches(weights: Sequence[Tensor], dilations: Sequence[int], side: int) -> dict[int, Tensor]:
     """Reduce dilated convolutions to the fewest that have the same sum on a `side` x `side` map.
 
-    Proof: an outer tap of dilation d reads at distance d from the output pixel, so with d >= side it reads zero padding
-    everywhere, and the branch is its centre tap, a 1x1 convolution. A 1x1 convolution adds to the centre tap of any
-    other branch, because W x + V x = (W + V) x. A branch that keeps outer taps needs them for some pixel.
+    Proof: convolution is linear in its weight, so branches of one dilation are one branch with the sum of their
+    weights. An outer tap of dilation d reads at distance d from the output pixel, so with d >= side it reads zero
+    padding everywhere, and the branch is its centre tap, a 1x1 convolution. A 1x1 convolution adds to the centre tap of
+    any other branch, because W x + V x = (W + V) x. A branch that keeps outer taps needs them for some pixel.
 
     Args:
-        branches: weights (C_out, C_in, 3, 3) by dilation.
+        weights: (C_out, C_in, 3, 3) of each branch.
+        dilations: of each branch, in any order and repeated or not.
         side: of the map in pixels.
 
     Returns:
@@ -50,10 +52,16 @@ def live_branches(branches: dict[int, Tensor], side: int) -> dict[int, Tensor]:
     """
     # Runtimes skip rows of taps in the padding by themselves. Splitting the kernel to crop columns as well was measured
     # in OpenVINO at 14, 28, 56 and 112 px and was no faster, so branches with outer taps stay whole.
-    live = {dilation: weight for dilation, weight in branches.items() if dilation < side}
-    centre = sum(weight[:, :, 1:2, 1:2] for dilation, weight in branches.items() if dilation >= side)
-    if isinstance(centre, int):  # an empty sum: every branch reaches the map
+    live: dict[int, Tensor] = {}
+    centres: list[Tensor] = []
+    for weight, dilation in zip(weights, dilations, strict=True):
+        if dilation >= side:
+            centres.append(weight[:, :, 1:2, 1:2])
+        else:
+            live[dilation] = live[dilation] + weight if dilation in live else weight
+    if not centres:
         return live
+    centre = torch.stack(centres).sum(dim=0)
     if not live:
         return {1: centre}
     first = next(iter(live))

@@ -63,15 +63,17 @@ def test_the_whole_network_is_the_same_function(config: ModelConfig) -> None:
 
 
 @pytest.mark.parametrize("side", [3, 7, 14, 19])
-@pytest.mark.parametrize("dilations", [(1, 2, 3), (6, 12, 18), (7, 14)])
+@pytest.mark.parametrize("dilations", [(1, 2, 3), (6, 12, 18), (7, 14), (6, 6, 12), (2, 2), (12, 6, 12, 40, 40)])
 def test_live_taps_give_the_sum_of_all_taps(side: int, dilations: tuple[int, ...]) -> None:
-    x, branches = noise(2, 4, side, side), {dilation: noise(5, 4, 3, 3) for dilation in dilations}
-    everything = torch.stack([F.conv2d(x, weight, padding=d, dilation=d) for d, weight in branches.items()]).sum(dim=0)
-    live = live_branches(branches, side)
+    x, weights = noise(2, 4, side, side), [noise(5, 4, 3, 3) for _ in dilations]
+    branches = zip(weights, dilations, strict=True)
+    everything = torch.stack([F.conv2d(x, weight, padding=d, dilation=d) for weight, d in branches]).sum(dim=0)
+    live = live_branches(weights, dilations, side)
     left = [F.conv2d(x, weight, padding=d * (weight.shape[2] // 2), dilation=d) for d, weight in live.items()]
     assert_same(torch.stack(left).sum(dim=0), everything)
-    assert len(live) == max(1, sum(d < side for d in dilations))
-    assert {w.shape[2] for w in live.values()} == ({3} if any(d < side for d in dilations) else {1})
+    reaching = {d for d in dilations if d < side}
+    assert len(live) == max(1, len(reaching))
+    assert {w.shape[2] for w in live.values()} == ({3} if reaching else {1})
 
 
 @pytest.mark.parametrize("side", [5, 14, 20])
