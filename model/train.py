@@ -15,8 +15,11 @@ from model.training.pretrained import load_pretrained
 from model.training.processes import Processes
 from model.training.trainer import Trainer
 
+# As many training images as the generated data have. Fewer are a trial, which validates on a share of them only.
+FULL_RUN = 1000
 EXAMPLES = """examples:
   python -m model.train --data synthetic:skin --preset tiny --output build/skin
+  python -m model.train --data synthetic:skin --preset tiny --samples 64 --epochs 2 --output build/trial
   python -m model.train --data folder:my_data --preset paper-224 --epochs 150 --learning-rate 7e-5 --output build/mine
   python -m model.train --data synthetic:skin --preset tiny --output build/skin --resume
   torchrun --nproc-per-node 2 -m model.train --data folder:my_data --preset paper-224 --output build/mine
@@ -36,6 +39,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def validation_samples(samples: int | None) -> int | None:
+    """Return how many validation images a run on `samples` training images uses, or None for all there are."""
+    # Scoring all 200 of the generated data would take far longer than a short epoch.
+    return max(samples // 5, 8) if samples and samples < FULL_RUN else None
+
+
 def train(options: argparse.Namespace, console: Console) -> None:
     """Open the data, train, and report the best epoch."""
     # Under torchrun one process speaks for all, and writes the caches that the others then read.
@@ -44,7 +53,7 @@ def train(options: argparse.Namespace, console: Console) -> None:
     opening = {"skip_bad": options.skip_bad, "seed": options.seed, "report": console.print}
     with processes.in_turn():
         data = open_usable(options.data, "train", samples=options.samples, **opening)
-        validation = open_usable(options.data, "validation", **opening)
+        validation = open_usable(options.data, "validation", samples=validation_samples(options.samples), **opening)
     options.output.mkdir(parents=True, exist_ok=True)
     # Every checkpoint tells how to make it again.
     command = f"python -m model.train {shlex.join(sys.argv[1:])}"

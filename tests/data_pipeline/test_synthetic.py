@@ -1,6 +1,8 @@
 """Test that generated data are repeatable and plausible, and that no threshold or colour alone gives them away."""
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -132,3 +134,17 @@ def test_the_cache_is_whole_and_reused(kind: str, tmp_path: Path) -> None:
     other = open_source(f"synthetic:{kind}", "train", samples=3, seed=4, cache=tmp_path)
     pixels = [np.asarray(Image.open(d.records[0].image)) for d in (data, other)]
     assert pixels[0].shape != pixels[1].shape or not np.array_equal(pixels[0], pixels[1])
+
+
+UNGUARDED = """
+from data_pipeline import open_source
+print(len(open_source("synthetic:skin", "train", samples=2).records))
+"""
+
+
+def test_a_program_without_a_main_guard_can_draw(tmp_path: Path) -> None:
+    """Run a plain script, which processes that import it again would run again."""
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["2"]), done.stderr

@@ -179,3 +179,9 @@ def test_the_commands_train_and_evaluate(
     for bad in (["--data", "folder:absent"], ["--checkpoint", "absent"]):
         assert evaluate.main([*scoring, "--data", "synthetic:oct", *bad]) == 1
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_trial_validates_on_a_share_of_the_images() -> None:
+    assert [train.validation_samples(count) for count in (4, 64, 999)] == [8, 12, 199]
+    # A full run, as those of the shipped weights were, takes the source's whole split.
+    assert [train.validation_samples(count) for count in (None, 1000, 1500)] == [None, None, None]

@@ -3,8 +3,7 @@
 import csv
 import io
 import os
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -47,16 +46,21 @@ def _write(folder: Path, kind: str, split: Split, count: int, seed: int) -> None
         for name in ("images", "masks"):
             (temporary / name).mkdir()
         jobs = [(temporary, kind, (seed, SPLITS[split], index)) for index in range(count)]
-        # Spawned, not forked, because the parent may hold the threads of DALI or torch.
-        with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-            rows = list(track(pool.map(_write_sample, jobs, chunksize=8), f"generating {kind} ({split})", total=count))
+        # Threads, because NumPy and Pillow let others run while they compute. Processes would have to be spawned, which
+        # imports the caller's program again, torch and all, and fails where that has no `__main__` guard.
+        pool = ThreadPoolExecutor(os.cpu_count())
+        try:
+            rows = list(track(pool.map(_write_sample, jobs), f"generating {kind} ({split})", total=count))
+        finally:
+            # Without it, Ctrl-C would wait until every image is drawn.
+            pool.shutdown(cancel_futures=True)
         _write_labels(temporary / "labels.csv", kind, rows)
 
 
 def _write_sample(job: tuple[Path, str, tuple[int, int, int]]) -> tuple[str, tuple[int, ...]]:
     """Generate and write one image and its mask, and return the image's name and its labels."""
     folder, kind, key = job
-    # A separate generator for each image, so that the result does not depend on which process draws it.
+    # A separate generator for each image, so that the result does not depend on which thread draws it.
     image, mask, labels = GENERATORS[kind].generate(np.random.default_rng(key))
     name = f"{key[-1]:05d}"
     path = folder / "images" / (name + GENERATORS[kind].SUFFIX)
