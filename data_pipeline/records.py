@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from data_pipeline.fields import MOST_CLASSES, MOST_LABELS, require_names
+
 Split = Literal["train", "validation", "test"]
 BACKGROUND = "background"
 
@@ -47,6 +49,8 @@ class Record:
 class Dataset:
     """Hold the records of one split and the names of their classes.
 
+    Raises DataError where names of classes or labels are repeated or are not one line of text each.
+
     name: the source, as it was given to `--data`.
     records: the samples.
     seg_classes: names of the mask's classes by index. The first one is the background.
@@ -61,6 +65,13 @@ class Dataset:
     labels: tuple[str, ...]
     grey: bool = False
     prepared: Path | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            require_names(self.seg_classes, "seg_classes", 2, MOST_CLASSES)
+            require_names(self.labels, "labels", 1, MOST_LABELS)
+        except ValueError as error:
+            raise DataError(f"{self.name}: {error}") from None
 
     def check_classes(self, seg_classes: tuple[str, ...], labels: tuple[str, ...]) -> None:
         """Raise DataError unless the classes and labels are those of a checkpoint."""

@@ -10,10 +10,22 @@ from typing import Any
 
 from PIL import Image
 
+from data_pipeline.fields import (
+    INT32,
+    MOST_CLASSES,
+    MOST_LABELS,
+    is_whole,
+    object_of,
+    read_object,
+    require,
+    require_keys,
+    require_names,
+)
 from data_pipeline.spec import SIXTEEN_BITS, Preprocessing
 
 PIPELINE_MODEL = "resformer"
 NETWORK_MODEL = "resformer_network"
+CONTRACT = "the served model's contract"  # what messages call it
 PROBE_ID = "probe"  # the id of the supervisor's own requests, which the log leaves out
 LONGEST_ID = 128  # characters of a request's id that the log keeps
 # The header that carries a client's token over gRPC. tritonserver checks it by itself and demands this prefix. Over
@@ -39,6 +51,8 @@ class TensorSpec:
 class Contract:
     """Describe what a served checkpoint takes and returns.
 
+    Raises ValueError where a field breaks its rule.
+
     preprocessing: size and normalisation of the network's input, the same as in training.
     seg_classes: names of the mask's values, "background" first. Two classes are one sigmoid channel, more a softmax.
     labels: names of the image-level labels. Each has its own sigmoid probability, so several may be present.
@@ -49,6 +63,11 @@ class Contract:
     seg_classes: tuple[str, ...]
     labels: tuple[str, ...]
     max_batch: int = 8
+
+    def __post_init__(self) -> None:
+        require_names(self.seg_classes, "seg_classes", 2, MOST_CLASSES)
+        require_names(self.labels, "labels", 1, MOST_LABELS)
+        require(is_whole(self.max_batch, 1, INT32), "max_batch", "a whole number above 0", self.max_batch)
 
     @property
     def image_size(self) -> int:
@@ -101,23 +120,24 @@ class Contract:
     def from_fields(cls, fields: dict[str, Any]) -> "Contract":
         """Return the contract that `to_fields` described.
 
-        Raises ValueError for a missing or unknown field.
+        Raises ValueError for a missing, unknown or wrong field.
         """
-        # JSON has no tuples, so they come back as lists.
-        given: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
-        }
-        try:
-            preprocessing = Preprocessing(
-                image_size=given.pop("image_size"),
-                mean=given.pop("mean"),
-                std=given.pop("std"),
-                white_level=given.pop("levels", SIXTEEN_BITS),  # the first repositories were written without it
-            )
-            # What is left must be this class's own fields: an unknown one is a TypeError.
-            return cls(preprocessing=preprocessing, **given)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a served-model contract: {error}") from None
+        flat = object_of(fields, CONTRACT)
+        # The first repositories were written without "levels".
+        needed = ("image_size", "seg_classes", "labels", "mean", "std", "max_batch")
+        require_keys(flat, CONTRACT, needed, optional=("levels",))
+        preprocessing = Preprocessing(
+            image_size=flat["image_size"],
+            mean=flat["mean"],
+            std=flat["std"],
+            white_level=flat.get("levels", SIXTEEN_BITS),
+        )
+        return cls(
+            preprocessing=preprocessing,
+            seg_classes=flat["seg_classes"],
+            labels=flat["labels"],
+            max_batch=flat["max_batch"],
+        )
 
     def to_json(self) -> str:
         """Return the contract as one line of JSON, as the repository's configuration stores it."""
@@ -129,10 +149,7 @@ class Contract:
 
         Raises ValueError where the text is not one.
         """
-        fields = json.loads(text)
-        if not isinstance(fields, dict):
-            raise ValueError(f"not a served-model contract: {text[:40]!r}")
-        return cls.from_fields(fields)
+        return cls.from_fields(read_object(text, CONTRACT))
 
 
 def sample_image() -> bytes:

@@ -1,7 +1,7 @@
 """Read and write checkpoints: one safetensors file with the weights and, as JSON metadata, all that their use needs."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from data_pipeline.fields import (
+    MOST_CLASSES,
+    MOST_LABELS,
+    object_of,
+    read_object,
+    require,
+    require_keys,
+    require_names,
+    shown,
+)
 from data_pipeline.files import whole_file
 from data_pipeline.spec import SIXTEEN_BITS, Preprocessing
 from model.config import ModelConfig, resolve_config
@@ -27,9 +37,11 @@ class CheckpointError(Exception):
 class CheckpointInfo:
     """Describe what the weights mean.
 
+    Raises ValueError where a field breaks its rule or does not fit the network's shape.
+
     config: shape of the network.
-    seg_classes: names of the mask's values, background first.
-    labels: names of the image-level outputs.
+    seg_classes: names of the mask's values, background first. A name is one line of text.
+    labels: names of the image-level outputs. A name is one line of text.
     data: source it was trained on, as `--data` takes it.
     preprocessing: what the network expects of every image.
     training: command, seed, epoch and validation scores, for the reader.
@@ -42,30 +54,52 @@ class CheckpointInfo:
     preprocessing: Preprocessing
     training: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        require_names(self.seg_classes, "seg_classes", 2, MOST_CLASSES)
+        require_names(self.labels, "labels", 1, MOST_LABELS)
+        classes, labels, size = self.config.classes, self.config.labels, self.config.image_size
+        require(len(self.seg_classes) == classes, "seg_classes", f"{classes} names for this network", self.seg_classes)
+        require(len(self.labels) == labels, "labels", f"{labels} names for this network", self.labels)
+        require(isinstance(self.data, str) and bool(self.data), "data", "the text of a data source", self.data)
+        own_size = self.preprocessing.image_size
+        require(own_size == size, "image_size of the preprocessing", f"the network's, {size}", own_size)
+        require(isinstance(self.training, dict), "training", "a JSON object", self.training)
+
     def to_json(self) -> str:
         """Return the metadata as JSON, in the flat form that every version of the format has."""
-        fields = asdict(self)
+        flat = asdict(self)
         # The image size is already in `config`. In the file the white level has its older name, "levels".
-        preprocessing = fields.pop("preprocessing")
+        preprocessing = flat.pop("preprocessing")
         scale = {"mean": preprocessing["mean"], "std": preprocessing["std"], "levels": preprocessing["white_level"]}
-        return json.dumps(fields | scale)
+        return json.dumps(flat | scale)
 
     @classmethod
     def from_json(cls, text: str) -> "CheckpointInfo":
         """Read what `to_json` wrote.
 
-        Raises KeyError, TypeError or ValueError where the text is something else.
+        Raises ValueError where the text is something else, with the field, its rule and the value.
         """
-        fields = _tuples(json.loads(text))
-        config = ModelConfig(**_tuples(fields.pop("config")))
+        flat = read_object(text, "the metadata")
+        needed = ("config", "seg_classes", "labels", "data", "mean", "std", "training")
+        # Checkpoints from before "levels" was an option do not have it.
+        require_keys(flat, "the metadata", needed, optional=("levels",))
+        shape = object_of(flat["config"], "config")
+        require_keys(shape, "config", [each.name for each in fields(ModelConfig)])
+        config = ModelConfig(**shape)
         preprocessing = Preprocessing(
             image_size=config.image_size,
-            mean=fields.pop("mean"),
-            std=fields.pop("std"),
-            # Checkpoints from before this was an option do not have it.
-            white_level=fields.pop("levels", SIXTEEN_BITS),
+            mean=flat["mean"],
+            std=flat["std"],
+            white_level=flat.get("levels", SIXTEEN_BITS),
         )
-        return cls(config=config, preprocessing=preprocessing, **fields)
+        return cls(
+            config=config,
+            seg_classes=flat["seg_classes"],
+            labels=flat["labels"],
+            data=flat["data"],
+            preprocessing=preprocessing,
+            training=flat["training"],
+        )
 
 
 @dataclass(frozen=True)
@@ -158,16 +192,11 @@ def _check_finite(path: Path, state: dict[str, Tensor]) -> None:
 
 def _parse_info(path: Path, metadata: dict[str, str]) -> CheckpointInfo:
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"checkpoint {path} has format '{metadata.get('format')}', expected '{FORMAT}'")
+        raise CheckpointError(f"checkpoint {path} has format {shown(metadata.get('format'))}, expected '{FORMAT}'")
     try:
-        return CheckpointInfo.from_json(metadata["info"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path} has unusable metadata ({_one_line(error)})") from None
-
-
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    # JSON has no tuples, and a configuration that holds lists would not equal its preset.
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        return CheckpointInfo.from_json(metadata.get("info", ""))
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {path} has unusable metadata: {_one_line(error)}") from None
 
 
 def _random_checkpoint(preset: str) -> Checkpoint:

@@ -1,7 +1,10 @@
 """Define the shape of the network: one frozen dataclass and its named presets."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+from data_pipeline.fields import MOST_CLASSES, MOST_LABELS, are_whole, is_number, is_whole, require
 
 Design = Literal["sequential", "parallel"]
 
@@ -12,18 +15,20 @@ STRIDES = (2, 4, 8, 16)  # of the four stages, in pixels of the image
 class ModelConfig:
     """Describe the shape of the multi-task network (arXiv 2412.00351).
 
-    Raises ValueError where a field breaks its rule.
+    Every configuration that keeps these rules is built, rewritten and exported exactly. Raises ValueError where a field
+    breaks its rule.
 
     image_size: side of the square input in pixels, a multiple of 16.
-    seg_channels: channels K of the mask logits. One is a sigmoid, more are a softmax with the background first.
+    seg_channels: channels K of the mask logits. One is a sigmoid for two classes, three or more are a softmax with the
+        background first.
     labels: number C of image-level labels, each with its own logit.
     channels: channels of the four stages (strides 2, 4, 8, 16), each twice those of the stage before.
     resnet_blocks: ResNet basic blocks of each stage.
     swin_blocks: Swin blocks of every stage.
     head_dim: channels of one attention head, a divisor of every entry of `channels`.
     design: "sequential" runs attention on the sum of ResNet features and tokens, "parallel" runs both paths (Figure 3).
-    dilations: dilations of the branches of dilated feature enhancement (DFE).
-    head_levels: stages (1 to 4) that the classification head reads.
+    dilations: dilations of the branches of dilated feature enhancement (DFE), equal or not.
+    head_levels: stages (1 to 4) that the classification head reads, in any order, repeated or not.
     drop_path: largest rate of stochastic depth, which grows linearly over the Swin blocks.
     """
 
@@ -40,58 +45,49 @@ class ModelConfig:
     drop_path: float = 0.1
 
     def __post_init__(self) -> None:
-        # A window is image_size / 16 tokens wide, so that the last stage, at stride 16, is exactly one window.
-        _require(
-            self.image_size >= 32 and self.image_size % 16 == 0,
-            "image_size",
-            "a multiple of 16, at least 32",
-            self.image_size,
-        )
-        _require(self.seg_channels >= 1, "seg_channels", "at least 1", self.seg_channels)
-        _require(self.labels >= 1, "labels", "at least 1", self.labels)
+        for field, holds, rule in self._rules():
+            require(holds, field, rule, getattr(self, field))
+
+    def _rules(self) -> Iterator[tuple[str, bool, str]]:
+        """Yield each field with whether its rule holds and the rule, those first that the others build on."""
+        # A window is image_size / 16 tokens wide, so that the last stage, at stride 16, is exactly one window. Its
+        # attention grows with the fourth power of the size: at 1024 px a head has 16 million scores.
+        size = is_whole(self.image_size, 32, 1024) and self.image_size % 16 == 0
+        yield "image_size", size, "a multiple of 16 from 32 to 1024"
+        # Two classes are one sigmoid everywhere behind the network, so a softmax over two would not be understood.
+        seg_channels = is_whole(self.seg_channels, 1, MOST_CLASSES) and self.seg_channels != 2
+        yield "seg_channels", seg_channels, f"1 (for two classes) or a whole number from 3 to {MOST_CLASSES}"
+        yield "labels", is_whole(self.labels, 1, MOST_LABELS), f"a whole number from 1 to {MOST_LABELS}"
         # Patch merging concatenates two convolutions of C channels each. The patch embedding splits off eighths.
-        doubled = tuple(self.channels[:1]) + tuple(2 * c for c in self.channels[:-1])
-        _require(
-            len(self.channels) == 4 and self.channels == doubled and self.channels[0] % 8 == 0,
-            "channels",
-            "4 numbers, each the double of the one before, the first a multiple of 8",
-            self.channels,
-        )
+        channels = are_whole(self.channels, 8, 2048) and len(self.channels) == 4 and self.channels[0] % 8 == 0
+        doubled = channels and self.channels == tuple(self.channels[0] * 2**stage for stage in range(4))
+        rule = "4 whole numbers, each the double of the one before, the first a multiple of 8 up to 256"
+        yield "channels", doubled, rule
         # The other stages have multiples of the first one's channels.
-        _require(
-            self.head_dim > 0 and self.channels[0] % self.head_dim == 0,
-            "head_dim",
-            f"a divisor of {self.channels[0]}",
-            self.head_dim,
-        )
-        _require(
-            len(self.resnet_blocks) == 4 and min(self.resnet_blocks) >= 1,
-            "resnet_blocks",
-            "4 numbers, at least 1",
-            self.resnet_blocks,
-        )
-        _require(self.swin_blocks >= 1, "swin_blocks", "at least 1", self.swin_blocks)
+        head_dim = is_whole(self.head_dim, 1, self.channels[0]) and self.channels[0] % self.head_dim == 0
+        yield "head_dim", head_dim, f"a divisor of {self.channels[0]}"
+        resnet_blocks = are_whole(self.resnet_blocks, 1, 64) and len(self.resnet_blocks) == 4
+        yield "resnet_blocks", resnet_blocks, "4 whole numbers from 1 to 64"
+        yield "swin_blocks", is_whole(self.swin_blocks, 1, 64), "a whole number from 1 to 64"
         # A checkpoint's JSON reaches this too, so the type alone does not hold.
-        _require(self.design in ("sequential", "parallel"), "design", "'sequential' or 'parallel'", self.design)
-        _require(len(self.dilations) >= 1 and min(self.dilations) >= 1, "dilations", "positive numbers", self.dilations)
-        _require(
-            len(self.head_levels) >= 1 and set(self.head_levels) <= {1, 2, 3, 4},
-            "head_levels",
-            "a choice of 1, 2, 3, 4",
-            self.head_levels,
-        )
+        yield "design", self.design in ("sequential", "parallel"), "'sequential' or 'parallel'"
+        dilations = are_whole(self.dilations, 1, 1024) and 1 <= len(self.dilations) <= 16
+        yield "dilations", dilations, "1 to 16 whole numbers from 1 to 1024"
+        head_levels = are_whole(self.head_levels, 1, 4) and 1 <= len(self.head_levels) <= 16
+        yield "head_levels", head_levels, "1 to 16 of the numbers 1, 2, 3, 4"
         # At a rate of 1 nothing survives, and the survivors could not be scaled by 1 / (1 - rate).
-        _require(0 <= self.drop_path < 1, "drop_path", "at least 0 and below 1", self.drop_path)
+        drop_path = is_number(self.drop_path, 0, 1) and self.drop_path < 1
+        yield "drop_path", drop_path, "a number from 0 to below 1"
+
+    @property
+    def classes(self) -> int:
+        """Return the number of classes of a mask: one more than the channel where that is a sigmoid."""
+        return max(2, self.seg_channels)
 
     @property
     def window_size(self) -> int:
         """Return the side of an attention window in tokens: 14 at 224 px, 32 at 512 px."""
         return self.image_size // STRIDES[-1]
-
-
-def _require(holds: bool, field: str, rule: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"{field} must be {rule}, got {value}")
 
 
 # The first two are the paper's, for ISIC 2017 (one lesion class) and RETOUCH (three fluids and the background). All

@@ -14,7 +14,7 @@ import pytest
 from tests.helpers.imports import EVERYWHERE, MODULES, PACKAGES, ROOT, exported, imports, lazy, python_files, reachable
 
 # The modules of `data_pipeline` that need neither torch nor DALI, which every other package may use.
-LIGHT = ("files", "spec", "records", "image_header", "overlay", "command_line")
+LIGHT = ("files", "fields", "spec", "records", "image_header", "overlay", "command_line")
 # Of `deploy`, what build, server and client share.
 BASE = ("errors", "contract", "files")
 # A part may import the parts before it, never those behind it: the folders are the arrow of the README.
@@ -85,7 +85,7 @@ def test_only_the_readers_of_model_import_the_data_pipeline() -> None:
 
 
 def test_checkpoints_need_the_specification_and_files_alone() -> None:
-    check(["model.checkpoint"], ["model", *light("spec", "files")])
+    check(["model.checkpoint"], ["model", *light("fields", "spec", "files")])
 
 
 def test_deploy_imports_no_tests_and_no_benchmarks() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.fields import MOST_LABELS, require_names
 from data_pipeline.records import DataError, Split
 
 SHARES: dict[Split, tuple[float, float]] = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
@@ -55,6 +56,11 @@ def read_labels(path: Path, key: str) -> Table:
         raise DataError(
             f"{path}: the first line must be '{key}' and the names of the labels, found {','.join(header)!r}"
         )
+    names = tuple(header[1:])
+    try:
+        require_names(names, "the names of the labels", 1, MOST_LABELS)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
     stems = [Path(line[0]).stem for line in lines]
     wrong = [line[0] for line in lines if not _is_binary(line[1:], len(header) - 1)]
     problems = {
@@ -63,7 +69,7 @@ def read_labels(path: Path, key: str) -> Table:
     }
     # Wrong values become 0 for now: the rows' names are still needed to find files without a counterpart.
     values = [tuple(BINARY.get(value.strip(), 0) for value in line[1:]) for line in lines]
-    return Table(tuple(header[1:]), dict(zip(stems, values, strict=True)), problems)
+    return Table(names, dict(zip(stems, values, strict=True)), problems)
 
 
 def _is_binary(values: list[str], count: int) -> bool:

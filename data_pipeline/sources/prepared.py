@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.fields import object_of, read_object, require, require_keys
 from data_pipeline.files import write_whole
 from data_pipeline.records import DataError, Dataset, Record, Split, Volume
 
@@ -124,19 +125,23 @@ def open_prepared(folder: Path, split: Split, samples: int | None) -> Dataset:
             f"{place} holds no finished prepared data: run python -m data_pipeline.prepare --output {folder}"
         )
     try:
-        manifest: dict[str, Any] = json.loads((place / MANIFEST).read_text())
+        manifest = read_object((place / MANIFEST).read_text(), MANIFEST)
+        require_keys(manifest, MANIFEST, ("size", "name", "seg_classes", "labels", "grey", "records"))
+        require(isinstance(manifest["records"], tuple), "records", "a list", manifest["records"])
+        rows = [object_of(row, "each record") for row in manifest["records"][:samples]]
+        for row in rows:
+            require_keys(row, "each record", ("image", "mask", "labels", "volume", "source", "pixels"))
         pixels = load_pixels(place, manifest["size"])
     except (OSError, ValueError) as error:
         raise DataError(f"{place} cannot be read ({error}): prepare again") from None
-    rows = manifest["records"][:samples]
     damaged = [row["image"] for index, row in enumerate(rows) if pixels.digest(index) != row["pixels"]]
     if damaged:
         raise DataError(f"{place}: {len(damaged)} prepared samples are damaged, {damaged[0]} first: prepare again")
     return Dataset(
         name=manifest["name"],
         records=tuple(_record(row) for row in rows),
-        seg_classes=tuple(manifest["seg_classes"]),
-        labels=tuple(manifest["labels"]),
+        seg_classes=manifest["seg_classes"],
+        labels=manifest["labels"],
         grey=manifest["grey"],
         prepared=place,
     )
@@ -146,6 +151,6 @@ def _record(row: dict[str, Any]) -> Record:
     return Record(
         image=Path(row["image"]),
         mask=Path(row["mask"]),
-        labels=tuple(row["labels"]),
+        labels=row["labels"],
         volume=Volume(**row["volume"]) if row["volume"] else None,
     )

@@ -117,6 +117,9 @@ def test_unreadable_files_are_left_to_the_scan(tmp_path: Path) -> None:
         ("image,first\ns0.png,0\ns0.jpg,1\n", "1 images listed twice in labels.csv: s0"),
         ("file,first\ns0.png,0\n", "the first line must be 'image'"),
         ("", "the first line must be 'image'"),
+        ("image,first,second,first\ns0.png,0,1,0\n", "labels must be different names, got 'first repeated'"),
+        ("image,first,\ns0.png,0,1\n", "each of the names of the labels must be one line of text, got ''"),
+        ('image,"first\nsecond"\ns0.png,0\n', r"must be one line of text, got 'first\nsecond'"),
         ("image,oedème\ns0.png,0\n", "must be a CSV file in UTF-8"),
     ],
 )
@@ -126,6 +129,7 @@ def test_wrong_labels(tmp_path: Path, text: str, part: str) -> None:
     with pytest.raises(DataError, match=r"labels\.csv") as caught:
         opened(folder)
     assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("source", ["isic", "synthetic:x", "folder:", "folder:/nowhere", "prepared:/nowhere"])

@@ -1,5 +1,6 @@
 """Test that prepared data give the same training pixels, are verified and can be resumed."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from data_pipeline import Batch, DataError, Dataset, Preprocessing, TrainingLoader
 from data_pipeline.prepare import JOURNAL, main, prepare
 from data_pipeline.sources.prepared import MANIFEST, open_prepared
-from tests.helpers.samples import make_dataset, picture
+from tests.helpers.samples import assert_refused, make_dataset, picture
 
 
 @pytest.fixture
@@ -140,3 +141,23 @@ def test_the_command(source: Dataset, tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as misuse:
         main(["--data", f"folder:{folder}", "--size", "0", "--output", str(output)])
     assert misuse.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"labels": ["odd", "odd"]}, "labels must be different names, got 'odd repeated'"),
+        ({"seg_classes": ["background", ""]}, "each of seg_classes must be one line of text, got ''"),
+        ({"more": 1}, "manifest.json must be an object of size, name, "),
+        ({"records": 7}, "records must be a list, got 7"),
+        ({"records": [7]}, "each record must be a JSON object, got 7"),
+        ({"records": [{}]}, "each record must be an object with image, mask, "),
+    ],
+)
+def test_names_and_keys_of_the_manifest_are_checked(
+    source: Dataset, tmp_path: Path, change: dict[str, object], part: str
+) -> None:
+    prepare(source, 32, tmp_path / "train")
+    manifest = tmp_path / "train" / MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
+    assert_refused(lambda: open_prepared(tmp_path, "train", None), part)

@@ -1,15 +1,22 @@
 """Write and read checkpoints: everything comes back, and what cannot be used is refused in one line."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
 from safetensors.torch import save_file
 
 from model import MultiTaskResFormer
-from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from tests.helpers.networks import info_of
+from model.checkpoint import FORMAT, Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from tests.helpers.damage import damaged
+from tests.helpers.networks import SMALLEST, info_of
+
+INFO = info_of(SMALLEST, ("background", "a", "b", "c"), ("x", "y", "z"), "synthetic:oct")
 
 
 @pytest.fixture
@@ -51,7 +58,7 @@ def test_unusable_files_are_refused_in_one_line(saved: Path, tmp_path: Path, net
     text.write_text("hello")
     for path, reason in (
         (truncated, "cannot be read"),
-        (foreign, "has format 'None', expected"),
+        (foreign, "has format None, expected"),
         (text, "cannot be read"),
         (tmp_path / "absent", "does not exist"),
         (tmp_path, "does not exist"),
@@ -71,6 +78,96 @@ def test_weights_that_do_not_fit_or_are_not_finite_are_refused(tmp_path: Path, n
     save_checkpoint(path, Checkpoint(info, {**state, "head.classify.1.bias": torch.tensor([0.0, float("nan"), 1.0])}))
     with pytest.raises(CheckpointError, match=r"NaN.*head.classify.1.bias"):
         load_checkpoint(path)
+
+
+def with_metadata(path: Path, text: str) -> Path:
+    """Write a checkpoint of no network with this text as its metadata."""
+    save_file({"weight": torch.zeros(1)}, path, metadata={"format": FORMAT, "info": text})
+    return path
+
+
+def one_line_of(path: Path) -> str:
+    """Return the message by which the checkpoint is refused."""
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(path)
+    message = str(error.value)
+    assert "\n" not in message
+    assert len(message) < len(str(path)) + 400
+    return message
+
+
+def set_to(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
+    """Return a function that sets what lies under the keys."""
+
+    def change(fields: dict[str, Any]) -> None:
+        *outer, last = keys
+        for key in outer:
+            fields = fields[key]
+        fields[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_to("labels", value=["x", "y"]), "labels must be 3 names for this network, got ('x', 'y')"),
+        (set_to("labels", value=["x", "y", "x"]), "labels must be different names, got 'x repeated'"),
+        (set_to("labels", value="xyz"), "labels must be 1 to 1000 names, got 'xyz'"),
+        (set_to("labels", 1, value=None), "each of labels must be one line of text, got None"),
+        (set_to("labels", 1, value=""), "each of labels must be one line of text, got ''"),
+        (set_to("labels", 1, value="a\nb"), r"each of labels must be one line of text, got 'a\nb'"),
+        (set_to("labels", 1, value="\x1b[2J"), r"each of labels must be one line of text, got '\x1b[2J'"),
+        (set_to("labels", 1, value="\ud800"), r"each of labels must be one line of text, got '\ud800'"),
+        (set_to("seg_classes", value=["background", "a"]), "seg_classes must be 4 names for this network"),
+        (set_to("seg_classes", 2, value="a"), "seg_classes must be different names, got 'a repeated'"),
+        (set_to("data", value=3), "data must be the text of a data source, got 3"),
+        (set_to("training", value=7), "training must be a JSON object, got 7"),
+        (set_to("mean", value=[0.5, 0.5]), "mean must be 3 numbers from 0 to 1, got (0.5, 0.5)"),
+        (set_to("mean", 0, value=float("nan")), "mean must be 3 numbers from 0 to 1, got (nan, "),
+        (set_to("mean", 0, value=True), "mean must be 3 numbers from 0 to 1, got (True, "),
+        (set_to("std", 1, value=0), "std must be 3 numbers from 0.0001 to 1, got (0.229, 0, 0.225)"),
+        (set_to("std", 1, value="0.2"), "std must be 3 numbers from 0.0001 to 1, got (0.229, '0.2', 0.225)"),
+        (set_to("levels", value=4095.0), "(levels in files) must be a whole number from 1 to 65535, got 4095.0"),
+        (set_to("levels", value=None), "(levels in files) must be a whole number from 1 to 65535, got None"),
+        (set_to("config", value=7), "config must be a JSON object, got 7"),
+        (set_to("config", "labels", value=True), "labels must be a whole number from 1 to 1000, got True"),
+        (set_to("config", "head_dim", value=3), "head_dim must be a divisor of 8, got 3"),
+        (set_to("config", "extra", value=1), "alone, got ['extra']"),
+        (set_to("extra", value=1), "alone, got ['extra']"),
+        (lambda fields: fields.pop("mean"), "the metadata must be an object with mean, got "),
+        (lambda fields: fields["config"].pop("design"), "config must be an object with design, got "),
+    ],
+)
+def test_each_field_of_the_metadata_is_checked(
+    change: Callable[[dict[str, Any]], object], message: str, tmp_path: Path
+) -> None:
+    fields = json.loads(INFO.to_json())
+    change(fields)
+    assert message in one_line_of(with_metadata(tmp_path / "changed.safetensors", json.dumps(fields)))
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", '"x"', "{", "[" * 100_000, "1" * 5000])
+def test_metadata_that_is_no_object_is_refused(text: str, tmp_path: Path) -> None:
+    message = one_line_of(with_metadata(tmp_path / "changed.safetensors", text))
+    assert "the metadata must be a JSON object, got " in message
+
+
+@settings(derandomize=True, database=None, deadline=None, max_examples=300)
+@given(damaged(json.loads(INFO.to_json())))
+def test_damaged_metadata_are_read_as_they_are_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, fields: dict[str, Any]
+) -> None:
+    path = with_metadata(tmp_path_factory.getbasetemp() / "damaged.safetensors", json.dumps(fields))
+    try:
+        info = load_checkpoint(path).info
+    except CheckpointError:
+        one_line_of(path)
+        return
+    # The first checkpoints had no "levels".
+    assert json.dumps(json.loads(info.to_json()), sort_keys=True) == json.dumps(
+        {"levels": 65535, **fields}, sort_keys=True
+    )
 
 
 def test_an_unknown_random_preset_is_refused() -> None:

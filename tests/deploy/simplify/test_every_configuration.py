@@ -89,7 +89,7 @@ def assert_exact(config: ModelConfig) -> None:
                 assert_equal(actual, wanted, 1e-11)
 
 
-@settings(DRAWN, max_examples=25)
+@settings(DRAWN, max_examples=20)
 @example(ModelConfig(image_size=32, channels=(64, 128, 256, 512), resnet_blocks=(1, 1, 1, 1), head_dim=64))
 @example(ModelConfig(image_size=48, channels=(8, 16, 32, 64), head_dim=8, dilations=(6, 6, 12), head_levels=(3, 3)))
 @example(ModelConfig(image_size=64, channels=(8, 16, 32, 64), head_dim=8, dilations=(2, 2), head_levels=(4, 3)))
@@ -99,10 +99,21 @@ def test_every_legal_configuration_is_rewritten_exactly(config: ModelConfig) -> 
 
 
 @pytest.mark.slow
-@settings(DRAWN, max_examples=400)
+@settings(DRAWN, max_examples=200)
 @given(configurations((8, 16, 24, 64)))
 def test_many_legal_configurations_are_rewritten_exactly(config: ModelConfig) -> None:
     assert_exact(config)
+
+
+def undecided(config: ModelConfig) -> MultiTaskResFormer:
+    """Build a network whose probabilities are neither 0 nor 1, where they would hide what the logits are."""
+    model = uneven(config)
+    with torch.no_grad():
+        segmentation, classification = model(torch.randn(2, 3, config.image_size, config.image_size))
+        model.decoder.classify.weight.div_(segmentation.abs().max() / 4)
+        for parameter in list(model.head.classify)[-1].parameters():
+            parameter.div_(classification.abs().max() / 4)
+    return model
 
 
 def served_contract(config: ModelConfig) -> Contract:
@@ -117,12 +128,12 @@ def served_contract(config: ModelConfig) -> Contract:
 
 
 @pytest.mark.slow
-@settings(DRAWN, max_examples=40)
+@settings(DRAWN, max_examples=15)
 @given(configurations((8, 16, 24)))
 def test_many_legal_configurations_are_exported_exactly(
     tmp_path_factory: pytest.TempPathFactory, config: ModelConfig
 ) -> None:
-    model, contract = uneven(config), served_contract(config)
+    model, contract = undecided(config), served_contract(config)
     path: Path = tmp_path_factory.mktemp("drawn") / "model.onnx"
     export_onnx(model, contract, path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -133,6 +144,6 @@ def test_many_legal_configurations_are_exported_exactly(
         with torch.no_grad():
             mask, *probabilities = DecodedNetwork(model)(image)
         for actual, expected in zip(outputs[1:], probabilities, strict=True):
-            np.testing.assert_allclose(actual, expected.numpy(), atol=1e-3)
+            np.testing.assert_allclose(actual, expected.numpy(), rtol=0, atol=2e-5)
         # A pixel whose two best classes are as good as equal may take either.
-        assert (outputs[0] != mask.numpy()).mean() < 0.01
+        assert (outputs[0] != mask.numpy()).mean() < 0.001

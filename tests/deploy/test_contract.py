@@ -1,0 +1,58 @@
+"""Read contracts back: what was written comes back, and what breaks a rule is refused in one line."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+
+from deploy.contract import Contract
+from tests.helpers.damage import damaged
+from tests.helpers.smallest import CONTRACT
+
+FIELDS: dict[str, Any] = json.loads(CONTRACT.to_json())
+
+
+def test_a_contract_comes_back() -> None:
+    assert Contract.from_json(CONTRACT.to_json()) == CONTRACT
+    assert Contract.from_fields(CONTRACT.to_fields()) == CONTRACT
+    # The first repositories were written without "levels".
+    assert Contract.from_fields({key: value for key, value in FIELDS.items() if key != "levels"}) == CONTRACT
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ["x", "x", "z"]}, "labels must be different names, got 'x repeated'"),
+        ({"labels": []}, r"labels must be 1 to 1000 names, got \(\)"),
+        ({"labels": ["x", "a\nb"]}, r"each of labels must be one line of text, got 'a\\nb'"),
+        ({"seg_classes": ["background"]}, r"seg_classes must be 2 to 256 names, got \('background',\)"),
+        ({"seg_classes": None}, "seg_classes must be 2 to 256 names, got None"),
+        ({"image_size": 64.5}, "image_size must be a whole number above 0, got 64.5"),
+        ({"std": [0, 1, 1]}, r"std must be 3 numbers from 0.0001 to 1, got \(0, 1, 1\)"),
+        ({"max_batch": True}, "max_batch must be a whole number above 0, got True"),
+        ({"more": 1}, r"the served model's contract must be an object of .* alone, got \['more'\]"),
+    ],
+)
+def test_each_field_is_checked(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Contract.from_json(json.dumps(FIELDS | change))
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{", "[" * 100_000])
+def test_what_is_no_object_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^the served model's contract must be a JSON object, got .*$"):
+        Contract.from_json(text)
+
+
+@settings(derandomize=True, database=None, deadline=None, max_examples=300)
+@given(damaged(FIELDS))
+def test_damaged_contracts_are_read_as_they_are_or_refused(fields: dict[str, Any]) -> None:
+    try:
+        contract = Contract.from_json(json.dumps(fields))
+    except ValueError as error:
+        assert "\n" not in str(error)
+        assert len(str(error)) < 300
+        return
+    whole = {"levels": 65535, **fields}
+    assert json.dumps(json.loads(contract.to_json()), sort_keys=True) == json.dumps(whole, sort_keys=True)
