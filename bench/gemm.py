@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy.engines import open_session
-from deploy.engines.openvino_cpu import core
+from deploy.network.openvino_session import core
 
 # Large enough that starting a call costs nothing, small enough to repeat in every round.
 SIDE = 1024

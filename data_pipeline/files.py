@@ -3,9 +3,10 @@
 This module needs the standard library only, because the client imports it on machines without torch and DALI.
 """
 
+import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -57,14 +58,40 @@ def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         fresh, old = Path(scratch) / "new", Path(scratch) / "old"
         fresh.mkdir()
         yield fresh
-        # A folder that is not empty cannot be renamed over, so the old one moves away first.
-        if replace and folder.exists():
-            folder.rename(old)
+        if replace:
+            replace_folder(fresh, folder, old)
+            return
         try:
             fresh.rename(folder)
         except OSError:
-            if old.exists():
-                old.rename(folder)
-            # Without `replace`, a folder that another process finished first is as good as this one.
-            if replace or not folder.is_dir():
+            # A folder that another process finished first is as good as this one.
+            if not folder.is_dir():
                 raise
+
+
+def replace_folder(fresh: Path, folder: Path, old: Path) -> None:
+    """Rename `fresh` to `folder` after moving what is there to `old`, or leave it where it was and raise OSError."""
+    # A folder that is not empty cannot be renamed over.
+    with suppress(FileNotFoundError):
+        folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        with suppress(FileNotFoundError):
+            old.rename(folder)
+        raise
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that lock the same folder out until the block ends.
+
+    Raises BlockingIOError at once where another process has locked it.
+    """
+    # On the folder itself and not on a file in it, which would be left behind. A lock ends with its process.
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

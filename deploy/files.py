@@ -15,14 +15,19 @@ CONFIGURATION = "config.pbtxt"
 VERSION = "1"
 
 
-def network_files(network: Path) -> list[Path]:
-    """List a network's file, and the companions of it that exist."""
-    companions = (
+def possible_files(network: Path) -> list[Path]:
+    """List a network's file, and the companions that it may have."""
+    return [
+        network,
         network.with_suffix(".bin"),  # the weights of OpenVINO's IR
         network.with_name(network.name + ".data"),  # the weights of an ONNX file that keeps them apart
         network.with_suffix(".layers.json"),  # what TensorRT made of each layer
-    )
-    return [network, *(file for file in companions if file.exists())]
+    ]
+
+
+def network_files(network: Path) -> list[Path]:
+    """List a network's file, and the companions of it that exist."""
+    return [network, *(file for file in possible_files(network)[1:] if file.exists())]
 
 
 def network_fingerprint(network: Path) -> str:
@@ -30,9 +35,17 @@ def network_fingerprint(network: Path) -> str:
 
     Raises OSError where one of them cannot be read.
     """
-    digest = hashlib.sha256()
     # The companions hold the weights: a hash of the named file alone would pass an engine whose weights were changed.
-    for path in network_files(network):
+    return fingerprint(*network_files(network))
+
+
+def fingerprint(*files: Path) -> str:
+    """Hash the content of files, one after the other (SHA-256).
+
+    Raises OSError where one of them cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in files:
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)

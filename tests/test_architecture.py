@@ -14,9 +14,11 @@ import pytest
 from tests.helpers.imports import EVERYWHERE, MODULES, PACKAGES, ROOT, exported, imports, lazy, python_files, reachable
 
 # The modules of `data_pipeline` that need neither torch nor DALI, which every other package may use.
-LIGHT = ("files", "fields", "spec", "records", "image_header", "overlay", "command_line")
+LIGHT = ("files", "fields", "spec", "records", "image_header", "overlay", "startup", "command_line")
 # Of `deploy`, what build, server and client share.
 BASE = ("errors", "contract", "files")
+# What only build and worker share: the client and the server's own process need no runtime.
+NETWORK = "deploy.network"
 # A part may import the parts before it, never those behind it: the folders are the arrow of the README.
 ORDER: dict[str, tuple[str, ...]] = {
     "kernels": ("dispatch", "attention", "dilated", "cost_model", "aot"),
@@ -26,14 +28,14 @@ ORDER: dict[str, tuple[str, ...]] = {
     ),
     "data_pipeline": (*LIGHT, "graph", "sources", "scan", "loader", "serving", "prepare", "preview"),
     "deploy": (
-        *(*BASE, "simplify", "plugins", "export", "engines", "precision", "verify", "report", "repository"),
+        *(*BASE, "network", "simplify", "plugins", "export", "engines", "precision", "verify", "report", "repository"),
         *("building", "build_engine", "manifest", "server", "client", "serve", "demo"),
     ),
 }
 # The parts of `model` that read data.
 MODEL_READERS = ("evaluation", "training", "ablation", "train", "evaluate", "ablate")
 # Modules that only run where TensorRT or the server provide what they import.
-ELSEWHERE = ("deploy.plugins.registration", "deploy.server.worker.models")
+ELSEWHERE = ("deploy.plugins.registration", "deploy.server.worker")
 HERE = [module for module in MODULES if module not in ELSEWHERE]
 # Loggers of ours and of libraries whose levels have been set on import before.
 LOGGERS = ("", "torch", "nncf", "onnx", "onnxruntime", "openvino", "tritonclient", "matplotlib")
@@ -115,7 +117,7 @@ def test_server_and_client_know_the_contract_and_not_each_other() -> None:
     worker = of("deploy.server.worker")
     check(of("deploy.client"), ["deploy.client", *base])
     check([module for module in of("deploy.server") if module not in worker], ["deploy.server", *base])
-    check(worker, ["deploy.server", "data_pipeline", *base])
+    check(worker, ["deploy.server", "data_pipeline", NETWORK, *base])
 
 
 def test_light_modules_and_the_client_need_neither_torch_nor_dali() -> None:

@@ -1,15 +1,19 @@
 """Build, verify and publish the engines of a checkpoint: plan, look at what is there, make what is missing."""
 
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from rich import get_console
 from rich.console import Console
 
 from data_pipeline import DataError
-from deploy.building import cache
-from deploy.building.plan import AUTO, BuildOptions, Job, check_plugins, choose_targets, contract_of
+from data_pipeline.files import locked
+from deploy.building import cache, commit
+from deploy.building.plan import AUTO, BuildOptions, Job, check_plugins, choose_targets, contract_of, plan_engines
 from deploy.engines import ONNX, PRECISIONS, TARGETS, GpuOptions
 from deploy.errors import BuildError
 from deploy.report import Report
@@ -17,6 +21,7 @@ from model.checkpoint import RANDOM_PREFIX, CheckpointError, load_checkpoint
 
 DEFAULT_CHECKPOINT = Path(__file__).parents[2] / "model" / "weights" / "skin-tiny.safetensors"
 OPTIMIZATION_LEVELS = range(6)  # TensorRT's own
+SCRATCH = ".build-"  # begins the name of a folder in the output, in which a build works until all is good
 
 
 def build(
@@ -84,7 +89,7 @@ def build(
         options = BuildOptions(
             targets=chosen,
             precision=precision,
-            threads=threads or os.cpu_count() or 1,
+            threads=threads or len(os.sched_getaffinity(0)),
             data=data or trained_on,
             samples=samples,
             gpu=gpu,
@@ -105,8 +110,23 @@ def build(
 def run(job: Job, console: Console) -> Report:
     """Build what a job lacks and publish it, all or nothing."""
     job.output.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(job.output), _shared_console(quiet=console.quiet):
+            return _build_locked(job, console)
+    except BlockingIOError:
+        message = f"another build is writing to {job.output}: wait for it to end, or give another output folder"
+        raise BuildError(message) from None
+
+
+def _build_locked(job: Job, console: Console) -> Report:
+    """Finish or remove what a killed build left, then build what is missing."""
+    # The lock is held, so nothing here belongs to a build that still runs.
+    commit.finish(job.output)
+    for left in job.output.glob(f"{SCRATCH}*"):
+        shutil.rmtree(left)
     state = cache.load(job)
     if state.finished:
+        _check_refusals(job, state.finished)
         console.print(f"nothing has changed: {len(state.keys)} engines in {job.output} are current")
         return state.finished
     # MONAI and NNCF take seconds to import, and a repeat needs neither.
@@ -114,9 +134,30 @@ def run(job: Job, console: Console) -> Report:
     from deploy.building.publish import publish
 
     # In the output folder, so that finished files are moved and not copied into place.
-    with builder.shared_console(quiet=console.quiet), TemporaryDirectory(prefix=".build-", dir=job.output) as scratch:
-        result = builder.build(state, Path(scratch), console)
-        return publish(result)
+    with TemporaryDirectory(prefix=SCRATCH, dir=job.output) as scratch:
+        return publish(builder.build(state, Path(scratch), console))
+
+
+def _check_refusals(job: Job, report: Report) -> None:
+    """Raise BuildError where an engine that was asked for by its precision was refused by the last build."""
+    if job.options.precision == AUTO:
+        return
+    wanted = {spec.file for spec in plan_engines(job.options)}
+    for engine in report.engines:
+        if engine.refused and engine.file in wanted:
+            raise BuildError(f"{engine.refused} (by the last build, and nothing has changed since)")
+
+
+@contextmanager
+def _shared_console(*, quiet: bool) -> Iterator[None]:
+    """Silence rich's shared console inside the block where `quiet` is True."""
+    # NNCF and the generation of data draw their bars on it, and neither can be told not to.
+    console = get_console()
+    before, console.quiet = console.quiet, console.quiet or quiet
+    try:
+        yield
+    finally:
+        console.quiet = before
 
 
 def _check_names(targets: Sequence[str] | None, precision: str) -> None:

@@ -9,18 +9,27 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from rich import get_console
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
 from deploy.building.cache import BuildState, export_tools, tool
-from deploy.building.plan import AUTO, EngineSpec, Job, left_out
-from deploy.engines import ONNX, TARGETS, BuildRequest, Progress, Runner, engine_runner
+from deploy.building.plan import AUTO, CALIBRATION, EngineSpec, left_out
+from deploy.engines import (
+    ONNX,
+    QUANTIZED,
+    TARGETS,
+    BuildRequest,
+    Progress,
+    Runner,
+    cpu_runner,
+    engine_runner,
+    execution,
+)
 from deploy.errors import BuildError
 from deploy.export import check_onnx, export_onnx
 from deploy.files import network_files, network_fingerprint
-from deploy.precision import QUANTIZED, lower_precision
+from deploy.precision import lower_precision
 from deploy.precision.layer_errors import INSPECTED, worst_layers
 from deploy.report import EngineRecord, Report, machine
 from deploy.verify import Verification
@@ -29,22 +38,21 @@ from deploy.verify.verifier import Verifier, alternating_ms
 
 PYTORCH = "PyTorch"
 TIMING_CACHE = "tensorrt.timing_cache"
-CALIBRATION = 64  # training images that int8 and fp8 take their ranges from
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildResult:
     """Hold a finished build that is not published yet.
 
-    job: what was asked for.
-    report: everything that will be in the output folder.
+    state: what was asked for, and what the last build left of it.
+    report: everything that will be in the output folder, without its files.
     made: records of the engines made this time, refused ones included.
     scratch: the folder that their files are in.
     samples: the images that they were verified on.
     runners: every engine that runs here, opened, by file, and the reference by `PYTORCH`.
     """
 
-    job: Job
+    state: BuildState
     report: Report
     made: tuple[EngineRecord, ...]
     scratch: Path
@@ -62,7 +70,7 @@ def build(state: BuildState, scratch: Path, console: Console) -> BuildResult:
     with step(console, "timing the engines in turn"):
         report = builder.timed_report()
     return BuildResult(
-        job=state.job,
+        state=state,
         report=report,
         made=made,
         scratch=scratch,
@@ -100,6 +108,7 @@ class Builder:
                     raise
                 for file in network_files(self.scratch / spec.file):
                     file.unlink(missing_ok=True)
+                # One that was opened stays open, to be timed: whether it would have been faster is worth knowing.
                 record = replace(self._record(spec), refused=str(error))
         self.records[spec.file] = record
         return record
@@ -113,6 +122,7 @@ class Builder:
                 assert runner is not None, "an engine that was verified here runs here"
                 self.runners[record.file] = runner
         times = alternating_ms(self.runners, self.samples.images[:1])
+        # An engine that an earlier build refused is gone. Its time was taken beside others than these.
         engines = (replace(record, latency_ms=times.get(record.file)) for record in self.records.values())
         return Report(
             checkpoint=self.job.name,
@@ -142,18 +152,29 @@ class Builder:
         # Built for another machine: its ONNX file, made before it, is what could be verified here.
         if runner is None:
             return record
-        with step(self.console, f"verifying {spec.name}"):
-            verification = self.verifier.verify(runner, spec.precision)
-        self._refuse_failures(spec, verification)
         self.runners[spec.file] = runner
+        with step(self.console, f"verifying {spec.name}"):
+            verification = self._verify(spec, path, runner)
+        self._refuse_failures(spec, verification)
         return replace(record, parity=verification.parity, scores=verification.scores, changes=verification.changes)
+
+    def _verify(self, spec: EngineSpec, path: Path, runner: Runner) -> Verification:
+        """Verify an engine in every form that is served."""
+        computed = execution(spec.target, spec.precision)
+        verification = self.verifier.verify(runner, spec.precision, one_by_one=computed is not None)
+        # A server that is tuned for throughput gives each of its workers one thread.
+        if computed and self.options.threads > 1 and not verification.failures:
+            single = self.verifier.check_form(cpu_runner(path, computed, 1), spec.precision)
+            failures = tuple(f"with one thread {failure}" for failure in single)
+            verification = replace(verification, failures=failures)
+        return verification
 
     def _write(self, spec: EngineSpec, path: Path, progress: Progress) -> None:
         """Write an engine from its ONNX file, or an ONNX file from the network or from the float32 file."""
         if spec.target != ONNX:
             TARGETS[spec.target].build(self._request(spec), path, progress)
         elif spec.source is None:
-            export_onnx(self.model, self.job.contract, path)
+            self._export(path)
         else:
             float32 = onnx.load(self._find(spec.source))
             lowered = lower_precision(
@@ -166,6 +187,16 @@ class Builder:
             )
             onnx.save(lowered, path)
             check_onnx(path, self.job.contract)
+
+    def _export(self, path: Path) -> None:
+        """Write the float32 ONNX file, or raise BuildError where it is not the network any more."""
+        export_onnx(self.model, self.job.contract, path)
+        if failures := self.verifier.check_export(path, self.options.threads):
+            made_by = ", ".join(f"{name} {version}" for name, version in export_tools().items())
+            raise BuildError(
+                f"the export differs from the PyTorch network before any engine is built from it: "
+                f"{'; '.join(failures)}. This is a fault of the exporter ({made_by}) or of deploy.simplify: report it"
+            )
 
     def _request(self, spec: EngineSpec) -> BuildRequest:
         assert spec.source is not None
@@ -214,18 +245,6 @@ class Builder:
             tool=tool(spec),
             key=self.state.keys[spec.file],
         )
-
-
-@contextmanager
-def shared_console(*, quiet: bool) -> Iterator[None]:
-    """Silence rich's shared console inside the block where `quiet` is True."""
-    # NNCF and the generation of data draw their bars on it, and neither can be told not to.
-    console = get_console()
-    before, console.quiet = console.quiet, console.quiet or quiet
-    try:
-        yield
-    finally:
-        console.quiet = before
 
 
 @contextmanager

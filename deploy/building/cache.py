@@ -1,23 +1,25 @@
-"""Find out which engines of a job the last build left ready, cheaply, so that a repeat is quick."""
+"""Find out what of the last build is still as it was published, and which engines of a job are current."""
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from deploy.building.plan import EngineSpec, Job, plan_engines
-from deploy.engines import ONNX, TARGETS, onnx_version
-from deploy.files import DIRECTORY, GPU_DIRECTORY, network_fingerprint
-from deploy.report import CPU_TARGETS, EngineRecord, Report, read_report
+from data_pipeline import Split, open_source
+from deploy.building.plan import CALIBRATION, EngineSpec, Job, plan_engines
+from deploy.engines import ONNX, QUANTIZED, TARGETS, onnx_version
+from deploy.files import GPU_DIRECTORY, fingerprint, possible_files
+from deploy.report import CPU_TARGETS, EngineRecord, Report, machine, read_report
 from model.checkpoint import Checkpoint
 
 EXPORT_TOOLS = ("torch", "onnx", "onnxscript")
 OWN_PACKAGES = ("kernels", "model", "data_pipeline", "deploy")
+SOURCES = (".py", ".html")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,40 +28,58 @@ class BuildState:
 
     job: what was asked for.
     model_key: fingerprint of everything that its engines have in common.
-    keys: fingerprint of everything that each wanted engine is made from, by file.
+    keys: fingerprint of everything that an engine is made from, by file, of those wanted and those of the last build.
     current: records of the last build's engines that are unchanged, including those not asked for this time.
-    missing: the wanted engines that are not current, each after its source.
-    finished: the last build's report where nothing is missing, the model repositories included, or else None.
+    files: SHA-256 of the current engines' files, by name.
+    missing: the wanted engines that are not current, and damaged ones of the last build, each after its source.
+    gpu_repository: whether the GPU server's repository is asked for, now or by the build that left the current engines.
+    finished: the last build's report where nothing is missing and every published file is whole, or else None.
     """
 
     job: Job
     model_key: str
     keys: dict[str, str]
     current: tuple[EngineRecord, ...]
+    files: dict[str, str]
     missing: tuple[EngineSpec, ...]
+    gpu_repository: bool
     finished: Report | None
 
 
 def load(job: Job) -> BuildState:
-    """Compare the job with what the last build left in its output folder."""
-    wanted, model_key = plan_engines(job.options), _model_key(job)
-    keys = {spec.file: _engine_key(job, spec, model_key) for spec in wanted}
+    """Compare the job with what the last build left in its output folder.
+
+    Raises DataError where the images that it is to be verified on cannot be used.
+    """
+    model_key, wanted = _model_key(job), plan_engines(job.options)
     previous = read_report(job.output)
     # Engines of another model must never stay with new ones, so nothing of that build counts.
     if previous and previous.model_key != model_key:
         previous = None
-    current = _current(previous, keys, job.output) if previous else ()
+    engines, published = (previous.engines, previous.files) if previous else ((), {})
+    earlier = [EngineSpec(record.target, record.precision) for record in engines]
+    quantised = any(spec.precision in QUANTIZED for spec in (*wanted, *earlier))
+    calibration = _data_fingerprint(job, "train", CALIBRATION) if quantised else None
+    keys = {spec.file: _engine_key(job, spec, model_key, calibration) for spec in (*wanted, *earlier)}
+    whole = _whole_files(job.output, published)
+    unchanged = [record for record in engines if _is_unchanged(record, keys, asked=wanted)]
+    current = tuple(record for record in unchanged if _is_whole(record, published, whole))
+    # What was whole until someone damaged it is made again, although only the others were asked for.
+    lost = {record.file for record in unchanged} - {record.file for record in current}
+    needed = dict.fromkeys([*wanted, *(spec for spec in earlier if spec.file in lost)])
     ready = {record.file for record in current}
-    missing = tuple(spec for spec in wanted if spec.file not in ready)
-    directories = [DIRECTORY, GPU_DIRECTORY] if job.options.gpu_repository else [DIRECTORY]
-    complete = not missing and all((job.output / name).is_dir() for name in directories)
+    missing = tuple(spec for spec in needed if spec.file not in ready)
+    has_gpu_repository = any(name.startswith(f"{GPU_DIRECTORY}/") for name in published)
+    complete = not missing and len(current) == len(engines) and whole == published.keys()
     return BuildState(
         job=job,
         model_key=model_key,
         keys=keys,
         current=current,
+        files={name: published[name] for record in current for name in _files_of(record, published)},
         missing=missing,
-        finished=previous if complete else None,
+        gpu_repository=job.options.gpu_repository or has_gpu_repository,
+        finished=previous if complete and (has_gpu_repository or not job.options.gpu_repository) else None,
     )
 
 
@@ -73,18 +93,36 @@ def export_tools() -> dict[str, str]:
     return {name: version(name) for name in EXPORT_TOOLS}
 
 
-def _current(previous: Report, keys: dict[str, str], output: Path) -> tuple[EngineRecord, ...]:
-    """Return the records whose engines are made as they would be now and have the same bytes on disk."""
-    # An engine that is not asked for this time has no key here and counts as unchanged.
-    unchanged = [record for record in previous.engines if keys.get(record.file, record.key) == record.key]
+def _whole_files(output: Path, published: Mapping[str, str]) -> set[str]:
+    """Return the names of those published files that have the bytes that they were published with."""
 
-    def is_whole(record: EngineRecord) -> bool:
-        # A refusal is kept as well, so that "auto" does not build the same engine again only to refuse it again.
-        path = output / record.file
-        return record.refused is not None or (path.is_file() and network_fingerprint(path) == record.sha256)
+    def is_whole(name: str) -> bool:
+        try:
+            return fingerprint(output / name) == published[name]
+        except OSError:
+            return False
 
     with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-        return tuple(compress(unchanged, pool.map(is_whole, unchanged)))
+        return {name for name, whole in zip(published, pool.map(is_whole, published), strict=True) if whole}
+
+
+def _files_of(record: EngineRecord, published: Mapping[str, str]) -> list[str]:
+    """List the published files of an engine: its own and its companions."""
+    return [file.name for file in possible_files(Path(record.file)) if file.name in published]
+
+
+def _is_unchanged(record: EngineRecord, keys: Mapping[str, str], asked: Sequence[EngineSpec]) -> bool:
+    """Tell whether an engine of the last build is what would be made now."""
+    # One for a GPU that is not asked for this time may have been built with other options for it.
+    kept = record.target not in CPU_TARGETS and record.file not in {spec.file for spec in asked}
+    return kept or record.key == keys[record.file]
+
+
+def _is_whole(record: EngineRecord, published: Mapping[str, str], whole: set[str]) -> bool:
+    """Tell whether every file of an engine is as it was published."""
+    files = _files_of(record, published)
+    # A refusal has no file. It is kept, so that "auto" does not build the same engine again only to refuse it again.
+    return record.refused is not None or (record.file in files and whole.issuperset(files))
 
 
 def _model_key(job: Job) -> str:
@@ -94,20 +132,38 @@ def _model_key(job: Job) -> str:
         code=_code_fingerprint(),
         contract=job.contract.to_json(),
         tools=export_tools(),
-        verified_on=[job.options.data, job.options.samples],
+        verified_on=_data_fingerprint(job, "validation", job.options.samples),
     )
 
 
-def _engine_key(job: Job, spec: EngineSpec, model_key: str) -> str:
-    """Hash everything that one engine is made from."""
+def _engine_key(job: Job, spec: EngineSpec, model_key: str, calibration: list[str] | None) -> str:
+    """Hash everything that one engine is made from, and that its figures depend on."""
     return _fingerprint(
         model=model_key,
         target=spec.target,
         precision=spec.precision,
         tool=tool(spec),
+        # Its forms are chosen by timing them, and its time decides what is served.
+        timed_on=_timed_on(job.options.threads) if spec.target in CPU_TARGETS else None,
+        calibrated_on=calibration if spec.precision in QUANTIZED else None,
         # Engines for a CPU do not change with the options for a GPU.
         gpu=None if spec.target in CPU_TARGETS else asdict(job.options.gpu),
     )
+
+
+def _timed_on(threads: int) -> list[str]:
+    return [machine()["processor"], machine()["features"], str(threads)]
+
+
+def _data_fingerprint(job: Job, split: Split, samples: int) -> list[str]:
+    """Hash what a job is verified or calibrated on: every image, mask and label in their order, and not their paths."""
+    if job.options.data is None:
+        return ["noise"]
+    dataset = open_source(job.options.data, split, samples=samples)
+    records, names = dataset.records, [*dataset.seg_classes, *dataset.labels]
+    with ThreadPoolExecutor() as pool:
+        hashes = pool.map(lambda record: fingerprint(record.image) + fingerprint(record.mask), records)
+        return [*names, *(f"{both} {record.labels}" for both, record in zip(hashes, records, strict=True))]
 
 
 def _fingerprint(**parts: Any) -> str:
@@ -130,6 +186,7 @@ def _code_fingerprint() -> str:
     """Hash this project's own source, so that a changed rewrite or check rebuilds what it would change."""
     root = Path(__file__).parents[2]
     digest = hashlib.sha256()
-    for file in sorted(file for package in OWN_PACKAGES for file in (root / package).rglob("*.py")):
+    files = [file for package in OWN_PACKAGES for file in (root / package).rglob("*") if file.suffix in SOURCES]
+    for file in sorted(files):
         digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -13,6 +13,7 @@ from model.checkpoint import Checkpoint, CheckpointInfo
 AUTO = "auto"
 # What "auto" builds where an engine cannot be run: half the bytes of fp32, and its ONNX file is verified here.
 UNTIMED = "fp16"
+CALIBRATION = 64  # training images that quantised engines take their ranges from
 
 
 @dataclass(frozen=True, kw_only=True)

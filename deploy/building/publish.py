@@ -1,11 +1,14 @@
 """Publish a finished build: the engines, the model repositories that serve them, the page and the report."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from deploy.building.builder import PYTORCH, BuildResult
-from deploy.engines.openvino_cpu import EXECUTION_TYPE, OpenVinoTarget
-from deploy.files import network_files
-from deploy.report import Report, read_report, write_report
+from deploy.building.commit import commit
+from deploy.engines import execution
+from deploy.files import fingerprint, network_files
+from deploy.report import Report, milliseconds, write_report
 from deploy.report.page import gallery, write_page
 from deploy.repository import write_repository
 from deploy.repository.gpu import write_gpu_repository
@@ -15,44 +18,40 @@ PLAN_TARGETS = ("tensorrt", "torch-tensorrt")  # what NVIDIA's server can load a
 
 def publish(result: BuildResult) -> Report:
     """Put everything into the job's output folder and return its report."""
-    output, report = result.job.output, result.report
-    _move_engines(result)
-    _drop_outdated(output, report)
-    _write_repositories(result)
+    output, report = result.state.job.output, result.report
+    staged = result.scratch / "staged"
+    staged.mkdir()
+    for record in result.made:
+        if not record.refused:
+            for file in network_files(result.scratch / record.file):
+                file.rename(staged / file.name)
+    _write_repositories(result, staged)
     views = {"PyTorch fp32": result.runners[PYTORCH], report.served.name: result.runners[report.served.file]}
-    write_page(output, report, result.job.contract, gallery(result.samples, views))
-    # Last, because the next build trusts it: after a crash before this line, files and the older report do not match.
-    write_report(output, report)
+    write_page(staged, report, result.state.job.contract, gallery(result.samples, views))
+    report = replace(report, files=result.state.files | dict(_fingerprints(staged)))
+    write_report(staged, report)
+    commit(staged, output)
     return report
 
 
-def _move_engines(result: BuildResult) -> None:
-    """Move the new files into place."""
-    for record in result.made:
-        if not record.refused:
-            # Companions first: the named file completes an engine.
-            for file in reversed(network_files(result.scratch / record.file)):
-                file.replace(result.job.output / file.name)
-
-
-def _drop_outdated(output: Path, report: Report) -> None:
-    """Delete the engines of the last build that are not in the new report."""
-    # Only what a report names: the folder may hold files of the user's.
-    previous = read_report(output)
-    outdated = {record.file for record in previous.engines} if previous else set()
-    for name in outdated - {record.file for record in report.engines if not record.refused}:
-        for file in network_files(output / name):
-            file.unlink(missing_ok=True)
-
-
-def _write_repositories(result: BuildResult) -> None:
+def _write_repositories(result: BuildResult, staged: Path) -> None:
     """Write the CPU server's repository, and the GPU server's where it was asked for or a plan was built for it."""
-    output, contract, report = result.job.output, result.job.contract, result.report
+    job, report = result.state.job, result.report
+
+    def find(file: str) -> Path:
+        return staged / file if (staged / file).exists() else job.output / file
+
     served = report.served
-    # The type that it was verified in: ONNX files of any precision are computed in float32.
-    execution = EXECUTION_TYPE[served.precision] if served.target == OpenVinoTarget.name else "f32"
-    write_repository(output, contract, output / served.file, precision=execution)
-    good = [engine for engine in report.engines if not engine.refused]
-    plans = [output / engine.file for engine in good if engine.target in PLAN_TARGETS]
-    if plans or result.job.options.gpu_repository:
-        write_gpu_repository(output, contract, plans[0] if plans else None)
+    computed = execution(served.target, served.precision)
+    assert computed is not None, "the server of a CPU is given engines of a CPU"
+    write_repository(staged, job.contract, find(served.file), execution=computed)
+    plans = [engine for engine in report.engines if engine.target in PLAN_TARGETS and not engine.refused]
+    if plans or result.state.gpu_repository:
+        fastest = min(plans, key=milliseconds, default=None)
+        write_gpu_repository(staged, job.contract, find(fastest.file) if fastest else None)
+
+
+def _fingerprints(staged: Path) -> Iterator[tuple[str, str]]:
+    """Yield the path and hash of every staged file."""
+    for file in sorted(path for path in staged.rglob("*") if path.is_file()):
+        yield file.relative_to(staged).as_posix(), fingerprint(file)

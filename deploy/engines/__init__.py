@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from deploy.engines.base import (
     PRECISIONS,
+    QUANTIZED,
     BuildRequest,
     EngineOutput,
     EngineRequest,
@@ -17,9 +18,10 @@ from deploy.engines.base import (
     Runner,
     Target,
 )
-from deploy.engines.openvino_cpu import OpenVinoTarget, openvino_runner
+from deploy.engines.openvino_cpu import OpenVinoTarget
 from deploy.engines.tensorrt_target import TensorRtTarget
 from deploy.engines.torch_tensorrt import TorchTensorRtTarget
+from deploy.network import Network, check_finite
 from model import MultiTaskResFormer
 from model.network import DecodedNetwork
 
@@ -38,43 +40,29 @@ TARGETS: dict[str, Target] = {
 }
 
 
+def execution(target: str, precision: str) -> str | None:
+    """Name the execution of `deploy.network` that runs an engine on a CPU, or return None for an engine of a GPU."""
+    if target != ONNX:
+        return TARGETS[target].execution(precision)
+    # ONNX Runtime has no bfloat16 convolution on a CPU. OpenVINO reads the rounded weights and computes in float32.
+    return {"bf16": "openvino f32", "fp8": "onnxruntime literal"}.get(precision, "onnxruntime")
+
+
 def engine_runner(target: str, precision: str, path: Path, threads: int) -> Runner | None:
     """Open a built engine, or return None where this machine can build but not run it."""
-    if target != ONNX:
-        return TARGETS[target].runner(path, precision, threads)
-    # ONNX Runtime has no bfloat16 convolution on a CPU. OpenVINO reads the rounded weights and computes in float32.
-    if precision == "bf16":
-        return openvino_runner(path, "f32", threads)
-    return onnx_runner(path, threads, literal=precision == "fp8")
+    name = execution(target, precision)
+    return cpu_runner(path, name, threads) if name else TARGETS[target].runner(path)
 
 
-def onnx_runner(model: Path | bytes, threads: int, *, literal: bool = False) -> Runner:
-    """Open an ONNX file, or its bytes, in ONNX Runtime on the CPU, with the arguments of `open_session`."""
-    session = open_session(model, threads, literal=literal)
-    (model_input,) = session.get_inputs()
+def cpu_runner(file: Path | bytes, execution: str, threads: int) -> Runner:
+    """Open a network's file as the server does, with the arguments of `Network`."""
+    network = Network(file, execution, threads)
 
     def run(images: NDArray[np.float32]) -> EngineOutput:
-        return EngineOutput(*session.run(None, {model_input.name: images}))
+        outputs = network(images, len(images))
+        return EngineOutput(*(outputs[name] for name in network.outputs))
 
     return run
-
-
-def open_session(model: Path | bytes, threads: int = 0, *, literal: bool = False) -> onnxruntime.InferenceSession:
-    """Open a session on the CPU.
-
-    Args:
-        model: an ONNX file or its bytes.
-        threads: 0 is every core.
-        literal: compute what the file says, node by node. FP8 needs it: the runtime's fusions take its Q/DQ for INT8's.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Engines take turns on the same cores. Without this the idle one's threads spin through the other's time.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.log_severity_level = 3  # it warns of every float16 constant that it does not fold
-    if literal:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def onnx_version() -> str:
@@ -87,6 +75,7 @@ def pytorch_runner(model: MultiTaskResFormer) -> Runner:
     network = DecodedNetwork(model).eval()
 
     def run(images: NDArray[np.float32]) -> EngineOutput:
+        check_finite(images)
         with torch.inference_mode():
             return EngineOutput(*(output.numpy() for output in network(torch.from_numpy(images))))
 
@@ -96,6 +85,7 @@ def pytorch_runner(model: MultiTaskResFormer) -> Runner:
 __all__ = [
     "ONNX",
     "PRECISIONS",
+    "QUANTIZED",
     "TARGETS",
     "BuildRequest",
     "EngineOutput",
@@ -104,9 +94,18 @@ __all__ = [
     "Progress",
     "Runner",
     "Target",
+    "cpu_runner",
     "engine_runner",
-    "onnx_runner",
+    "execution",
     "onnx_version",
-    "open_session",
     "pytorch_runner",
 ]
+
+
+# TEMPORARY, until bench has moved to `cpu_runner`.
+from deploy.network.onnx_session import open_session as open_session  # noqa: E402
+
+
+def onnx_runner(file: Path | bytes, threads: int) -> Runner:
+    """Open an ONNX file in ONNX Runtime."""
+    return cpu_runner(file, "onnxruntime", threads)

@@ -14,6 +14,7 @@ from model import MultiTaskResFormer
 
 Precision = str
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
+QUANTIZED: tuple[Precision, ...] = ("int8", "fp8")  # whose ranges come from images
 
 
 class EngineOutput(NamedTuple):
@@ -27,6 +28,10 @@ class EngineOutput(NamedTuple):
     mask: NDArray[np.uint8]
     class_probs: NDArray[np.float32]
     seg_probs: NDArray[np.float32]
+
+    def take(self, rows: slice | NDArray[np.intp]) -> "EngineOutput":
+        """Return some of the images' outputs."""
+        return EngineOutput(self.mask[rows], self.class_probs[rows], self.seg_probs[rows])
 
 
 Runner = Callable[[NDArray[np.float32]], EngineOutput]
@@ -129,6 +134,10 @@ class Target(ABC):
         Raises BuildError with every reason that the tool gave.
         """
 
-    @abstractmethod
-    def runner(self, path: Path, precision: Precision, threads: int) -> Runner | None:
-        """Open the engine, or return None where this machine can build but not run it."""
+    def execution(self, precision: Precision) -> str | None:
+        """Name the execution of `deploy.network` that runs its engines on a CPU, or return None for those of a GPU."""
+        return None
+
+    def runner(self, path: Path) -> Runner | None:
+        """Open an engine of a GPU, or return None where this machine can build but not run it."""
+        return None

@@ -1,26 +1,12 @@
-"""Build and run OpenVINO engines on the CPU: what the server runs where there is no GPU."""
+"""Build OpenVINO engines: what the server usually runs where there is no GPU."""
 
-from functools import cache
 from pathlib import Path
 
-import numpy as np
 import openvino
-from numpy.typing import NDArray
 
-from deploy.engines.base import BuildRequest, EngineOutput, EngineRequest, Precision, Progress, Runner, Target
+from deploy.engines.base import BuildRequest, EngineRequest, Precision, Progress, Target
 from deploy.engines.openvino_winograd import use_winograd
-
-EXECUTION_TYPE = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-"""The type that everything not quantised is computed in, when an engine is verified and when it is served."""
-
-
-@cache
-def core() -> openvino.Core:
-    """Return the process's only `Core`."""
-    # OpenVINO 2026.4 gives the thread another signal stack when a `Core` first compiles for a CPU, and restores the
-    # previous one when that `Core` is destroyed. Two whose lives overlap leave a stack that was freed, and Ctrl-C is
-    # then a segmentation fault.
-    return openvino.Core()
+from deploy.network.openvino_session import core, read_model
 
 
 class OpenVinoTarget(Target):
@@ -56,38 +42,30 @@ class OpenVinoTarget(Target):
 
     def build(self, request: BuildRequest, path: Path, progress: Progress) -> None:
         """Convert the ONNX file, with Winograd convolutions in fp32 where they are faster."""
-        model = openvino.convert_model(request.onnx)
+        model = read_model(request.onnx)
         # The two forms are timed in float32 only, so the choice says nothing about other types.
         if request.precision == "fp32":
             use_winograd(core(), model, request.threads, progress)
         # A note for people who open the file, which does not tell the type by itself.
-        model.set_rt_info(EXECUTION_TYPE[request.precision], "resformer_execution")
+        model.set_rt_info(self.execution(request.precision), "resformer_execution")
         # The default would round the weights to float16.
         openvino.save_model(model, path, compress_to_fp16=False)
 
-    def runner(self, path: Path, precision: Precision, threads: int) -> Runner:
-        """Open the engine in the type that its precision is executed in."""
-        return openvino_runner(path, EXECUTION_TYPE[precision], threads)
+    def execution(self, precision: Precision) -> str:
+        """Return what everything not quantised is computed in."""
+        return "openvino bf16" if precision == "bf16" else "openvino f32"
 
 
-def openvino_runner(path: Path, execution: str, threads: int) -> Runner:
-    """Open an OpenVINO or ONNX file as an engine on the CPU that computes in `execution` ("f32", "bf16")."""
-    request = compiled_for_latency(path, execution, threads).create_infer_request()
+# TEMPORARY, until bench has moved to `cpu_runner`.
+def openvino_runner(path, execution, threads):  # type: ignore
+    """Open a file in OpenVINO."""
+    from deploy.engines import cpu_runner
 
-    def run(images: NDArray[np.float32]) -> EngineOutput:
-        # Copied, because the request overwrites its output buffers in the next run.
-        return EngineOutput(*(np.array(value) for value in request.infer([images]).values()))
-
-    return run
+    return cpu_runner(path, f"openvino {execution}", threads)
 
 
-def compiled_for_latency(path: Path, execution: str, threads: int, *, profiled: bool = False) -> openvino.CompiledModel:
-    """Compile a file as `openvino_runner` runs it, and with `profiled` keep each layer's time at some cost in speed."""
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
-        # Without it the plugin takes bf16 for float32 where the processor has it.
-        "INFERENCE_PRECISION_HINT": execution,
-        "PERF_COUNT": profiled,
-    }
-    return core().compile_model(path, "CPU", settings)
+def compiled_for_latency(path, execution, threads, *, profiled=False):  # type: ignore
+    """Compile a file."""
+    from deploy.network.openvino_session import compile_model
+
+    return compile_model(read_model(path), execution, threads, profiled=profiled)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deploy.engines.base import EngineOutput
 from deploy.errors import BuildError
+from deploy.network import check_finite
 
 REASONS = {
     "VERSION_MISMATCH": "it was built by another version of TensorRT",
@@ -60,6 +61,7 @@ class PlanRunner:
         self.batches: dict[int, RecordedBatch] = {}
 
     def __call__(self, images: NDArray[np.float32]) -> EngineOutput:
+        check_finite(images)
         rows = len(images)
         if rows not in self.batches:
             self.batches[rows] = self._record(rows)

@@ -94,7 +94,7 @@ class TensorRtTarget(Target):
         if self.runs_here:
             path.with_suffix(".layers.json").write_text(PlanRunner(trt, collecting_logger(trt), path).layers())
 
-    def runner(self, path: Path, precision: Precision, threads: int) -> Runner | None:
+    def runner(self, path: Path) -> Runner | None:
         """Open the engine on this machine's GPU, or return None where there is none."""
         if not self.runs_here:
             return None

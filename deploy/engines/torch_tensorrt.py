@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from deploy.engines.base import BuildRequest, EngineRequest, Precision, Progress, Runner, Target
+from deploy.engines.base import BuildRequest, EngineRequest, Precision, Progress, Target
 from deploy.export import EXPORT_DTYPES, ExportedNetwork
 from deploy.plugins import ATTENTION, DILATED
 
@@ -61,10 +61,6 @@ class TorchTensorRtTarget(Target):
             timing_cache_path=str(request.timing_cache),
         )
         path.write_bytes(engine)
-
-    def runner(self, path: Path, precision: Precision, threads: int) -> Runner | None:
-        """Return None: its engines are not run here yet."""
-        return None
 
 
 def _register_converters(torch_tensorrt: Any) -> None:

@@ -7,10 +7,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.engines import Progress, Runner, onnx_runner
-from deploy.precision.quantize import QUANTIZED, quantize
+from deploy.engines import ONNX, QUANTIZED, Progress, Runner, cpu_runner, execution
+from deploy.precision.quantize import quantize
 
-__all__ = ["QUANTIZED", "lower_precision"]
+__all__ = ["lower_precision"]
 
 ELEMENT_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 # Operators that stay float32 between casts: TensorRT-RTX 1.7 has no bfloat16 transposed convolution.
@@ -44,9 +44,11 @@ def lower_precision(
     if precision not in QUANTIZED:
         return cast(model, precision)
 
+    computed = execution(ONNX, precision)
+    assert computed is not None
+
     def loss(candidate: onnx.ModelProto) -> float:
-        # Fusions take FP8's Q/DQ for INT8's, so FP8 is computed node by node.
-        return task_loss(onnx_runner(candidate.SerializeToString(), threads, literal=precision == "fp8"))
+        return task_loss(cpu_runner(candidate.SerializeToString(), computed, threads))
 
     return quantize(model, precision, calibration(), loss, progress)
 

@@ -8,8 +8,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from deploy.engines import open_session
 from deploy.export import NAME_SCOPES
+from deploy.network.onnx_session import open_session
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 INSPECTED = 4  # images that are enough to order the layers by their errors

@@ -22,7 +22,6 @@ from deploy.engines.base import Progress
 from deploy.errors import BuildError
 from deploy.precision.layer_errors import INSPECTED, layer_errors
 
-QUANTIZED = ("int8", "fp8")
 FEWEST_IMAGES = 16
 STEPS = (4, 16, 64)  # numbers of layers that stay in float32, tried in turn
 FP8_OPSET = 21  # of Q/DQ with float8 in NNCF

@@ -4,6 +4,7 @@ The same file tells the next build what it need not build again. `page` shows it
 terminal.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -17,8 +18,10 @@ from data_pipeline.files import write_whole
 from deploy.verify import SCORES, Change, Parity
 
 REPORT, PAGE = "report.json", "report.html"
-# The CPU server runs everything in OpenVINO, which reads its own files and ONNX.
-CPU_TARGETS = ("onnx", "openvino")
+CPU_TARGETS = ("onnx", "openvino")  # what the CPU server runs: in ONNX Runtime and in OpenVINO
+# Instructions that decide how fast a runtime computes, and in which precision, as Linux names them.
+FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
+DIGEST = "digest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +36,10 @@ class EngineRecord:
     tool: what built it, with the version.
     key: fingerprint of everything it was made from.
     sha256: fingerprint of the file and its companions, empty where it is refused.
-    parity: its differences in numbers, or None where this machine can build but not run it.
+    parity: its differences in numbers, or None where this machine can build but not run it, or it was refused.
     scores: its own, or None where it was not run or there are no targets.
-    latency_ms: median time of one image, or None where it was not run.
+    latency_ms: median time of one image, or None where it was not run. A refused engine was timed in the build that
+        refused it.
     changes: by score, what it lost or won on the task, with its 95 % interval.
     refused: why it was deleted, or None for a good engine.
     """
@@ -74,6 +78,7 @@ class Report:
     machine: the processor and system that the times were measured on.
     versions: of the tools that made the ONNX file.
     left_out: engines that "auto" could not try here, and why.
+    files: SHA-256 of every other published file, by its path in the output directory.
     """
 
     checkpoint: str
@@ -86,21 +91,29 @@ class Report:
     machine: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
     @property
     def served(self) -> EngineRecord:
-        """Return the engine that the CPU server runs: OpenVINO's fastest, or else the fastest ONNX file."""
+        """Return the engine that the CPU server runs: the fastest that passed, in whichever runtime of a CPU."""
         # An engine without parity was refused or not run here.
         runnable = [engine for engine in self.engines if engine.parity and engine.target in CPU_TARGETS]
-        return min(runnable, key=lambda engine: (engine.target != "openvino", engine.latency_ms))
+        return min(runnable, key=milliseconds)
+
+
+def milliseconds(engine: EngineRecord) -> float:
+    """Return the median time of one image, infinite for an engine that was not timed."""
+    return float("inf") if engine.latency_ms is None else engine.latency_ms
 
 
 def machine() -> dict[str, str]:
     """Describe the processor and the system that figures are measured on."""
-    names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
+    about = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in _cpuinfo())}
+    present = set(about.get("flags", "").split())
     return {
         # `platform` does not know a processor's name on Linux.
-        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "processor": about.get("model name") or platform.processor() or platform.machine(),
+        "features": " ".join(name for name in FEATURES if name in present),
         "cores": str(os.cpu_count()),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -113,19 +126,27 @@ def _cpuinfo() -> list[str]:
 
 
 def write_report(output: Path, report: Report) -> None:
-    """Write `report.json` in one step."""
-    write_whole(output / REPORT, json.dumps(asdict(report), indent=2) + "\n")
+    """Write `report.json` in one step, with a hash of its own content."""
+    fields = asdict(report)
+    write_whole(output / REPORT, json.dumps({**fields, DIGEST: _digest(fields)}, indent=2) + "\n")
 
 
 def read_report(output: Path) -> Report | None:
-    """Read the report of an earlier build, or return None where there is none that this version can read."""
+    """Read the report of an earlier build, or return None where there is none, or one that was changed or is older."""
     try:
         fields = json.loads((output / REPORT).read_text())
+        if fields.pop(DIGEST) != _digest(fields):
+            return None
         engines = tuple(_engine(record) for record in fields.pop("engines"))
         return Report(engines=engines, **fields)
     # An older or damaged report costs no more than a new build.
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    """Hash a report's fields, so that a changed one, such as a better score, is not taken for what was measured."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def _engine(fields: dict[str, Any]) -> EngineRecord:
@@ -146,15 +167,29 @@ def engine_table(report: Report) -> Table:
 
 
 def notes(report: Report) -> list[str]:
-    """List every engine that is missing, one line each, with the reason."""
+    """List every engine that is missing, one line each, with the reason, and last the one that is served."""
     refused = [f"{engine.name}: {engine.refused}" for engine in report.engines if engine.refused]
-    return refused + [f"{name} was not tried: {reason}" for name, reason in report.left_out.items()]
+    left_out = [f"{name} was not tried: {reason}" for name, reason in report.left_out.items()]
+    return [*refused, *left_out, served_note(report)]
+
+
+def served_note(report: Report) -> str:
+    """Name the engine that is served, and say of each faster one why it is not."""
+    served = report.served
+    faster = sorted((e for e in report.engines if milliseconds(e) < milliseconds(served)), key=milliseconds)
+    reasons = [
+        f"{engine.name} ({engine.latency_ms:.1f} ms) is faster but "
+        + ("was refused" if engine.refused else "runs on a GPU, which this repository is not for")
+        for engine in faster
+    ]
+    best = f"the server runs {served.name} ({served.latency_ms:.1f} ms), the fastest here that keeps the scores"
+    return "; ".join([best, *reasons])
 
 
 def _figures(engine: EngineRecord) -> list[str]:
     size = f"{engine.bytes / 1e6:.1f}"
     if engine.refused:
-        return ["", "", "refused"]
+        return ["", "" if engine.latency_ms is None else f"{engine.latency_ms:.1f}", "refused"]
     if engine.parity is None:
         return [size, "", "needs a GPU"]
     differs = f"{100 * engine.parity.mask:.4f} %"

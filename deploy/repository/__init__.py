@@ -11,18 +11,18 @@ from data_pipeline.files import whole_folder
 from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract, TensorSpec
 from deploy.files import DIRECTORY, VERSION, network_files, network_fingerprint, write_config
 
-# Each model's class in deploy.server.worker.models, and the attribute of the contract that is its input.
+# Each model's class in deploy.server.worker, and the attribute of the contract that is its input.
 _MODELS = {NETWORK_MODEL: ("NetworkModel", "network_input"), PIPELINE_MODEL: ("ImageModel", "encoded_image")}
 # The code lives in this package and not in the repository, so an update of the package needs no new build.
 _MODEL_FILE = '''"""Loaded by the server's Python backend, in an environment where resformer-deploy is installed."""
 
-from deploy.server.worker.models import {model_class} as TritonPythonModel
+from deploy.server.worker import {model_class} as TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
 '''
 
 
-def write_repository(output: Path, contract: Contract, network: Path, *, precision: str = "f32") -> Path:
+def write_repository(output: Path, contract: Contract, network: Path, *, execution: str = "openvino f32") -> Path:
     """Write `output/model_repository/` for a CPU and return its path.
 
     An earlier one is replaced whole or not at all.
@@ -31,7 +31,7 @@ def write_repository(output: Path, contract: Contract, network: Path, *, precisi
         output: the build's folder.
         contract: what the models take and return.
         network: an `.onnx` file, or OpenVINO's `.xml` with its `.bin`, that has the contract's tensors.
-        precision: what OpenVINO may compute in ("f32", "bf16", "f16"): the one that the network was verified with.
+        execution: of `deploy.network.EXECUTIONS`, the one that the network was verified in.
 
     Raises:
         OSError: the network cannot be read or the output cannot be written.
@@ -44,7 +44,7 @@ def write_repository(output: Path, contract: Contract, network: Path, *, precisi
             config = model_config(name, getattr(contract, source), contract.outputs, contract)
             config.backend = "python"
             config.parameters["network"].string_value = network.name
-            config.parameters["precision"].string_value = precision
+            config.parameters["execution"].string_value = execution
             # The server refuses a network that is not the one that was verified.
             config.parameters["sha256"].string_value = network_fingerprint(network)
             config.instance_group.add(kind=schema.ModelInstanceGroup.KIND_CPU, count=1)
@@ -52,7 +52,7 @@ def write_repository(output: Path, contract: Contract, network: Path, *, precisi
         networks = [repository / name / VERSION for name in _MODELS]
         for file in network_files(network):
             # Copied once, so that a later build cannot change what is served, and linked for the second model.
-            shutil.copyfile(file, networks[0] / file.name)
+            shutil.copy2(file, networks[0] / file.name)
             os.link(networks[0] / file.name, networks[1] / file.name)
     return output / DIRECTORY
 

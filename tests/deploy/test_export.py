@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from deploy.engines import onnx_runner, pytorch_runner
+from deploy.engines import cpu_runner, pytorch_runner
 from deploy.errors import BuildError
 from deploy.export import check_onnx, export_onnx
 from deploy.verify import broken_tolerances, compare
@@ -18,7 +18,7 @@ from tests.helpers.smallest import CONTRACT, images
 @pytest.mark.parametrize("batch", [1, 3, 4])
 def test_a_dynamic_batch_gives_what_pytorch_gives(exported: Path, batch: int) -> None:
     reference = pytorch_runner(lived_in(SMALLEST))(images(batch))
-    output = onnx_runner(exported, 2)(images(batch))
+    output = cpu_runner(exported, "onnxruntime", 2)(images(batch))
     assert not broken_tolerances("fp32", compare(reference, output))
     np.testing.assert_allclose(output.seg_probs, reference.seg_probs, atol=1e-4)
     assert output.mask.dtype == np.uint8
@@ -31,7 +31,7 @@ def test_one_image_at_most_gives_a_static_graph(tmp_path: Path) -> None:
     (image,) = onnx.load(path).graph.input
     assert [dim.dim_value for dim in image.type.tensor_type.shape.dim] == [1, 3, 64, 64]
     reference = pytorch_runner(lived_in(SMALLEST))(images(1))
-    assert not broken_tolerances("fp32", compare(reference, onnx_runner(path, 2)(images(1))))
+    assert not broken_tolerances("fp32", compare(reference, cpu_runner(path, "onnxruntime", 2)(images(1))))
 
 
 def test_the_graph_holds_no_batch_norm_that_could_fold_and_one_convolution_a_branch(exported: Path) -> None:

@@ -11,10 +11,10 @@ from openvino import opset13 as ops
 COMMAND = """
 import signal, sys
 from pathlib import Path
-from deploy.engines.openvino_cpu import openvino_runner
+from deploy.network import Network
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit that it is ignored
-first, second = (openvino_runner(Path(sys.argv[1]), "f32", 1) for _ in range(2))
+first, second = (Network(Path(sys.argv[1]), "openvino f32", 1) for _ in range(2))
 del first
 del second
 try:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.engines import TARGETS, BuildRequest, EngineRequest, GpuOptions, onnx_runner
+from deploy.engines import TARGETS, BuildRequest, EngineRequest, GpuOptions, cpu_runner
 from deploy.engines.tensorrt_builder import collecting_logger
 from deploy.engines.tensorrt_runner import check_plan
 from deploy.engines.tensorrt_target import TensorRtTarget
@@ -83,9 +83,9 @@ def test_fp8_is_refused_on_a_gpu_without_it(
 @pytest.mark.parametrize("rows", [1, 3])
 def test_an_engine_on_a_gpu_answers_as_onnx_runtime_does(rows: int, exported: Path, tmp_path: Path) -> None:
     assert isinstance(RTX, TensorRtTarget)
-    run = RTX.runner(build(tmp_path / "engine", exported), "fp32", 1)
+    run = RTX.runner(build(tmp_path / "engine", exported))
     assert run is not None
     images = np.random.default_rng(rows).standard_normal((rows, *CONTRACT.network_input.shape), np.float32)
     for _ in range(2):  # recorded, then replayed
-        for actual, expected in zip(run(images)[1:], onnx_runner(exported, 1)(images)[1:], strict=True):
+        for actual, expected in zip(run(images)[1:], cpu_runner(exported, "onnxruntime", 1)(images)[1:], strict=True):
             np.testing.assert_allclose(actual, expected, atol=1e-4)

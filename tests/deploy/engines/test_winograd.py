@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from openvino import opset13 as ops
 
 from deploy.engines import openvino_winograd
-from deploy.engines.openvino_cpu import core
 from deploy.engines.openvino_winograd import INPUT, OUTPUT, TILE, WEIGHT, Shape, convolution, use_winograd
+from deploy.network.openvino_session import core
 
 ROUNDING = 2e-5  # of the largest output: about ten times a plain float32 convolution's
 

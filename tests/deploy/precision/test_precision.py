@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from deploy import build_engine
-from deploy.engines import TARGETS, BuildRequest, GpuOptions, engine_runner, onnx_runner, pytorch_runner
+from deploy.engines import TARGETS, BuildRequest, GpuOptions, cpu_runner, engine_runner, pytorch_runner
 from deploy.errors import BuildError
 from deploy.export import check_onnx
 from deploy.precision import cast
@@ -121,10 +121,8 @@ def test_both_runtimes_read_eight_bits(eight_bits: Path) -> None:
     path = eight_bits.with_name("openvino.int8.xml")
     request = BuildRequest(model=lived_in(SMALLEST), onnx=eight_bits, contract=CONTRACT, precision="int8")
     target.build(request, path, lambda phase, share: None)
-    openvino_runner = target.runner(path, "int8", 1)
-    assert openvino_runner is not None
     reference = pytorch_runner(lived_in(SMALLEST))(images(3))
-    for runner in (onnx_runner(eight_bits, 1), openvino_runner):
+    for runner in (cpu_runner(eight_bits, "onnxruntime", 1), cpu_runner(path, "openvino f32", 1)):
         # Above 0: the file really is another one.
         assert 0 < compare(reference, runner(images(3))).classification < 0.02
 
@@ -162,10 +160,10 @@ def test_a_layer_answers_for_its_own_error_only(exported: Path, eight_bits: Path
 @pytest.mark.slow
 def test_the_layers_that_cost_too_much_stay_in_float32(exported: Path, eight_bits: Path) -> None:
     """Take the error of the mask's probabilities as the loss, and allow 0.6 of what plain quantisation loses."""
-    reference = onnx_runner(exported, 1)(images(3))
+    reference = cpu_runner(exported, "onnxruntime", 1)(images(3))
 
     def loss(model: onnx.ModelProto) -> float:
-        return compare(reference, onnx_runner(model.SerializeToString(), 1)(images(3))).segmentation
+        return compare(reference, cpu_runner(model.SerializeToString(), "onnxruntime", 1)(images(3))).segmentation
 
     plain = onnx.load(eight_bits)
     allowed = 0.6 * loss(plain)

@@ -55,7 +55,7 @@ def test_failed_write_leaves_the_good_one_and_no_litter(tmp_path: Path, contract
 def test_new_one_replaces_the_old_one_whole(tmp_path: Path, contract: Contract, network: Path) -> None:
     stale = write_repository(tmp_path, contract, network) / "stale_model"
     stale.mkdir()
-    repository = write_repository(tmp_path, contract, network, precision="bf16")
+    repository = write_repository(tmp_path, contract, network, execution="openvino bf16")
     assert not stale.exists()
-    assert read_config(repository / NETWORK_MODEL).parameters["precision"].string_value == "bf16"
+    assert read_config(repository / NETWORK_MODEL).parameters["execution"].string_value == "openvino bf16"
     assert list(tmp_path.iterdir()) == [repository]

@@ -9,7 +9,7 @@ import pytest
 IMPORT = """
 import sys, types
 sys.modules["triton_python_backend_utils"] = types.ModuleType("triton_python_backend_utils")
-import deploy.server.worker.models
+import deploy.server.worker
 print(*sys.modules)
 """
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data_pipeline import ImageError, Preprocessor
 from deploy.contract import LONGEST_ID, PROBE_ID, Contract
-from deploy.server.worker import Network
+from deploy.network import InputError, Network
 
 
 class NetworkModel:
@@ -42,8 +42,7 @@ class NetworkModel:
         self.contract = Contract.from_json(self.parameters["contract"])
         self.network = Network(
             Path(args["model_repository"]) / args["model_version"] / self.parameters["network"],
-            self.contract,
-            precision=self.parameters["precision"],
+            self.parameters["execution"],
             # The build does not write it: `deploy.server.model_configs.tuned` adds it for the machine.
             threads=int(self.parameters.get("threads", 0)),
         )
@@ -69,7 +68,7 @@ class NetworkModel:
         begin, rejected = time.monotonic(), ""
         try:
             outputs = self.network(*self.images(request), set(request.requested_output_names()))
-        except ImageError as error:
+        except (ImageError, InputError) as error:
             rejected = error.reason
             self.rejected.Metric(labels={"reason": rejected}).increment(1)
             return refuse(str(error), pb_utils.TritonError.INVALID_ARG)

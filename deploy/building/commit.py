@@ -1,0 +1,59 @@
+"""Put a finished build into its output folder as one step: all of it, or after a crash what is left of it.
+
+A build is staged whole inside the output folder, so that nothing is written after the first file has moved and a full
+disk cannot interrupt it. One rename makes the staged folder the next state. Moving its files into place comes after
+that, and the next build goes on with it where the process was killed.
+"""
+
+import shutil
+from pathlib import Path
+
+from data_pipeline.files import replace_folder
+from deploy.building.plan import EngineSpec
+from deploy.engines import ONNX, PRECISIONS, TARGETS
+from deploy.files import DIRECTORY, GPU_DIRECTORY, possible_files
+from deploy.report import REPORT, read_report
+
+STAGED = ".publishing"
+REPLACED = ".replaced-"  # begins the name of an older folder that has made room, inside the staged one
+
+
+def commit(staged: Path, output: Path) -> None:
+    """Make the files of `staged`, a folder in `output` that holds their report, those of `output`."""
+    staged.rename(output / STAGED)
+    finish(output)
+
+
+def finish(output: Path) -> None:
+    """Go on with the `commit` that was interrupted, if there is one."""
+    staged = output / STAGED
+    if not staged.is_dir():
+        return
+    names = [path.name for path in staged.iterdir() if not path.name.startswith(REPLACED)]
+    # The report last: until then the older one stands, whose hashes do not match what has already moved.
+    for name in sorted(names, key=lambda name: (name == REPORT, name)):
+        fresh, current = staged / name, output / name
+        if fresh.is_dir():
+            replace_folder(fresh, current, staged / f"{REPLACED}{name}")
+        else:
+            fresh.replace(current)
+    _drop_outdated(output)
+    shutil.rmtree(staged)
+
+
+def _drop_outdated(output: Path) -> None:
+    """Delete engines and repositories of earlier builds that are not in the report."""
+    report = read_report(output)
+    assert report is not None, "the report has just been put in place"
+    kept = {Path(name).parts[0] for name in report.files}
+    # Only names that a build gives: the folder may hold files of the user's.
+    for name in _names_of_builds() - kept:
+        (output / name).unlink(missing_ok=True)
+    for name in {DIRECTORY, GPU_DIRECTORY} - kept:
+        if (output / name).is_dir():
+            shutil.rmtree(output / name)
+
+
+def _names_of_builds() -> set[str]:
+    engines = [EngineSpec(target, precision).file for target in (ONNX, *TARGETS) for precision in PRECISIONS]
+    return {file.name for engine in engines for file in possible_files(Path(engine))}

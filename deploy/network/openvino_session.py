@@ -1,0 +1,65 @@
+"""Compile a network with OpenVINO for one image at a time."""
+
+from collections.abc import Collection, Mapping
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+
+@cache
+def core() -> openvino.Core:
+    """Return the process's only `Core`."""
+    # OpenVINO 2026.4 gives the thread another signal stack when a `Core` first compiles for a CPU, and restores the
+    # previous one when that `Core` is destroyed. Two whose lives overlap leave a stack that was freed, and Ctrl-C is
+    # then a segmentation fault.
+    return openvino.Core()
+
+
+def read_model(file: Path | bytes) -> openvino.Model:
+    """Read an `.xml` or `.onnx` file, or the bytes of the latter."""
+    # Not `openvino.convert_model`, which tells an analytics host of each conversion.
+    return core().read_model(file)
+
+
+def compile_model(
+    model: openvino.Model, computed: str, threads: int, *, profiled: bool = False
+) -> openvino.CompiledModel:
+    """Compile for one image at a time, and with `profiled` keep each layer's time at some cost in speed.
+
+    Args:
+        model: with a batch of any length.
+        computed: the type of everything that is not quantised ("f32", "bf16").
+        threads: 0 takes every core.
+        profiled: whether requests know the time of each layer.
+    """
+    image = model.input().partial_shape
+    image[0] = 1
+    model.reshape(image)
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        # Without it the plugin takes bf16 for float32 where the processor has it.
+        "INFERENCE_PRECISION_HINT": computed,
+        # Pinned, the threads of every worker of a server would share the same first cores.
+        "ENABLE_CPU_PINNING": False,
+        "PERF_COUNT": profiled,
+    }
+    return core().compile_model(model, "CPU", settings)
+
+
+class OpenVinoSession:
+    """Run a file in OpenVINO's CPU plugin."""
+
+    def __init__(self, file: Path | bytes, computed: str, threads: int) -> None:
+        """Compile it, with the arguments of `compile_model`."""
+        compiled = compile_model(read_model(file), computed, threads)
+        self.shapes = {output.any_name: tuple(output.shape)[1:] for output in compiled.outputs}
+        self._request = compiled.create_infer_request()
+
+    def infer(self, image: NDArray[np.float32], names: Collection[str]) -> Mapping[str, NDArray[np.generic]]:
+        """Map (1, 3, S, S) to all outputs, as views of OpenVINO's memory."""
+        results = self._request.infer({0: image}, share_inputs=True, share_outputs=True)
+        return {name: results[name] for name in names}
