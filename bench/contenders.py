@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from bench import BASELINE
 from data_pipeline.command_line import new_parser, positive
 from deploy.contract import Contract
-from deploy.engines import EngineOutput, Runner, engine_runner, onnx_runner, pytorch_runner
-from deploy.engines.openvino_cpu import core, openvino_runner
+from deploy.engines import EngineOutput, Runner, cpu_runner, engine_runner, pytorch_runner
+from deploy.network.openvino_session import core
 from deploy.report import EngineRecord, Report, read_report
 from model.checkpoint import load_checkpoint
 from model.network import DecodedNetwork
@@ -51,14 +51,14 @@ class Contenders:
         # torch.compile's CPU backend writes C++ and fails without a compiler.
         if shutil.which("c++"):
             contenders[COMPILED] = Contender("fp32", self._compiled)
-        contenders[BASELINE] = Contender("fp32", partial(onnx_runner, plain, self.threads))
+        contenders[BASELINE] = Contender("fp32", partial(cpu_runner, plain, "onnxruntime", self.threads))
         contenders["plain export, OpenVINO fp32"] = Contender(
-            "fp32", partial(openvino_runner, plain, "f32", self.threads)
+            "fp32", partial(cpu_runner, plain, "openvino f32", self.threads)
         )
         # A processor without bf16 instructions would only emulate them.
         if "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             contenders["plain export, OpenVINO bf16"] = Contender(
-                "bf16", partial(openvino_runner, plain, "bf16", self.threads)
+                "bf16", partial(cpu_runner, plain, "openvino bf16", self.threads)
             )
         # An engine without parity cannot run here, and files in fp16 and fp8 are meant for GPUs.
         ours = [

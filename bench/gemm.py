@@ -8,7 +8,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.engines import open_session
+from deploy.network.onnx_session import open_session
 from deploy.network.openvino_session import core
 
 # Large enough that starting a call costs nothing, small enough to repeat in every round.

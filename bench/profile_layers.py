@@ -12,17 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipeline.command_line import new_parser, positive
-from deploy.engines.openvino_cpu import compiled_for_latency
+from deploy.network.openvino_session import compile_model, read_model
 
 RUNS = 5
 Kind = tuple[str, str]  # the layer's type, the implementation that ran
 
 
-def layer_ms(path: Path, batch: int, threads: int) -> tuple[Mapping[Kind, float], Mapping[Kind, int]]:
+def layer_ms(path: Path, threads: int) -> tuple[Mapping[Kind, float], Mapping[Kind, int]]:
     """Return the milliseconds of one call, the mean of a few, and the number of layers, both by kind of layer."""
-    compiled = compiled_for_latency(path, "f32", threads, profiled=True)
-    # The engine's batch is dynamic, its other lengths are not.
-    shape = [batch, *(size.get_length() for size in list(compiled.input().partial_shape)[1:])]
+    compiled = compile_model(read_model(path), "f32", threads, profiled=True)
+    shape = tuple(compiled.input().shape)
     images, request = np.random.default_rng(0).standard_normal(shape, np.float32), compiled.create_infer_request()
     request.infer([images])
     times: defaultdict[Kind, float] = defaultdict(float)
@@ -39,10 +38,9 @@ def main() -> None:
     """Print the kinds of layer that take at least a hundredth of the whole, the slowest first."""
     parser = new_parser("bench.profile_layers", __doc__)
     parser.add_argument("engine", type=Path, help="an OpenVINO .xml, or an ONNX file, in fp32 or int8")
-    parser.add_argument("--batch", type=positive(int), default=1, help="images a call (default 1)")
     parser.add_argument("--threads", type=positive(int), default=2, help="threads of the engine (default 2)")
     options = parser.parse_args()
-    times, layers = layer_ms(options.engine, options.batch, options.threads)
+    times, layers = layer_ms(options.engine, options.threads)
     total = sum(times.values())
     table = Table("layer", "implementation", "layers", "ms", "share", title=f"{options.engine.name}, {total:.1f} ms")
     for kind, time in sorted(times.items(), key=lambda item: -item[1]):

@@ -26,7 +26,7 @@ from data_pipeline import Preprocessing
 from deploy import build_engine
 from deploy.building.plan import contract_of
 from deploy.contract import Contract
-from deploy.engines import TARGETS, BuildRequest, Runner, pytorch_runner
+from deploy.engines import TARGETS, BuildRequest, Runner, cpu_runner, pytorch_runner
 from deploy.export import export_onnx
 from deploy.verify import compare
 from model import PRESETS, build_model
@@ -157,8 +157,7 @@ def test_growth_with_size(benchmark: BenchmarkFixture, size: int) -> None:
     target = TARGETS["openvino"]
     request = BuildRequest(model=model, onnx=exported, contract=spec, precision="fp32", threads=THREADS)
     target.build(request, engine, lambda phase, share: None)
-    runner = target.runner(engine, "fp32", THREADS)
-    assert runner is not None
+    runner = cpu_runner(engine, "openvino f32", THREADS)
     images = noise(spec, 1)
     assert compare(pytorch_runner(model)(images), runner(images)).mask < 0.001
     benchmark.extra_info.update(size=size, exported_mb=exported.stat().st_size / 1e6)

@@ -17,8 +17,7 @@ from bench.conftest import OUTPUT
 from bench.contenders import noise
 from bench.plain_export import plain_export
 from deploy.building.plan import contract_of
-from deploy.engines import Runner, onnx_runner
-from deploy.engines.openvino_cpu import openvino_runner
+from deploy.engines import Runner, cpu_runner
 from deploy.simplify import REWRITES, simplify
 from deploy.verify import compare
 from model.checkpoint import load_checkpoint
@@ -38,8 +37,8 @@ def test_rewrites(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -
     for count in range(len(REWRITES) + 1):
         step = f"+ {REWRITES[count - 1].__name__}" if count else "plain export"
         file = plain_export(simplify(checkpoint.build(), REWRITES[:count]), contract, folder / f"{count}.onnx")
-        runners[step, RUNTIMES[0]] = onnx_runner(file, threads)
-        runners[step, RUNTIMES[1]] = openvino_runner(file, "f32", threads)
+        runners[step, RUNTIMES[0]] = cpu_runner(file, "onnxruntime", threads)
+        runners[step, RUNTIMES[1]] = cpu_runner(file, "openvino f32", threads)
     # All graphs are open before any is timed: a round must not wait for an export.
     images = noise(contract, 1)
     torch.set_num_threads(threads)

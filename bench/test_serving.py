@@ -22,11 +22,11 @@ from data_pipeline import Preprocessor
 from deploy.client import Client
 from deploy.contract import PIPELINE_MODEL
 from deploy.files import DIRECTORY, VERSION, read_config
+from deploy.network import Network
 from deploy.server import Server, Supervisor
 from deploy.server.model_configs import tuned
 from deploy.server.options import FREE_PORTS
 from deploy.server.process.workers import workers_of
-from deploy.server.worker import Network
 from tests.helpers.memory import resident_bytes
 
 SOAK_REQUESTS = int(os.environ.get("SOAK_REQUESTS", "20000"))
@@ -41,10 +41,7 @@ def in_process(subject: Subject) -> Callable[[], object]:
     parameters = {name: one.string_value for name, one in tuned(read_config(folder), FREE_PORTS).parameters.items()}
     contract, wanted = subject.contract, {"MASK", "CLASS_PROBS"}
     network = Network(
-        folder / VERSION / parameters["network"],
-        contract,
-        precision=parameters["precision"],
-        threads=int(parameters["threads"]),
+        folder / VERSION / parameters["network"], parameters["execution"], threads=int(parameters["threads"])
     )
     preprocess = Preprocessor(contract.preprocessing)
     return lambda: network([preprocess(subject.image)], 1, wanted)

@@ -100,12 +100,3 @@ __all__ = [
     "onnx_version",
     "pytorch_runner",
 ]
-
-
-# TEMPORARY, until bench has moved to `cpu_runner`.
-from deploy.network.onnx_session import open_session as open_session  # noqa: E402
-
-
-def onnx_runner(file: Path | bytes, threads: int) -> Runner:
-    """Open an ONNX file in ONNX Runtime."""
-    return cpu_runner(file, "onnxruntime", threads)

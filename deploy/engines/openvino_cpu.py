@@ -54,18 +54,3 @@ class OpenVinoTarget(Target):
     def execution(self, precision: Precision) -> str:
         """Return what everything not quantised is computed in."""
         return "openvino bf16" if precision == "bf16" else "openvino f32"
-
-
-# TEMPORARY, until bench has moved to `cpu_runner`.
-def openvino_runner(path, execution, threads):  # type: ignore
-    """Open a file in OpenVINO."""
-    from deploy.engines import cpu_runner
-
-    return cpu_runner(path, f"openvino {execution}", threads)
-
-
-def compiled_for_latency(path, execution, threads, *, profiled=False):  # type: ignore
-    """Compile a file."""
-    from deploy.network.openvino_session import compile_model
-
-    return compile_model(read_model(path), execution, threads, profiled=profiled)
