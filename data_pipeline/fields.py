@@ -55,6 +55,14 @@ def is_line(value: object) -> bool:
     )
 
 
+def as_line(text: str) -> str:
+    """Replace what is not one line of text by its escape, so that a file of any name can be listed in a table or a log."""
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in NO_TEXT else character
+        for character in text
+    )
+
+
 def require_names(names: object, field: str, least: int, most: int) -> None:
     """Raise ValueError unless `names` is a tuple of `least` to `most` names, each one line of text and none repeated.
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from data_pipeline.command_line import new_parser, positive, run_command
+from data_pipeline.fields import as_line
 from deploy.client.batch import Failure, FileResult, Outcome, Task, plan, process
 from deploy.client.client import Client
 from deploy.client.errors import ClientError
@@ -84,7 +85,7 @@ def process_and_show(options: argparse.Namespace, tasks: Sequence[Task], kept: S
         for outcome in progress:
             outcomes.append(outcome)
             if isinstance(outcome, Failure):
-                print(f"{outcome.file}: {outcome.reason}", file=sys.stderr)
+                print(f"{as_line(outcome.file)}: {outcome.reason}", file=sys.stderr)
             if time.monotonic() - written > SECONDS_BETWEEN_RESULTS:
                 write_result(options.output, contract, outcomes)
                 written = time.monotonic()

@@ -10,12 +10,15 @@ from pathlib import Path
 
 from PIL import Image
 
+from data_pipeline.fields import as_line
 from data_pipeline.files import write_whole
 from data_pipeline.overlay import areas, draw, fit_mask, open_upright, png
 from deploy.client.client import Client
 from deploy.client.errors import ClientError, ServerUnavailable
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
+# Of an image's name in its overlay's. File systems take 255, and a number, the ending and a temporary name add some.
+LONGEST_STEM_BYTES = 200
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ def plan(arguments: Iterable[Path]) -> list[Task]:
     An overlay is named after its image. Where two images share a stem, the later one gets a number.
     """
     taken: set[str] = set()
-    return [Task(source, _free_name(source.stem, taken)) for source in _unique(_expanded(arguments))]
+    return [Task(source, _free_name(_shortened(source.stem), taken)) for source in _unique(_expanded(arguments))]
 
 
 def _expanded(arguments: Iterable[Path]) -> Iterator[Path]:
@@ -52,6 +55,11 @@ def _unique(files: Iterable[Path]) -> Iterator[Path]:
         if file.resolve() not in seen:
             seen.add(file.resolve())
             yield file
+
+
+def _shortened(stem: str) -> str:
+    # Counted in bytes, as file systems do. A character that the limit cuts in two is left out.
+    return as_line(stem).encode()[:LONGEST_STEM_BYTES].decode(errors="ignore")
 
 
 def _free_name(stem: str, taken: set[str]) -> str:

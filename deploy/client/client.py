@@ -211,7 +211,7 @@ class AsyncClient:
                 response = await self._client.get_model_config(
                     PIPELINE_MODEL, headers=self._headers, as_json=True, client_timeout=self._timeout
                 )
-            self._contract = read_contract(response)
+            self._contract = read_contract(response, self._url)
         return self._contract
 
     async def segment(self, data: bytes, *, probabilities: bool = False) -> Result:

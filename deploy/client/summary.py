@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from data_pipeline.fields import as_line
 from data_pipeline.files import write_whole
 from data_pipeline.overlay import colour_of
 from deploy.client.batch import Failure, FileResult, Outcome
@@ -47,14 +48,15 @@ def read_results(output: Path) -> dict[str, FileResult]:
 def table(contract: Contract, results: Sequence[FileResult]) -> Table:
     """Return a table with a row for each image: the labels' probabilities and the segmentation classes' areas."""
     summary = Table()
-    # Long paths are folded rather than cut, so that they can be copied.
+    # Long paths and names are folded rather than cut, so that they can be copied. As Text they may hold brackets and
+    # colons, which rich would take for markup in a string.
     summary.add_column("image", overflow="fold")
     for label in contract.labels:
-        summary.add_column(label, justify="right")
+        summary.add_column(Text(label), justify="right", overflow="fold")
     for index, name in enumerate(contract.seg_classes[1:], 1):
         # In the colour of the overlays: the table is their legend.
-        summary.add_column(Text(f"■ {name} area", style=_hex(index)), justify="right")
-    summary.add_column("request", justify="right")
+        summary.add_column(Text(f"■ {name} area", style=_hex(index)), justify="right", overflow="fold")
+    summary.add_column("request", justify="right", overflow="fold")
     for result in results[:TABLE_ROWS]:
         summary.add_row(*_cells(result))
     if len(results) > TABLE_ROWS:
@@ -62,9 +64,9 @@ def table(contract: Contract, results: Sequence[FileResult]) -> Table:
     return summary
 
 
-def _cells(result: FileResult) -> list[str]:
+def _cells(result: FileResult) -> list[str | Text]:
     return [
-        result.file,
+        Text(as_line(result.file)),
         *(f"{probability:.3f}" for probability in result.classes.values()),
         *(f"{area['percent']:.1f} %" for area in result.areas.values()),
         f"{result.timings['request_ms']:.0f} ms",

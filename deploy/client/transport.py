@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-from deploy.client.errors import DeadlineExceeded, ServerUnavailable, from_status
+from deploy.client.errors import DeadlineExceeded, ServerFault, ServerUnavailable, from_status
 from deploy.contract import GRPC_TOKEN_HEADER, PIPELINE_MODEL, Contract
 
 Protocol = Literal["grpc", "http"]
@@ -86,7 +86,7 @@ class Transport:
         options = {"as_json": True, "client_timeout": self._connect_timeout} if self.protocol == "grpc" else {}
         with translate_errors(self.url, self._connect_timeout):
             response = self._client.get_model_config(PIPELINE_MODEL, headers=self._headers, **options)
-        return read_contract(response)
+        return read_contract(response, self.url)
 
     def infer(self, image: NDArray[np.uint8], contract: Contract, outputs: list[str], request_id: str) -> Any:
         """Send one image's bytes, (n,) UINT8, and return the response, which has `as_numpy(name)`."""
@@ -121,11 +121,19 @@ def inference_request(
     return {"model_name": PIPELINE_MODEL, "inputs": [tensor], "outputs": requested, "request_id": request_id}
 
 
-def read_contract(response: dict[str, Any]) -> Contract:
-    """Read the contract from a model's configuration as JSON."""
+def read_contract(response: dict[str, Any], url: str) -> Contract:
+    """Read the contract from a model's configuration as JSON.
+
+    Raises ServerFault where it is not one: the server at `url` was not set up by this project.
+    """
     # gRPC wraps the configuration in one object more than HTTP.
     config = response.get("config", response)
-    return Contract.from_json(config["parameters"]["contract"]["string_value"])
+    try:
+        return Contract.from_json(config["parameters"]["contract"]["string_value"])
+    except KeyError:
+        raise ServerFault(f"the server at {url} has a model {PIPELINE_MODEL} without a contract") from None
+    except ValueError as error:
+        raise ServerFault(f"the server at {url} has a model {PIPELINE_MODEL} of a damaged contract: {error}") from None
 
 
 @contextmanager

@@ -131,4 +131,5 @@ def write_page(output: Path, report: Report, contract: Contract, rows: Sequence[
         # The background, index 0, is not drawn.
         legend=[(name, colour_of(index)) for index, name in enumerate(contract.seg_classes) if index],
     )
-    write_whole(output / PAGE, html)
+    # The name of a checkpoint's file may hold bytes that are no text.
+    write_whole(output / PAGE, html.encode(errors="backslashreplace"))

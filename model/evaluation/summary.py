@@ -10,9 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 
 from data_pipeline import Dataset, Preprocessing
+from data_pipeline.fields import as_line
 from data_pipeline.files import write_whole
 from data_pipeline.overlay import draw_outlines
 from model.bootstrap import Array, Groups, interval, resample, weighted_auc, with_means
@@ -107,9 +109,10 @@ def _mm3(case: ScoredCase) -> Array:
 
 def score_table(scores: dict[str, Estimate], title: str) -> Table:
     """Lay out the scores as a table for the terminal."""
-    table = Table("score", "value", "95 % interval", title=title)
+    # As Text, because names and paths may hold brackets and colons, which rich would take for markup in a string.
+    table = Table("score", "value", "95 % interval", title=Text(as_line(title), style="table.title"))
     for name, (value, low, high) in scores.items():
-        table.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
+        table.add_row(Text(name), f"{value:.4f}", f"{low:.4f} to {high:.4f}")
     return table
 
 
@@ -127,7 +130,8 @@ def write_cases(cases: Sequence[ScoredCase], dataset: Dataset, path: Path) -> No
         fields = ["" if np.isnan(value) else f"{value:.6g}" for value in values]
         probabilities = [f"{value:.6g}" for value in case.probabilities]
         writer.writerow([case.record.image, volume, *fields, *case.record.labels, *probabilities])
-    write_whole(path, text.getvalue())
+    # A file's name may hold bytes that are no text.
+    write_whole(path, text.getvalue().encode(errors="backslashreplace"))
 
 
 def pick(cases: Sequence[ScoredCase]) -> dict[str, list[ScoredCase]]:

@@ -1,6 +1,7 @@
 """Read contracts back: what was written comes back, and what breaks a rule is refused in one line."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 
 from deploy.contract import Contract
 from tests.helpers.damage import damaged
+from tests.helpers.names import CLASSES, LABELS
 from tests.helpers.smallest import CONTRACT
 
 FIELDS: dict[str, Any] = json.loads(CONTRACT.to_json())
@@ -15,6 +17,8 @@ FIELDS: dict[str, Any] = json.loads(CONTRACT.to_json())
 
 def test_a_contract_comes_back() -> None:
     assert Contract.from_json(CONTRACT.to_json()) == CONTRACT
+    odd = replace(CONTRACT, seg_classes=CLASSES, labels=LABELS)
+    assert Contract.from_json(odd.to_json()) == odd
     assert Contract.from_fields(CONTRACT.to_fields()) == CONTRACT
     # The first repositories were written without "levels".
     assert Contract.from_fields({key: value for key, value in FIELDS.items() if key != "levels"}) == CONTRACT

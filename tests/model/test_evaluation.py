@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from torchmetrics.functional.classification import binary_auroc
 
 from data_pipeline import Dataset, Record, open_source
+from data_pipeline.prepare import prepare
 from data_pipeline.records import Volume
 from model import evaluate
 from model.bootstrap import resample, weighted_auc
@@ -23,7 +25,11 @@ from model.evaluation import ScoredCase, score_masks
 from model.evaluation.summary import Estimate, pick, summarise
 from model.network import build_model
 from tests.helpers.challenges import write_isic2017, write_retouch
+from tests.helpers.names import CLASSES as CLASSES_AS_TEXT
+from tests.helpers.names import FILE
+from tests.helpers.names import LABELS as LABELS_AS_TEXT
 from tests.helpers.networks import SMALLEST, info_of
+from tests.helpers.samples import make_dataset
 
 CLASSES, LABELS = ("background", "a", "b"), ("x", "y")
 
@@ -187,3 +193,34 @@ def test_the_command_writes_scores_rows_and_a_gallery(
     assert report["scores"]["sensitivity/IRF"]["value"] == pytest.approx(means)
     gallery = Image.open("out/gallery.png")
     assert gallery.height == 3 * SMALLEST.image_size and gallery.width % (3 * SMALLEST.image_size) == 0
+
+
+def test_names_pass_through_every_output_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    source = make_dataset(tmp_path / "images", 8)
+    # One image of an awkward name, and every label both present and absent.
+    odd = source.records[0].image.rename(tmp_path / "images" / FILE)
+    records = tuple(
+        replace(record, image=odd if index == 0 else record.image, labels=(index % 2,) * len(LABELS_AS_TEXT))
+        for index, record in enumerate(source.records)
+    )
+    dataset = replace(source, records=records, seg_classes=CLASSES_AS_TEXT, labels=LABELS_AS_TEXT)
+    prepare(dataset, 64, tmp_path / "prepared" / "test")
+    config = replace(SMALLEST, seg_channels=len(CLASSES_AS_TEXT), labels=len(LABELS_AS_TEXT))
+    info = info_of(config, CLASSES_AS_TEXT, LABELS_AS_TEXT, "prepared:[red]")
+    weights, output = tmp_path / "[bold] :smile:.safetensors", tmp_path / "out"
+    save_checkpoint(weights, Checkpoint(info, build_model(config).state_dict()))
+    monkeypatch.setenv("COLUMNS", "2000")
+    data = ["--data", f"prepared:{tmp_path / 'prepared'}"]
+    assert evaluate.main(["--checkpoint", str(weights), *data, "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert str(weights) in printed
+    scores = json.loads((output / "metrics.json").read_text())["scores"]
+    for name in LABELS_AS_TEXT:
+        assert f"auc/{name}" in scores
+        assert f"auc/{name}" in printed
+    rows = list(csv.DictReader((output / "cases.csv").open(newline="")))
+    assert set(rows[0]) >= {f"dice/{name}" for name in CLASSES_AS_TEXT[1:]}
+    assert rows[0]["image"] == str(odd).replace("\udcff", r"\udcff")

@@ -1,5 +1,6 @@
 """Run `python -m deploy.client` against the real server, as a person uses it."""
 
+import io
 import json
 import subprocess
 import sys
@@ -10,10 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from data_pipeline import Preprocessing
+from data_pipeline.files import write_whole
+from deploy.client import ServerFault
 from deploy.client.__main__ import main
-from deploy.client.batch import plan
+from deploy.client.batch import FileResult, plan
+from deploy.client.summary import RESULT_FILE, read_results, table, write_result
+from deploy.client.transport import read_contract
+from deploy.contract import Contract
 from deploy.server import Server
+from tests.helpers.names import CLASSES, FILE, LABELS, NAMES
 
 
 def test_mixed_run_answers_the_good_and_names_the_bad(
@@ -79,6 +88,57 @@ def test_names_do_not_collide(tmp_path: Path) -> None:
     tasks = plan([tmp_path, tmp_path / "a.png"])
     assert len(tasks) == 4
     assert len({task.overlay.casefold() for task in tasks}) == 4
+
+
+def test_overlays_of_any_file_name_have_names_that_can_be_written_and_listed(tmp_path: Path) -> None:
+    for name in (FILE, "é" * 125 + ".jpg", "é" * 124 + "a.png", "...png", "a\\b.tif"):
+        (tmp_path / name).touch()
+    overlays = [task.overlay for task in plan([tmp_path])]
+    assert len(set(overlays)) == 5
+    for overlay in overlays:
+        write_whole(tmp_path / "out" / overlay, b"")
+        assert overlay.isprintable()
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted(overlays)
+
+
+def test_names_stand_in_the_table_and_in_the_result_as_they_are(tmp_path: Path) -> None:
+    contract = Contract(preprocessing=Preprocessing(image_size=64), seg_classes=CLASSES, labels=LABELS)
+    result = FileResult(
+        file=f"/images/{FILE}",
+        overlay="a.overlay.png",
+        width=4,
+        height=4,
+        classes=dict.fromkeys(LABELS, 0.5),
+        areas={name: {"pixels": 4, "percent": 25.0} for name in CLASSES[1:]},
+        timings={"request_ms": 1.0, "total_ms": 2.0},
+        request_id="1",
+    )
+    text = io.StringIO()
+    Console(file=text, width=9000).print(table(contract, [result]))
+    for name in NAMES:
+        assert f" {name} " in text.getvalue()
+        assert f" ■ {name} area " in text.getvalue()
+    assert r"/images/[red] <b> \n\udcff.png" in text.getvalue()
+    # Folded and not cut where a terminal is narrow.
+    narrow = io.StringIO()
+    Console(file=narrow, width=200).print(table(contract, [result]))
+    assert "…" not in narrow.getvalue()
+    (tmp_path / result.overlay).touch()
+    write_result(tmp_path, contract, [result])
+    assert read_results(tmp_path) == {result.file: result}
+    assert set(json.loads((tmp_path / RESULT_FILE).read_text())["colours"]) == set(CLASSES[1:])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, "the server at a:1 has a model resformer without a contract"),
+        ({"contract": {"string_value": "{}"}}, "the server at a:1 has a model resformer of a damaged contract: the "),
+    ],
+)
+def test_a_server_of_something_else_is_one_line(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ServerFault, match=f"^{message}.*$"):
+        read_contract({"config": {"parameters": parameters}}, "a:1")
 
 
 def test_client_needs_neither_torch_nor_dali() -> None:
