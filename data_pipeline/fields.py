@@ -56,7 +56,7 @@ def is_line(value: object) -> bool:
 
 
 def as_line(text: str) -> str:
-    """Replace what is not one line of text by its escape, so that a file of any name can be listed in a table or a log."""
+    """Replace what is not one line of text by its escape, so that a file of any name can be listed in a table."""
     return "".join(
         character.encode("unicode_escape").decode() if unicodedata.category(character) in NO_TEXT else character
         for character in text

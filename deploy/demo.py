@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from data_pipeline import DataError, open_source
 from data_pipeline.command_line import new_parser, run_command
@@ -49,7 +50,9 @@ def query(repository: Path, image: bytes) -> dict[str, Result]:
 def result_table(results: dict[str, Result]) -> Table:
     """Return a table of what each protocol's result says, and how soon it came."""
     labels = list(results["grpc"].class_probabilities)
-    table = Table("served over", "ms", *labels, *(f"{name}, % of image" for name in results["grpc"].seg_classes[1:]))
+    shares_of = [f"{name}, % of image" for name in results["grpc"].seg_classes[1:]]
+    # As Text, because names may hold brackets, which rich would take for markup in a string.
+    table = Table("served over", "ms", *(Column(Text(name), overflow="fold") for name in (*labels, *shares_of)))
     for protocol, result in results.items():
         shares = [100 * float(np.mean(result.mask == index)) for index in range(1, len(result.seg_classes))]
         figures = [f"{value:.3f}" for value in (*result.class_probabilities.values(), *shares)]

@@ -9,11 +9,13 @@ from pathlib import Path
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from deploy.contract import Contract
 from deploy.errors import BuildError
 from deploy.plugins import name_plugins
 from deploy.simplify import simplify
+from kernels import KernelInputError
 from model import MultiTaskResFormer
 from model.inference import for_inference
 from model.network import Decoded, DecodedNetwork
@@ -50,7 +52,8 @@ def export_onnx(
     """Write `model` as an ONNX file with the contract's names.
 
     A contract with a `max_batch` of 1 gives a static batch, a larger one a dynamic batch. Plugin nodes need a static
-    one. Raises BuildError where the file breaks ONNX's own rules or the contract.
+    one. Raises BuildError where the file breaks ONNX's own rules or the contract, and where the kernels behind the
+    plugins do not take this network.
     """
     network = ExportedNetwork(model, EXPORT_DTYPES[precision], plugins=plugins)
     # Two images: an example of one would make torch.export specialise the batch.
@@ -59,7 +62,7 @@ def export_onnx(
     with _quiet_exporter():
         program = torch.onnx.export(
             # The plugin nodes can only be put into a program that is already traced.
-            name_plugins(torch.export.export(network, (example,))) if plugins else network,
+            _traced_with_plugins(network, example) if plugins else network,
             (example,),
             input_names=[contract.network_input.name],
             output_names=[output.name for output in contract.outputs],
@@ -70,6 +73,13 @@ def export_onnx(
     assert program is not None
     onnx.save(_without_traces(program.model_proto), path)
     check_onnx(path, contract)
+
+
+def _traced_with_plugins(network: nn.Module, example: Tensor) -> ExportedProgram:
+    try:
+        return name_plugins(torch.export.export(network, (example,)))
+    except KernelInputError as error:
+        raise BuildError(f"this network cannot be built with --plugins: {error}") from None
 
 
 @contextmanager

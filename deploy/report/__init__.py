@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
+from data_pipeline.fields import as_line
 from data_pipeline.files import write_whole
 from deploy.verify import SCORES, Change, Parity
 
@@ -158,7 +160,9 @@ def _engine(fields: dict[str, Any]) -> EngineRecord:
 
 def engine_table(report: Report) -> Table:
     """Make a table with a row for each engine: size, time, difference to PyTorch and scores, or why it has none."""
-    table = Table("engine", "precision", "MB", "ms", "mask differs", "Dice", "accuracy", "AUC", title=report.checkpoint)
+    # As Text, because a file's name may hold brackets, which rich would take for markup in a string.
+    title = Text(as_line(report.checkpoint), style="table.title")
+    table = Table("engine", "precision", "MB", "ms", "mask differs", "Dice", "accuracy", "AUC", title=title)
     scores = report.reference_scores or {}
     table.add_row("PyTorch", "fp32", "", f"{report.reference_ms:.1f}", "", *(_score(scores, name) for name in SCORES))
     for engine in report.engines:

@@ -15,12 +15,13 @@ from rich.console import Console
 
 from data_pipeline import Preprocessing
 from data_pipeline.files import write_whole
-from deploy.client import ServerFault
+from deploy.client import Result, ServerFault
 from deploy.client.__main__ import main
 from deploy.client.batch import FileResult, plan
 from deploy.client.summary import RESULT_FILE, read_results, table, write_result
 from deploy.client.transport import read_contract
 from deploy.contract import Contract
+from deploy.demo import result_table
 from deploy.server import Server
 from tests.helpers.names import CLASSES, FILE, LABELS, NAMES
 
@@ -127,6 +128,22 @@ def test_names_stand_in_the_table_and_in_the_result_as_they_are(tmp_path: Path) 
     write_result(tmp_path, contract, [result])
     assert read_results(tmp_path) == {result.file: result}
     assert set(json.loads((tmp_path / RESULT_FILE).read_text())["colours"]) == set(CLASSES[1:])
+
+
+def test_names_stand_in_the_table_of_the_demo_as_they_are() -> None:
+    result = Result(
+        mask=np.zeros((4, 4), np.uint8),
+        seg_classes=CLASSES,
+        class_probabilities=dict.fromkeys(LABELS, 0.5),
+        seg_probabilities=None,
+        seconds=0.1,
+        request_id="1",
+    )
+    text = io.StringIO()
+    Console(file=text, width=9000).print(result_table({"grpc": result}))
+    for name in NAMES:
+        assert f" {name} " in text.getvalue()
+        assert f" {name}, % of image " in text.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ import pytest
 import triton
 
 from deploy import build_engine
+from deploy.errors import BuildError
 from deploy.export import export_onnx
 from model import ModelConfig
-from tests.helpers.networks import lived_in
+from tests.helpers.networks import SMALLEST, lived_in
 from tests.helpers.smallest import CONTRACT
 
 ROOT = Path(__file__).parents[3]
@@ -106,6 +107,16 @@ def test_the_export_names_the_plugins(tmp_path: Path) -> None:
         float_, half = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
         assert types == ([float_] if node.op_type == "window_attention" else [half, half])
     assert sorted(node.op_type for node in nodes) == ["dilated_fusion"] * 4 + ["window_attention"] * 8
+
+
+def test_a_network_that_the_kernels_do_not_take_is_refused_in_one_line(tmp_path: Path) -> None:
+    contract = replace(CONTRACT, max_batch=1)
+    # Heads of 8 channels, where the attention kernel takes 16, 32 and 64.
+    with pytest.raises(
+        BuildError, match=r"^this network cannot be built with --plugins: .* head dim .* got 8$"
+    ):
+        export_onnx(lived_in(SMALLEST), contract, tmp_path / "plugins.onnx", plugins=True)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
 """Write the report's page with names that look like markup, and read it as a browser does."""
 
+import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+from rich.console import Console
+
 from data_pipeline import Preprocessing
 from deploy.contract import Contract
-from deploy.report import PAGE, EngineRecord, Report
+from deploy.report import PAGE, EngineRecord, Report, engine_table
 from deploy.report.page import GalleryRow, write_page
 from deploy.verify import Parity
 from tests.helpers.names import CLASSES, FILE, LABELS, NAMES
@@ -30,25 +33,29 @@ class Reader(HTMLParser):
         self.text += data
 
 
-def read_page(folder: Path, classes: tuple[str, ...], labels: tuple[str, ...], checkpoint: str) -> Reader:
-    """Write the page of a build with these names, and read it."""
-    contract = Contract(preprocessing=Preprocessing(image_size=64), seg_classes=classes, labels=labels)
+def report_of(contract: Contract, checkpoint: str) -> Report:
+    """Describe a build of one engine, and of one that was refused."""
     parity = Parity(classification=0.0, segmentation=0.0, mask=0.0)
     engine = EngineRecord(
         target="onnx", precision="fp32", file="model.onnx", tool="torch", key="", parity=parity, latency_ms=1.0
     )
-    report = Report(
+    return Report(
         checkpoint=checkpoint,
         model_key="",
         contract=contract.to_fields(),
         samples=f"5 images of folder:{checkpoint}",
         reference_scores=None,
         reference_ms=2.0,
-        engines=(engine, replace(engine, precision="fp16", refused=f"it loses {classes[1]}")),
+        engines=(engine, replace(engine, precision="fp16", refused=f"it loses {contract.seg_classes[1]}")),
         machine={"processor": "p", "cores": "2", "python": "3"},
     )
+
+
+def read_page(folder: Path, classes: tuple[str, ...], labels: tuple[str, ...], checkpoint: str) -> Reader:
+    """Write the page of a build with these names, and read it."""
+    contract = Contract(preprocessing=Preprocessing(image_size=64), seg_classes=classes, labels=labels)
     rows = [GalleryRow({"image": "data:,", "target": "data:,"}, [(name, 1, 0.5) for name in labels])]
-    write_page(folder, report, contract, rows)
+    write_page(folder, report_of(contract, checkpoint), contract, rows)
     reader = Reader()
     text = (folder / PAGE).read_text()
     # Anything before it would put a browser into its mode for old pages.
@@ -67,3 +74,10 @@ def test_names_are_text_in_the_page(tmp_path: Path) -> None:
         assert odd.text.count(name) >= 4, name
     # A line break is a space in a page, and a byte that is no text stands as its number.
     assert re.search(r"Engines of \[red\] <b> \s\\udcff\.png", odd.text)
+
+
+def test_a_name_is_text_above_the_table_of_engines() -> None:
+    text = io.StringIO()
+    contract = Contract(preprocessing=Preprocessing(image_size=64), seg_classes=CLASSES, labels=LABELS)
+    Console(file=text, width=200).print(engine_table(report_of(contract, f"[/] :smile: {FILE}")))
+    assert r"[/] :smile: [red] <b> \n\udcff.png" in text.getvalue()
