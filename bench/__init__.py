@@ -1,4 +1,9 @@
 """Measure what this project claims about speed and memory (see README.md for the figures)."""
 
-# Title of the engine that the tables compare the others with. Here, so that the report needs no engine to be imported.
-BASELINE = "plain export, ONNX Runtime fp32"
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# Whatever the folder that pytest was started in: engines and generated images are kept for the next run.
+OUTPUT = ROOT / "build" / "bench"
+# The engine that the tables compare the others with. Here, so that the report needs no engine to be imported.
+BASELINE = "plain-onnxruntime-fp32"

@@ -1,94 +1,137 @@
 """Load the engines that are timed side by side, in this process or each in a fresh one.
 
-`python -m bench.contenders TITLE` loads one, runs it and prints the peak memory of its process.
+`python -m bench.contenders NAME` loads one, runs it and prints the peak memory of its process.
 """
 
 import argparse
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench import BASELINE
+from bench import BASELINE, OUTPUT
+from bench.plain_export import onnxruntime_runner, openvino_runner, plain_export
+from bench.turns import UnavailableError
 from data_pipeline.command_line import new_parser, positive
 from deploy.contract import Contract
-from deploy.engines import EngineOutput, Runner, cpu_runner, engine_runner, pytorch_runner
-from deploy.network.openvino_session import core
-from deploy.report import EngineRecord, Report, read_report
+from deploy.engines import TARGETS, EngineOutput, EngineRequest, Runner, engine_runner, pytorch_runner
+from deploy.report import Report, read_report
+from deploy.verify import compare
 from model.checkpoint import load_checkpoint
 from model.network import DecodedNetwork
 
-PLAIN = "plain.onnx"
-EAGER, COMPILED = "PyTorch eager fp32", "torch.compile fp32"
+# Ours come first, also in a table that is sorted by name.
+OURS = ("ours-openvino-fp32", "ours-openvino-bf16", "ours-openvino-int8", "ours-onnx-fp32", "ours-onnx-int8")
+COMPILED, EAGER = "torch.compile-fp32", "pytorch-fp32"
+CONTENDERS = (*OURS, "plain-openvino-fp32", "plain-openvino-bf16", BASELINE, COMPILED, EAGER)
+PLAIN = OUTPUT / "plain.onnx"
+FEW = 0.001  # share of a mask's pixels that rounding may move
 
 
-class Contender(NamedTuple):
-    """Hold an engine's precision and the function that opens it, compiled where it has to be."""
+@dataclass
+class Inference:
+    """Time an engine on one batch.
 
-    precision: str
-    load: Callable[[], Runner]
+    runner: the engine.
+    images: the batch.
+    mask_differs: share of the masks' pixels that are not the trained network's.
+    """
+
+    runner: Runner
+    images: NDArray[np.float32]
+    mask_differs: float
+
+    def __call__(self) -> float:
+        start = time.perf_counter()
+        self.runner(self.images)
+        return time.perf_counter() - start
 
 
-@dataclass(frozen=True)
+@dataclass
 class Contenders:
-    """Find the engines that `build_engine` left in `output`, and the plain export next to them."""
+    """Open the engines that `build_engine` left in `output`, and what a user would take instead of them."""
 
     checkpoint: str
     output: Path
     threads: int
+    _plain_is_written: bool = False
+    _references: dict[int, EngineOutput] = field(default_factory=dict)
 
-    def by_title(self) -> dict[str, Contender]:
-        """Return every engine that this machine runs by its title, what a user would pick instead of ours first."""
-        plain = self.output / PLAIN
-        contenders = {EAGER: Contender("fp32", self._eager)}
-        # torch.compile's CPU backend writes C++ and fails without a compiler.
-        if shutil.which("c++"):
-            contenders[COMPILED] = Contender("fp32", self._compiled)
-        contenders[BASELINE] = Contender("fp32", partial(cpu_runner, plain, "onnxruntime", self.threads))
-        contenders["plain export, OpenVINO fp32"] = Contender(
-            "fp32", partial(cpu_runner, plain, "openvino f32", self.threads)
-        )
-        # A processor without bf16 instructions would only emulate them.
-        if "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            contenders["plain export, OpenVINO bf16"] = Contender(
-                "bf16", partial(cpu_runner, plain, "openvino bf16", self.threads)
-            )
-        # An engine without parity cannot run here, and files in fp16 and fp8 are meant for GPUs.
-        ours = [
-            record
-            for record in report_of(self.output).engines
-            if record.parity and record.precision in ("fp32", "bf16", "int8")
-        ]
-        return contenders | {
-            f"ours, {record.target} {record.precision}": Contender(record.precision, partial(self._ours, record))
-            for record in ours
-        }
+    @cached_property
+    def contract(self) -> Contract:
+        """Return the contract of the engines."""
+        return Contract.from_fields(report_of(self.output).contract)
 
-    def _eager(self) -> Runner:
+    def inference(self, name: str, batch: int) -> Inference:
+        """Open an engine and compare it with the trained network, so that no wrong one is timed.
+
+        Raises UnavailableError where it cannot run here.
+        """
+        if name.startswith("plain") and not self._plain_is_written:
+            plain_export(load_checkpoint(self.checkpoint).build(), self.contract, PLAIN)
+            self._plain_is_written = True
+        images, runner = noise(self.contract, batch), self.load(name, batch)
+        if batch not in self._references:
+            self._references[batch] = pytorch_runner(load_checkpoint(self.checkpoint).build())(images)
+        differs = compare(self._references[batch], runner(images)).mask
+        # Lower precisions are held to the task by the build's gate.
+        assert differs < FEW or not name.endswith("fp32"), f"{name}: {differs:.2%} of the mask's pixels are wrong"
+        return Inference(runner, images, differs)
+
+    def load(self, name: str, batch: int) -> Runner:
+        """Open an engine for batches of one size. The plain export must be there.
+
+        Raises UnavailableError where it cannot run here.
+        """
+        kind, _, precision = name.rpartition("-")
+        check_processor(precision)
+        if kind.startswith("ours-"):
+            return self._ours(kind.removeprefix("ours-"), precision)
+        if kind == "plain-openvino":
+            return openvino_runner(PLAIN, self.threads, batch, {"fp32": "f32"}.get(precision, precision))
+        if name == BASELINE:
+            return onnxruntime_runner(PLAIN, self.threads, batch)
         torch.set_num_threads(self.threads)
-        return pytorch_runner(load_checkpoint(self.checkpoint).build())
+        model = load_checkpoint(self.checkpoint).build()
+        return pytorch_runner(model) if name == EAGER else _compiled(DecodedNetwork(model).eval())
 
-    def _compiled(self) -> Runner:
-        torch.set_num_threads(self.threads)
-        compiled = torch.compile(DecodedNetwork(load_checkpoint(self.checkpoint).build()).eval())
-
-        def run(images: NDArray[np.float32]) -> EngineOutput:
-            with torch.inference_mode():
-                return EngineOutput(*(output.numpy() for output in compiled(torch.from_numpy(images))))
-
-        return run
-
-    def _ours(self, record: EngineRecord) -> Runner:
-        runner = engine_runner(record.target, record.precision, self.output / record.file, self.threads)
-        assert runner is not None
+    def _ours(self, target: str, precision: str) -> Runner:
+        engines = report_of(self.output).engines
+        found = [engine for engine in engines if (engine.target, engine.precision) == (target, precision)]
+        if not found:
+            raise UnavailableError(f"{target} {precision} was not built: --precision auto tries all")
+        (record,) = found
+        if record.refused:
+            raise UnavailableError(f"the build refused {target} {precision}: {record.refused}")
+        runner = engine_runner(target, precision, self.output / record.file, self.threads)
+        if runner is None:
+            raise UnavailableError(f"{target} {precision} was built for another machine")
         return runner
+
+
+def _compiled(network: DecodedNetwork) -> Runner:
+    # torch.compile's CPU backend writes C++ and fails without a compiler.
+    if not shutil.which("c++"):
+        raise UnavailableError("torch.compile needs a C++ compiler, and there is no c++")
+    compiled = torch.compile(network)
+
+    def run(images: NDArray[np.float32]) -> EngineOutput:
+        with torch.inference_mode():
+            return EngineOutput(*(output.numpy() for output in compiled(torch.from_numpy(images))))
+
+    return run
+
+
+def check_processor(precision: str) -> None:
+    """Raise UnavailableError where the processor would only emulate a precision."""
+    if reasons := TARGETS["openvino"].check(EngineRequest(precision=precision)):
+        raise UnavailableError("; ".join(reasons))
 
 
 def report_of(output: Path) -> Report:
@@ -110,19 +153,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, help="folder of the engines")
     parser.add_argument("--threads", type=positive(int), default=2, help="threads of the engine (default 2)")
     parser.add_argument("--batch", type=positive(int), default=1, help="images a run (default 1)")
-    parser.add_argument("name", help='title of the contender, such as "ours, openvino fp32"')
+    parser.add_argument("name", choices=CONTENDERS, help="the contender")
     return parser
 
 
 def main() -> None:
     """Load one contender, run it on a batch, print the peak memory of the process as JSON."""
-    parser = _parser()
-    options = parser.parse_args()
-    images = noise(Contract.from_fields(report_of(options.output).contract), options.batch)
-    contenders = Contenders(options.checkpoint, options.output, options.threads).by_title()
-    if options.name not in contenders:
-        parser.error(f"the contenders are {'; '.join(contenders)}, got {options.name}")
-    runner = contenders[options.name].load()
+    options = _parser().parse_args()
+    contenders = Contenders(options.checkpoint, options.output, options.threads)
+    runner, images = contenders.load(options.name, options.batch), noise(contenders.contract, options.batch)
     # More than once: torch.compile and the runtimes allocate in their first runs what later ones reuse.
     for _ in range(3):
         runner(images)

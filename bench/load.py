@@ -1,6 +1,5 @@
 """Put a server under load: a fixed number of callers, or requests that arrive at random times."""
 
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -30,15 +29,6 @@ class Load:
         """Return the answers a second."""
         return len(self.latencies) / self.seconds
 
-    def percentile(self, percent: float) -> float:
-        """Return the milliseconds within which `percent` of the requests were answered."""
-        return float(np.percentile(self.latencies, percent)) * 1e3
-
-    def summary(self) -> dict[str, float]:
-        """Round the figures for a benchmark's extra_info."""
-        figures = {"rate": self.rate, "p50_ms": self.percentile(50), "p99_ms": self.percentile(99)}
-        return {name: round(value, 2) for name, value in figures.items()}
-
 
 def closed_loop(send: Callable[[], object], callers: int, requests: int) -> Load:
     """Send `requests` in all from `callers` threads, each of which sends again as soon as it is answered."""
@@ -52,20 +42,6 @@ def open_loop(send: Callable[[], object], rate: float, requests: int, seed: int)
     """
     gaps = np.random.default_rng(seed).exponential(1 / rate, requests)
     return _timed(send, MOST_IN_FLIGHT, np.cumsum(gaps).tolist())
-
-
-def alternately(operations: dict[str, Callable[[], object]], rounds: int, warm_up: int = 5) -> dict[str, Load]:
-    """Time each operation once a round, so that a change of the machine's load meets all of them."""
-    latencies: dict[str, list[float]] = {name: [] for name in operations}
-    order = random.Random(0)
-    for number in range(rounds + warm_up):
-        # In random order: an engine's threads spin for a moment after a run, at the cost of whatever comes next.
-        for name in order.sample(list(operations), len(operations)):
-            begin = time.perf_counter()
-            operations[name]()
-            if number >= warm_up:
-                latencies[name].append(time.perf_counter() - begin)
-    return {name: Load(np.array(values), sum(values)) for name, values in latencies.items()}
 
 
 def _timed(send: Callable[[], object], threads: int, arrivals: list[float]) -> Load:

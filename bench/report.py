@@ -1,123 +1,228 @@
-"""Turn a benchmark's JSON into the tables of bench/README.md and a plot.
+"""Turn a run's JSON into the tables of bench/README.md and a plot.
 
 python -m bench.report build/bench.json [--update bench/README.md] [--plot bench/engines.png]
 """
 
 import json
 import re
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from bench import BASELINE
-from data_pipeline.command_line import new_parser
+from data_pipeline.command_line import new_parser, run_command
 from data_pipeline.files import write_whole
 
 Results = dict[str, Any]
+Benchmark = dict[str, Any]
+COMMAND = "python -m pytest bench --benchmark-only --benchmark-json=FILE"
+
+
+class ResultsError(ValueError):
+    """Say what is wrong with a file of results, in one line."""
+
+
+def read_results(path: Path) -> Results:
+    """Read what `--benchmark-json` wrote.
+
+    Raises ResultsError where the file holds no benchmark of this project.
+    """
+    try:
+        results = json.loads(path.read_text())
+    except ValueError as error:
+        raise ResultsError(f"{path} must be a JSON file of `{COMMAND}`, it cannot be read: {error}") from error
+    if not isinstance(results, dict) or "resformer" not in results.get("machine_info", {}):
+        raise ResultsError(f"{path} must be a JSON file of `{COMMAND}`, it holds other JSON")
+    if not results["benchmarks"]:
+        raise ResultsError(f"{path} must hold at least one benchmark, its list is empty: look at the run's failures")
+    return results
 
 
 def path_table(results: Results) -> str | None:
     """Return a Markdown table of the path's stages, or None where they were not measured."""
-    stages = [bench for bench in results["benchmarks"] if "stage" in bench["extra_info"]]
+    stages = _with(results, "stage")
     if not stages:
         return None
+    alone = next((bench for bench in stages if _contender(bench) == "in-process"), None)
     rows = [
-        f"| {bench['extra_info']['stage']} | {_ms(bench, 'median')} | {_ms(bench, 'q1')} to {_ms(bench, 'q3')} |"
+        [
+            bench["extra_info"]["stage"],
+            _ms(bench, "median"),
+            f"{_ms(bench, 'q1')} to {_ms(bench, 'q3')}",
+            _added(bench, alone) if alone and _contender(bench).startswith(("grpc", "http")) else "",
+        ]
         for bench in stages
     ]
     first = stages[0]["extra_info"]
-    subject = f"`{first['checkpoint']}`, one image of {first['size'] / 1000:.0f} kB, {first['threads']} threads"
-    return "\n".join(
-        [_machine(results, subject), "", "| stage | median, ms | middle half, ms |", "| --- | ---: | ---: |", *rows]
+    subject = (
+        f"`{first['checkpoint']}`, one image of {first['image_bytes'] / 1000:.0f} kB, "
+        f"{first['threads']} threads, medians of {stages[0]['stats']['rounds']} rounds in turns"
     )
+    return _table(results, subject, ["stage", "median, ms", "middle half, ms", "more than in process, ms"], rows)
+
+
+def _added(bench: Benchmark, base: Benchmark) -> str:
+    return f"{1000 * (bench['stats']['median'] - base['stats']['median']):+.1f}"
 
 
 def engines_table(results: Results) -> str | None:
     """Return a Markdown table of the engines at each batch size, or None where they were not measured."""
-    runs = [bench["extra_info"] for bench in results["benchmarks"] if "engines" in bench["extra_info"]]
-    if not runs:
+    engines = _with(results, "engine")
+    if not engines:
         return None
-    rows = [_engine_row(run, name, figures) for run in runs for name, figures in run["engines"].items()]
-    gemm = ", ".join(f"{precision} {rate:.0f}" for precision, rate in runs[0]["gemm_gmacs"].items())
-    subject = (
-        f"`{runs[0]['checkpoint']}`, {runs[0]['threads']} threads, engines in alternating rounds, "
-        f"one large matrix product in GMAC/s: {gemm}"
-    )
-    header = (
-        "| batch | engine | p50, ms | p90 | p99 | of ONNX Runtime, plain | images/s | peak, MB | of the GEMM rate |"
-    )
-    return "\n".join([_machine(results, subject), "", header, "| ---: | --- |" + " ---: |" * 7, *rows])
+    rates = gemm_rates(results)
+    base = {
+        bench["extra_info"]["batch"]: bench["stats"]["median"]
+        for bench in engines
+        if bench["extra_info"]["engine"] == BASELINE
+    }
+    first = engines[0]["extra_info"]
+    subject = f"`{first['checkpoint']}`, {first['threads']} threads, rounds in turns"
+    if rates:
+        products = ", ".join(f"{precision} {rate / 1e9:.0f}" for precision, rate in rates.items())
+        subject += f", one large matrix product in GMAC/s: {products}"
+    header = ["batch", "engine", "rounds", "p50, ms", "p90", "p99", f"of {BASELINE}", "images/s", "peak, MB"]
+    rows = [_engine_row(bench, base, rates) for bench in engines]
+    return _table(results, subject, [*header, "of the GEMM rate"], rows, text=2)
 
 
-def _engine_row(run: dict[str, Any], name: str, figures: dict[str, Any]) -> str:
-    baseline = run["engines"][BASELINE]["p50_ms"]
-    times = " | ".join(f"{figures[f'p{p}_ms']:.1f}" for p in (50, 90, 99))
-    ratio = f"{figures['p50_ms'] / baseline:.2f}x"
-    share = f"{figures['share_of_gemm_rate']:.0%}"
-    rate = f"{figures['images_per_second']:.1f}"
-    # torch.compile's process includes its compiler, whose memory says nothing about the engine.
-    memory = f"{figures['peak_mb']:.0f}" if figures["peak_mb"] else "not taken"
-    return f"| {run['batch']} | {name} | {times} | {ratio} | {rate} | {memory} | {share} |"
+def _engine_row(bench: Benchmark, base: dict[int, float], rates: dict[str, float]) -> list[str]:
+    extra, median = bench["extra_info"], bench["stats"]["median"]
+    batch, precision = extra["batch"], extra["engine"].rpartition("-")[2]
+    return [
+        str(batch),
+        extra["engine"],
+        str(bench["stats"]["rounds"]),
+        _ms(bench, "median"),
+        *_percentiles(bench),
+        f"{median / base[batch]:.2f}x" if batch in base else "",
+        f"{batch / median:.1f}",
+        # torch.compile's process includes its compiler, whose memory says nothing about the engine.
+        f"{extra['peak_mb']:.0f}" if "peak_mb" in extra else "",
+        f"{extra['multiply_adds'] / median / rates[precision]:.0%}" if precision in rates else "",
+    ]
+
+
+def gemm_rates(results: Results) -> dict[str, float]:
+    """Return the multiply-adds a second of a large matrix product, by precision."""
+    # The shortest time, not the median: whatever else the machine does only makes a call longer, and this is a bound.
+    return {
+        bench["extra_info"]["precision"]: bench["extra_info"]["gemm_multiply_adds"] / bench["stats"]["min"]
+        for bench in _with(results, "gemm_multiply_adds")
+    }
 
 
 def rewrites_table(results: Results) -> str | None:
     """Return a Markdown table of the exact rewrites, one more in each row, or None where they were not measured."""
-    runs = [bench["extra_info"] for bench in results["benchmarks"] if "rewrites" in bench["extra_info"]]
+    runs = _with(results, "step")
     if not runs:
         return None
-    (run,) = runs
-    first = next(iter(run["rewrites"].values()))
+    medians = {
+        (bench["extra_info"]["step"], bench["extra_info"]["runtime"]): bench["stats"]["median"] for bench in runs
+    }
+    steps, runtimes = (list(dict.fromkeys(key[place] for key in medians)) for place in (0, 1))
+
+    def cell(step: str, runtime: str) -> str:
+        time, first = medians.get((step, runtime)), medians.get((steps[0], runtime))
+        return f"{1000 * time:.1f} ({time / first:.2f}x)" if time and first else ""
+
+    rows = [[step, *(cell(step, runtime) for runtime in runtimes)] for step in steps]
+    extra = runs[0]["extra_info"]
+    subject = f"`{extra['checkpoint']}`, fp32, one image, {extra['threads']} threads, medians of rounds in turns"
+    return _table(results, subject, ["graph", *(f"{runtime}, ms" for runtime in runtimes)], rows)
+
+
+def load_table(results: Results) -> str | None:
+    """Return a Markdown table of the server under load, or None where it was not measured."""
+    runs = _with(results, "load")
     rows = [
-        f"| {name} | "
-        + " | ".join(f"{time:.1f} ({time / first[runtime]:.2f}x)" for runtime, time in times.items())
-        + " |"
-        for name, times in run["rewrites"].items()
+        [
+            bench["extra_info"]["load"],
+            str(bench["stats"]["rounds"]),
+            f"{bench['extra_info']['rate']:.1f}",
+            _ms(bench, "median"),
+            *_percentiles(bench),
+        ]
+        for bench in runs
     ]
-    subject = f"`{run['checkpoint']}`, fp32, one image, {run['threads']} threads, medians of alternating rounds"
-    header = f"| graph | {', ms | '.join(first)}, ms |"
-    return "\n".join([_machine(results, subject), "", header, "| --- |" + " ---: |" * len(first), *rows])
+    header = ["load over gRPC", "requests", "answered a second", "p50, ms", "p90", "p99"]
+    return _table(results, "Latencies of single requests", header, rows) if runs else None
 
 
-def _machine(results: Results, subject: str) -> str:
-    info = results["machine_info"]["resformer"]
-    return (
-        f"{subject}, on {info['processor']} ({info['cores']} cores), Python {info['python']}, "
-        f"{results['datetime'][:10]}. Measured. Absolute times of a shared machine are noisy."
-    )
+def _with(results: Results, figure: str) -> list[Benchmark]:
+    """List the benchmarks that have a figure in their `extra_info`."""
+    return [bench for bench in results["benchmarks"] if figure in bench["extra_info"]]
 
 
-def _ms(bench: dict[str, Any], statistic: str) -> str:
+def _contender(bench: Benchmark) -> str:
+    return str(bench["params"]["contender"])
+
+
+def _ms(bench: Benchmark, statistic: str) -> str:
     return f"{1000 * bench['stats'][statistic]:.1f}"
 
 
+def _percentiles(bench: Benchmark) -> list[str]:
+    """Return p90 and p99, empty where there were too few rounds for them."""
+    found = (bench["extra_info"].get(f"p{percent}_ms") for percent in (90, 99))
+    return ["" if value is None else f"{value:.1f}" for value in found]
+
+
+def _table(results: Results, subject: str, header: list[str], rows: list[list[str]], text: int = 1) -> str:
+    """Return a Markdown table below a line that names the machine. Columns from number `text` on hold numbers."""
+    info = results["machine_info"]["resformer"]
+    machine = (
+        f"{subject}, on {info['processor']} ({info['cores']} cores), Python {info['python']}, "
+        f"{results['datetime'][:10]}. Measured. Absolute times of a shared machine are noisy."
+    )
+    rule = ["---"] * text + ["---:"] * (len(header) - text)
+    return "\n".join([machine, "", *(f"| {' | '.join(row)} |" for row in (header, rule, *rows))])
+
+
 def plot(results: Results, path: Path) -> None:
-    """Draw a bar for every engine's median, and how the cost grows with batch and image size."""
-    extras = [bench["extra_info"] | {"stats": bench["stats"]} for bench in results["benchmarks"]]
+    """Draw the engines' medians for one image, and how the cost grows with batch and image size.
+
+    Only what was measured has a panel.
+
+    Raises ResultsError where none of it was.
+    """
+    single = [bench for bench in _with(results, "engine") if bench["extra_info"]["batch"] == 1]
+    panels: list[Callable[[Axes], None]] = [lambda axes: _bars(axes, single)] if single else []
+    grown = _with(results, "grows_with")
+    for kind in dict.fromkeys(bench["extra_info"]["grows_with"] for bench in grown):
+        of_kind = [bench for bench in grown if bench["extra_info"]["grows_with"] == kind]
+        panels.append(lambda axes, benches=of_kind, kind=kind: _line(axes, benches, kind))  # type: ignore[misc]
+    if not panels:
+        raise ResultsError("--plot needs results of bench/test_engines.py, the file holds none of them")
     # A Figure of its own, not pyplot's: no window system is asked for, and nothing is left open.
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
-    bars, batches, sizes = figure.subplots(1, 3, width_ratios=[2, 1, 1])
-    for run in (extra for extra in extras if extra.get("batch") == 1 and "engines" in extra):
-        # Bars are drawn from below, tables read from above.
-        names = list(run["engines"])[::-1]
-        colours = ["tab:blue" if name.startswith("ours") else "silver" for name in names]
-        bars.barh(names, [run["engines"][name]["p50_ms"] for name in names], color=colours)
-        bars.set(xlabel="one image, ms (median)", title=run["checkpoint"])
-    for run in (extra for extra in extras if "growth_with_batch" in extra):
-        # JSON has turned the counts into text.
-        counts = {int(count): time for count, time in run["growth_with_batch"].items()}
-        batches.plot(list(counts), list(counts.values()), "o-")
-        batches.set(xlabel="batch", ylabel="ms", ylim=0, title=run["engine"])
-    # "size" alone will not do: the path's benchmarks use that name for the bytes of the image file.
-    grown = sorted((extra["size"], 1000 * extra["stats"]["median"]) for extra in extras if "exported_mb" in extra)
-    if grown:
-        sizes.loglog(*zip(*grown, strict=True), "o-")
-        sides = [side for side, _ in grown]
-        sizes.set_xticks(sides, [str(side) for side in sides])
-        # Otherwise the logarithmic axis labels its own ticks among these.
-        sizes.minorticks_off()
-    sizes.set(xlabel="image side, px", ylabel="ms", title="tiny, openvino fp32")
+    figure = Figure(figsize=(2 + 3.2 * len(panels), 3.8), layout="constrained")
+    widths = [2 if single and number == 0 else 1 for number in range(len(panels))]
+    for panel, axes in zip(panels, figure.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0], strict=True):
+        panel(axes)
     figure.savefig(path, dpi=120)
+
+
+def _bars(axes: Axes, benches: Sequence[Benchmark]) -> None:
+    # Bars are drawn from below, tables read from above.
+    names = [bench["extra_info"]["engine"] for bench in reversed(benches)]
+    medians = [1000 * bench["stats"]["median"] for bench in reversed(benches)]
+    axes.barh(names, medians, color=["tab:blue" if name.startswith("ours") else "silver" for name in names])
+    axes.set(xlabel="one image, ms (median)", title=benches[0]["extra_info"]["checkpoint"])
+
+
+def _line(axes: Axes, benches: Sequence[Benchmark], kind: str) -> None:
+    points = sorted((bench["extra_info"]["length"], 1000 * bench["stats"]["median"]) for bench in benches)
+    axes.loglog(*zip(*points, strict=True), "o-")
+    lengths = [length for length, _ in points]
+    axes.set_xticks(lengths, [str(length) for length in lengths])
+    # Otherwise the logarithmic axis labels its own ticks among these.
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(xlabel=kind, ylabel="ms (median)", title=benches[0]["group"].partition(", ")[2])
 
 
 def update(page: str, name: str, text: str | None) -> str:
@@ -129,29 +234,32 @@ def update(page: str, name: str, text: str | None) -> str:
     return re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{text}\n{end}", page, flags=re.DOTALL)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Print the tables or write them between the markers of a Markdown file, and draw the plot on request."""
+TABLES = {"path": path_table, "engines": engines_table, "rewrites": rewrites_table, "load": load_table}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
     parser = new_parser("bench.report", __doc__)
     parser.add_argument("results", type=Path, help="what --benchmark-json wrote")
     parser.add_argument("--update", type=Path, metavar="FILE", help="Markdown file that has the tables' markers")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="plot of test_engines.py's results")
     options = parser.parse_args(arguments)
-    results = json.loads(options.results.read_text())
-    tables = {
-        "benchmark": path_table(results),
-        "engines": engines_table(results),
-        "rewrites": rewrites_table(results),
-    }
-    if options.plot:
-        plot(results, options.plot)
-    if options.update is None:
-        print("\n\n".join(text for text in tables.values() if text))
-        return
-    page = options.update.read_text()
-    for name, text in tables.items():
-        page = update(page, name, text)
-    write_whole(options.update, page)
+
+    def report() -> None:
+        results = read_results(options.results)
+        tables = {name: table(results) for name, table in TABLES.items()}
+        if options.plot:
+            plot(results, options.plot)
+        if options.update is None:
+            print("\n\n".join(text for text in tables.values() if text))
+            return
+        page = options.update.read_text()
+        for name, text in tables.items():
+            page = update(page, name, text)
+        write_whole(options.update, page)
+
+    return run_command(report, ResultsError, OSError)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """Compare our training pipeline with PyTorch DataLoaders over OpenCV and PIL, and time the serving path.
 
-Every figure comes from a fresh process with the same two threads or workers. The loaders alternate within a round, so
-that a change of the machine's load meets all of them. `extra_info` holds the medians.
+Every epoch runs in a fresh process with the same two threads or workers. Its time is that of one image, and
+`extra_info` holds the medians of the other figures.
 """
 
 import json
@@ -9,30 +9,41 @@ import os
 import statistics
 import subprocess
 import sys
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from bench import OUTPUT
 from bench.loader_worker import photographs
+from bench.turns import Operation, Rounds, Turn, timed
 from data_pipeline import Preprocessing, Preprocessor
 from data_pipeline.prepare import prepare
 from data_pipeline.sources.synthetic import skin
 
-CACHE = Path("build/bench")
 SIZES = {"1024x768": (768, 1024, 24), "3000x2000": (2000, 3000, 8)}  # height, width, files
 SAMPLES = {"1024x768": 128, "3000x2000": 32}  # an epoch, in which the files repeat
-LOADERS = ("dali", "opencv", "opencv-reduced", "pil")
+# By the names of `bench.loader_worker`. A peer is a PyTorch DataLoader.
+LOADERS = {
+    "ours-prepared": "dali-prepared",
+    "ours-jpeg": "dali",
+    "torch-opencv": "opencv",
+    "torch-opencv-reduced": "opencv-reduced",
+    "torch-pil": "pil",
+}
+SCALES = {f"batch-{size}-threads-{threads}": (size, threads) for size, threads in ((4, 1), (16, 1), (16, 2), (64, 2))}
 PREPARED = 512
-ROUNDS = 3
+# An epoch takes seconds, and warms up by itself.
+FEW_EPOCHS = Rounds(fewest=3, seconds=0, warm_up=0)
 
 
 def photograph_folder(name: str) -> Path:
     """Make JPEG files and PNG masks of this size, once, and return their folder."""
     height, width, count = SIZES[name]
-    folder = CACHE / name
+    folder = OUTPUT / name
     # The last file made stands for all of them.
     if not (folder / f"{count - 1}.png").is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,44 +70,71 @@ def measure(kind: str, folder: Path, **options: int) -> dict[str, float]:
     return figures
 
 
-def medians(rounds: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """Return the median over the rounds of every loader's figures."""
-    return {
-        kind: {name: statistics.median(one[kind][name] for one in rounds) for name in rounds[0][kind]}
-        for kind in rounds[0]
-    }
+@dataclass
+class Epoch:
+    """Time an epoch of one loader, in a fresh process each time.
+
+    runs: the figures of every epoch.
+    """
+
+    kind: str
+    folder: Path
+    options: dict[str, int]
+    runs: list[dict[str, float]] = field(default_factory=list)
+
+    def __call__(self) -> float:
+        """Return the seconds that one image took."""
+        self.runs.append(measure(self.kind, self.folder, **self.options))
+        return 1 / self.runs[-1]["images_per_second"]
+
+    def medians(self) -> dict[str, float]:
+        """Return the median of every figure."""
+        return {name: statistics.median(run[name] for run in self.runs) for name in self.runs[0]}
+
+
+def prepared_folder(source: str) -> Path:
+    """Prepare samples of the photographs and return their folder."""
+    folder = OUTPUT / f"{source}-prepared"
+    prepare(photographs(photograph_folder(source), PREPARED), 224, folder / "train")
+    return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", ["1024x768", "3000x2000"])
-def test_loaders(benchmark: Any, source: str) -> None:
-    """Compare our loader on JPEG files, on the same files prepared, and the peers on the files."""
-    files = photograph_folder(source)
-    prepared = CACHE / f"{source}-prepared"
-    prepare(photographs(files, PREPARED), 224, prepared / "train")
-    jobs = [*((kind, files) for kind in LOADERS), ("dali-prepared", prepared)]
-    rounds: list[dict[str, dict[str, float]]] = []
-
-    def alternate() -> None:
-        rounds.append({kind: measure(kind, folder, samples=SAMPLES[source]) for kind, folder in jobs})
-
-    benchmark.pedantic(alternate, rounds=ROUNDS, iterations=1)
-    benchmark.extra_info |= medians(rounds)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("batch_size", "workers"), [(4, 1), (16, 1), (16, 2), (64, 2)])
-def test_scaling(benchmark: Any, batch_size: int, workers: int) -> None:
-    """Run our pipeline over batch sizes and threads, on 1024x768 JPEGs."""
-    folder = photograph_folder("1024x768")
-    options = {"batch_size": batch_size, "workers": workers}
-    figures = benchmark.pedantic(measure, ("dali", folder), options, rounds=1, iterations=1)
-    benchmark.extra_info |= figures | options
-
-
+@pytest.mark.parametrize("contender", LOADERS)
 @pytest.mark.parametrize("source", SIZES)
-def test_serving_preprocessing(benchmark: Any, source: str) -> None:
+def test_loaders(turn: Turn, source: str, contender: str) -> None:
+    """Compare our loader on JPEG files, on the same files prepared, and the peers on the files."""
+
+    def opened(name: str) -> Epoch:
+        folder = prepared_folder(source) if name == "ours-prepared" else photograph_folder(source)
+        return Epoch(LOADERS[name], folder, {"samples": SAMPLES[source]})
+
+    openers = {name: partial(opened, name) for name in LOADERS}
+    epoch = turn.measure(f"loading, an image of {source}", openers, FEW_EPOCHS)
+    turn.benchmark.extra_info.update(epoch.medians())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("contender", SCALES)
+def test_scaling(turn: Turn, contender: str) -> None:
+    """Run our pipeline over batch sizes and threads, on 1024x768 JPEGs."""
+
+    def opened(name: str) -> Epoch:
+        batch_size, workers = SCALES[name]
+        return Epoch("dali", photograph_folder("1024x768"), {"batch_size": batch_size, "workers": workers})
+
+    epoch = turn.measure("loading, batches and threads", {name: partial(opened, name) for name in SCALES}, FEW_EPOCHS)
+    turn.benchmark.extra_info.update(epoch.medians())
+
+
+@pytest.mark.parametrize("contender", SIZES)
+def test_serving_preprocessing(turn: Turn, contender: str) -> None:
     """Turn one JPEG's bytes into the network's input, in process, with one thread."""
-    data = (photograph_folder(source) / "0.jpg").read_bytes()
-    preprocess = Preprocessor(Preprocessing(image_size=224, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)))
-    assert benchmark(preprocess, data).shape == (3, 224, 224)
+
+    def opened(source: str) -> Operation:
+        data = (photograph_folder(source) / "0.jpg").read_bytes()
+        preprocess = Preprocessor(Preprocessing(image_size=224, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)))
+        assert preprocess(data).shape == (3, 224, 224)
+        return timed(lambda: preprocess(data))
+
+    turn.measure("preprocessing, one thread", {source: partial(opened, source) for source in SIZES})

@@ -26,12 +26,13 @@ half = partial(torch.randn, device="cuda", dtype=torch.float16)
 
 
 def measure(
-    benchmark: BenchmarkFixture, call: Call, contender: str, problem: AttentionProblem | DilatedProblem
+    benchmark: BenchmarkFixture, call: Call, contender: str, problem: AttentionProblem | DilatedProblem, group: str
 ) -> None:
-    """Validate and time one contender of `call`, which takes an impl.
+    """Validate and time one contender of a group by `call`, which takes an impl.
 
     Bytes and FLOPs are the compulsory ones of the problem, whichever contender runs.
     """
+    benchmark.group = group
     expected = call("reference")
     run: Callable[[], Tensor] = partial(call, "triton" if contender == "triton" else "reference")
     if contender == "compiled":
@@ -76,7 +77,8 @@ def test_attention(benchmark: BenchmarkFixture, image_size: int, stage: int, con
         shift_size=shift,
         dtype=torch.float16,
     )
-    measure(benchmark, lambda impl: call(impl=impl), contender, problem)
+    group = f"attention, {image_size} px, stage {stage}"
+    measure(benchmark, lambda impl: call(impl=impl), contender, problem, group)
 
 
 @pytest.mark.parametrize("contender", CONTENDERS)
@@ -95,4 +97,5 @@ def test_dilated_fusion(benchmark: BenchmarkFixture, image_size: int, stage: int
         dilations=DILATIONS,
         dtype=torch.float16,
     )
-    measure(benchmark, lambda impl: call(impl=impl), contender, problem)
+    group = f"dilated fusion, {image_size} px, stage {stage}"
+    measure(benchmark, lambda impl: call(impl=impl), contender, problem, group)

@@ -1,67 +1,83 @@
-"""Time the stages of the path from an image file to a mask: preprocessing, the network in each engine, the server."""
+"""Time the path from an image file to a mask: its stages in this process, and the server with every way into it.
 
-import numpy as np
+What serving costs is the time of a request less that of the same work in process.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+
 import pytest
-from numpy.typing import NDArray
-from pytest_benchmark.fixture import BenchmarkFixture
+import tritonclient.http as http_api
 
 from bench.conftest import Subject
+from bench.contenders import EAGER, Contenders, report_of
+from bench.shared_memory import SharedMemory, bare_http, request_for
+from bench.turns import Operation, Turn, timed
 from data_pipeline import Preprocessor
 from deploy.client import Client
 from deploy.client.transport import Protocol
-from deploy.engines import Runner, engine_runner, pytorch_runner
-from deploy.report import read_report
 from deploy.server import Server
 
-ROUNDS = 40
+NETWORKS = ("ours-openvino-fp32", "ours-onnx-fp32", EAGER)
+STAGES = {
+    "preprocess": "decode, resize, normalise (DALI)",
+    "network-pytorch-fp32": "network, PyTorch fp32",
+    "network-ours-onnx-fp32": "network, ONNX Runtime fp32",
+    "network-ours-openvino-fp32": "network, OpenVINO fp32",
+    "in-process": "image file in, mask out, in process",
+    "grpc": "served over gRPC",
+    "grpc-shared-memory": "served over gRPC, image and mask in shared memory (closed to clients)",
+    "http": "served over HTTP",
+    "http-without-proxy": "served over HTTP without the proxy (closed to clients)",
+}
+Openers = dict[str, Callable[[], Operation]]
 
 
-@pytest.fixture(scope="session")
-def preprocessor(subject: Subject) -> Preprocessor:
-    contract = subject.contract
-    return Preprocessor(contract.preprocessing, threads=subject.threads)
+@pytest.fixture(scope="module")
+def openers(request: pytest.FixtureRequest, subject: Subject, contenders: Contenders) -> Iterator[Openers]:
+    """Return how to open each stage. What it needs is started then, the server too."""
+    with ExitStack() as opened:
+
+        def server() -> Server:
+            started: Server = request.getfixturevalue("server")
+            return started
+
+        def preprocess() -> Operation:
+            return timed(partial(Preprocessor(subject.contract.preprocessing, threads=subject.threads), subject.image))
+
+        def in_process() -> Operation:
+            return timed(request.getfixturevalue("in_process"))
+
+        def client(protocol: Protocol) -> Operation:
+            # A machine at its limit starves a worker of its heartbeat, and the server turns requests away for a moment.
+            url = server().grpc_url if protocol == "grpc" else server().http_url
+            return timed(partial(opened.enter_context(Client(url, protocol, retry_for=30)).segment, subject.image))
+
+        def shared() -> Operation:
+            return timed(opened.enter_context(SharedMemory(server(), subject)).infer)
+
+        def bare() -> Operation:
+            triton, headers = opened.enter_context(bare_http(server())), server().internal.headers
+            return timed(lambda: triton.infer(**request_for(http_api, subject), headers=headers))
+
+        yield {
+            "preprocess": preprocess,
+            **{f"network-{name}": partial(contenders.inference, name, 1) for name in NETWORKS},
+            "in-process": in_process,
+            "grpc": partial(client, "grpc"),
+            "grpc-shared-memory": shared,
+            "http": partial(client, "http"),
+            "http-without-proxy": bare,
+        }
 
 
-@pytest.fixture(scope="session")
-def image(subject: Subject, preprocessor: Preprocessor) -> NDArray[np.float32]:
-    return preprocessor(subject.image)[None]
-
-
-def runner_of(subject: Subject, engine: str) -> Runner:
-    """Open the engine's runner, for PyTorch that of the trained network itself."""
-    if engine == "pytorch":
-        return pytorch_runner(subject.checkpoint.build())
-    file = {"onnx": "model.onnx", "openvino": "openvino.fp32.xml"}[engine]
-    runner = engine_runner(engine, "fp32", subject.output / file, subject.threads)
-    assert runner is not None
-    return runner
-
-
-def note(benchmark: BenchmarkFixture, subject: Subject, stage: str) -> None:
-    """Keep what the table needs in addition to the times."""
-    benchmark.extra_info.update(stage=stage, checkpoint=subject.name, threads=subject.threads, size=len(subject.image))
-
-
-def test_preprocess(benchmark: BenchmarkFixture, subject: Subject, preprocessor: Preprocessor) -> None:
-    note(benchmark, subject, "decode, resize, normalise (DALI)")
-    benchmark.pedantic(preprocessor, args=(subject.image,), rounds=ROUNDS, warmup_rounds=3)
-
-
-@pytest.mark.parametrize("engine", ["pytorch", "onnx", "openvino"])
-def test_network(benchmark: BenchmarkFixture, subject: Subject, image: NDArray[np.float32], engine: str) -> None:
-    runner = runner_of(subject, engine)
-    # A wrong engine's time means nothing, so the mask is compared first. Rounding may move a border's pixel.
-    assert np.mean(runner(image).mask != runner_of(subject, "pytorch")(image).mask) < 0.001
-    names = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
-    note(benchmark, subject, f"network, {names[engine]} fp32")
-    benchmark.pedantic(runner, args=(image,), rounds=ROUNDS, warmup_rounds=3)
-
-
-@pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_served(benchmark: BenchmarkFixture, subject: Subject, server: Server, protocol: Protocol) -> None:
-    url = server.grpc_url if protocol == "grpc" else server.http_url
-    report, name = read_report(subject.output), {"grpc": "gRPC", "http": "HTTP"}[protocol]
-    assert report is not None
-    note(benchmark, subject, f"served over {name} ({report.served.name}), image file in, mask out")
-    with Client(url, protocol) as client:
-        benchmark.pedantic(client.segment, args=(subject.image,), rounds=ROUNDS, warmup_rounds=3)
+@pytest.mark.parametrize("contender", STAGES)
+def test_path(turn: Turn, subject: Subject, openers: Openers, contender: str) -> None:
+    turn.measure("path, one image", openers)
+    stage = STAGES[contender]
+    if contender.startswith(("in-process", "grpc", "http")):
+        stage += f" ({report_of(subject.output).served.name})"
+    turn.benchmark.extra_info.update(
+        stage=stage, checkpoint=subject.name, threads=subject.threads, image_bytes=len(subject.image)
+    )

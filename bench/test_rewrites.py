@@ -1,64 +1,68 @@
-"""Measure what each exact rewrite saves in each runtime, in alternating rounds of one run.
+"""Measure what each exact rewrite saves in each runtime.
 
 Each graph has one rewrite more than the one before, the first has none.
 
 python -m pytest bench/test_rewrites.py -m slow --benchmark-only --checkpoint random:paper-224
 """
 
-import time
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
-from statistics import median
 
 import pytest
-import torch
-from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.conftest import OUTPUT
-from bench.contenders import noise
+from bench import OUTPUT
+from bench.conftest import Subject
+from bench.contenders import FEW, Inference, noise
 from bench.plain_export import plain_export
-from deploy.building.plan import contract_of
-from deploy.engines import Runner, cpu_runner
+from bench.turns import Turn
+from deploy.engines import EngineOutput, cpu_runner, pytorch_runner
 from deploy.simplify import REWRITES, simplify
 from deploy.verify import compare
-from model.checkpoint import load_checkpoint
 
-ROUNDS = 9
-RUNTIMES = ("ONNX Runtime", "OpenVINO")
+RUNTIMES = {"openvino": "openvino f32", "onnxruntime": "onnxruntime"}
+# Numbered, because what a step measures is the rewrites up to its own.
+STEPS = ("0-plain", *(f"{number}-{rewrite.__name__}" for number, rewrite in enumerate(REWRITES, 1)))
+
+
+@pytest.fixture(scope="module")
+def graph(subject: Subject) -> Callable[[str], Path]:
+    """Return what exports the network with the rewrites up to a step, once for both runtimes."""
+    folder = OUTPUT / "rewrites"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    @cache
+    def export(step: str) -> Path:
+        model = simplify(subject.checkpoint.build(), REWRITES[: STEPS.index(step)])
+        return plain_export(model, subject.contract, folder / f"{step}.onnx")
+
+    return export
+
+
+@pytest.fixture(scope="module")
+def reference(subject: Subject) -> EngineOutput:
+    return pytorch_runner(subject.checkpoint.build())(noise(subject.contract, 1))
 
 
 @pytest.mark.slow
-def test_rewrites(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> None:
-    name, threads = (request.config.getoption(f"--{it}") for it in ("checkpoint", "threads"))
-    checkpoint = load_checkpoint(name)
-    contract = contract_of(checkpoint.info, 8)
-    folder = OUTPUT / "rewrites"
-    folder.mkdir(parents=True, exist_ok=True)
-    runners: dict[tuple[str, str], Runner] = {}
-    for count in range(len(REWRITES) + 1):
-        step = f"+ {REWRITES[count - 1].__name__}" if count else "plain export"
-        file = plain_export(simplify(checkpoint.build(), REWRITES[:count]), contract, folder / f"{count}.onnx")
-        runners[step, RUNTIMES[0]] = cpu_runner(file, "onnxruntime", threads)
-        runners[step, RUNTIMES[1]] = cpu_runner(file, "openvino f32", threads)
-    # All graphs are open before any is timed: a round must not wait for an export.
-    images = noise(contract, 1)
-    torch.set_num_threads(threads)
-    # Exact rewrites change no mask beyond rounding. What fails here is not worth timing.
-    reference = next(iter(runners.values()))(images)
-    assert all(compare(reference, runner(images)).mask < 0.001 for runner in runners.values())
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in runners}
+@pytest.mark.parametrize("contender", STEPS)
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_rewrites(
+    turn: Turn,
+    subject: Subject,
+    graph: Callable[[str], Path],
+    reference: EngineOutput,
+    runtime: str,
+    contender: str,
+) -> None:
+    images = noise(subject.contract, 1)
 
-    def one_round() -> None:
-        for key, runner in runners.items():
-            start = time.perf_counter()
-            runner(images)
-            times[key].append(1000 * (time.perf_counter() - start))
+    def opened(step: str) -> Inference:
+        runner = cpu_runner(graph(step), RUNTIMES[runtime], subject.threads)
+        # Exact rewrites change no mask beyond rounding. What fails here is not worth timing.
+        differs = compare(reference, runner(images)).mask
+        assert differs < FEW, f"{step}: {differs:.2%} of the mask's pixels are wrong"
+        return Inference(runner, images, differs)
 
-    benchmark.pedantic(one_round, rounds=ROUNDS, warmup_rounds=1)
-    # The benchmark's own figures are those of a whole round, so every graph's median is kept with them.
-    steps = list(dict.fromkeys(step for step, _ in runners))
-    benchmark.extra_info.update(checkpoint=Path(name).name, threads=threads)
-    benchmark.extra_info["rewrites"] = {
-        # The first time is that of the warm-up round.
-        step: {runtime: median(times[step, runtime][1:]) for runtime in RUNTIMES}
-        for step in steps
-    }
+    turn.measure(f"rewrites, {runtime}", {step: partial(opened, step) for step in STEPS})
+    turn.benchmark.extra_info.update(step=contender, runtime=runtime, checkpoint=subject.name, threads=subject.threads)

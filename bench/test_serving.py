@@ -1,6 +1,4 @@
-"""Measure the server under load: what serving costs, how much load it carries, and what faults cost.
-
-The cost is that of a request less the same work in process.
+"""Measure the server under load: how much it carries, and what faults cost.
 
 `pytest bench/test_serving.py --benchmark-only` runs the short forms, with `-m slow` the long ones.
 """
@@ -10,41 +8,24 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-import tritonclient.http as http_api
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import Subject
-from bench.load import Load, alternately, closed_loop, open_loop
-from bench.shared_memory import SharedMemory, bare_http, request_for
-from data_pipeline import Preprocessor
+from bench.load import Load, closed_loop, open_loop
+from bench.turns import keep
 from deploy.client import Client
 from deploy.contract import PIPELINE_MODEL
-from deploy.files import DIRECTORY, VERSION, read_config
-from deploy.network import Network
+from deploy.files import DIRECTORY
 from deploy.server import Server, Supervisor
-from deploy.server.model_configs import tuned
 from deploy.server.options import FREE_PORTS
-from deploy.server.process.workers import workers_of
-from tests.helpers.memory import resident_bytes
+from deploy.server.process.workers import children_of, workers_of
 
 SOAK_REQUESTS = int(os.environ.get("SOAK_REQUESTS", "20000"))
 SOAK_CALLERS = 4
 KILLS, REQUESTS_BETWEEN_KILLS = 5, 400
-
-
-@pytest.fixture(scope="module")
-def in_process(subject: Subject) -> Callable[[], object]:
-    """Do the served work without a server: the same code on the same file, with every core."""
-    folder = subject.output / DIRECTORY / PIPELINE_MODEL
-    parameters = {name: one.string_value for name, one in tuned(read_config(folder), FREE_PORTS).parameters.items()}
-    contract, wanted = subject.contract, {"MASK", "CLASS_PROBS"}
-    network = Network(
-        folder / VERSION / parameters["network"], parameters["execution"], threads=int(parameters["threads"])
-    )
-    preprocess = Preprocessor(contract.preprocessing)
-    return lambda: network([preprocess(subject.image)], 1, wanted)
 
 
 @pytest.fixture(scope="module")
@@ -55,28 +36,12 @@ def client(server: Server) -> Iterator[Client]:
 
 
 def record(benchmark: BenchmarkFixture, run: Callable[[], Load], stage: str) -> Load:
-    """Run once under the benchmark's clock and keep the figures next to its own."""
-    load: Load = benchmark.pedantic(run, rounds=1)
-    benchmark.extra_info.update(stage=stage, **load.summary())
+    """Put a server under load once. The rounds of the benchmark are the latencies of the requests."""
+    benchmark.group = "under load, one request"
+    load: Load = benchmark.pedantic(run)
+    keep(benchmark, load.latencies.tolist())
+    benchmark.extra_info.update(load=stage, rate=round(load.rate, 2))
     return load
-
-
-def test_cost_of_serving(
-    benchmark: BenchmarkFixture, subject: Subject, server: Server, client: Client, in_process: Callable[[], object]
-) -> None:
-    with Client(server.http_url, "http") as http, bare_http(server) as bare, SharedMemory(server, subject) as shared:
-        # The names are keys of the JSON, by which runs are compared: renaming one would end its row.
-        operations = {
-            "in process": in_process,
-            "gRPC": lambda: client.segment(subject.image),
-            "gRPC, shared memory": shared.infer,
-            "HTTP": lambda: http.segment(subject.image),
-            "HTTP without the front": lambda: bare.infer(
-                **request_for(http_api, subject), headers=server.internal.headers
-            ),
-        }
-        loads = benchmark.pedantic(alternately, args=(operations, 100), rounds=1)
-    benchmark.extra_info.update({name: load.summary() for name, load in loads.items()})
 
 
 @pytest.mark.slow
@@ -155,6 +120,13 @@ def test_worker_killed_again_and_again(benchmark: BenchmarkFixture, subject: Sub
 
         load = record(benchmark, run, f"worker killed {KILLS} times under load, the client trying again")
         benchmark.extra_info["longest_wait_s"] = round(float(load.latencies.max()), 2)
+
+
+def resident_bytes(server: Server) -> int:
+    """Return the resident memory of the server and its workers."""
+    status = [Path(f"/proc/{pid}/status").read_text() for pid in (server.pid, *children_of(server.pid))]
+    # The kernel's "kB" are 1024 bytes.
+    return sum(1024 * int(text.partition("VmRSS:")[2].split()[0]) for text in status)
 
 
 def killed_then(server: Server, send: Callable[[], None]) -> Load:

@@ -94,6 +94,11 @@ def test_deploy_imports_no_tests_and_no_benchmarks() -> None:
     check(of("deploy"), PACKAGES)
 
 
+def test_benchmarks_import_no_tests() -> None:
+    uses = re.compile(r"^\s*(from|import) tests\b", re.MULTILINE)
+    assert not [file for file in python_files("bench") if uses.search(file.read_text())]
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_parts_are_imported_in_one_direction(package: str) -> None:
     order = ORDER[package]

@@ -8,6 +8,7 @@ Nothing here is measured on a GPU: all of it is modelled. The issued instruction
 
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,33 @@ from data_pipeline.files import write_whole
 COLUMNS = ("kernel", "preset", "stage", "compulsory MB", "kernel MB", "unfused MB", "FLOP/byte", "executed/exact")
 
 
-def load_machine_code(folder: Path) -> dict[str, dict[str, Any]]:
+class MachineCodeError(Exception):
+    """Say in one line which compiled kernels are missing and how to get them."""
+
+
+def load_machine_code(folder: Path, needed: Collection[str]) -> dict[str, dict[str, Any]]:
     """Load the rows of `kernels.json`, by file name.
 
-    Raises FileNotFoundError where it does not exist.
+    Raises MachineCodeError where it does not exist, is not whole, or lacks a kernel that is needed.
     """
-    path = folder / "kernels.json"
+    path, command = folder / "kernels.json", f"run `python -m kernels.aot --output {folder}`"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} must exist, run `python -m kernels.aot --output {folder}` first")
-    return {row["file"]: row for row in json.loads(path.read_text())["kernels"]}
+        raise MachineCodeError(f"{path} must exist, {command} first")
+    try:
+        rows = {row["file"]: row for row in json.loads(path.read_text())["kernels"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise MachineCodeError(f"{path} must be a table of kernels.aot, it cannot be read: {command} again") from error
+    if missing := sorted(set(needed) - rows.keys()):
+        raise MachineCodeError(
+            f"{path} must hold every kernel for every modelled GPU, {len(missing)} of {len(needed)} are missing "
+            f"({missing[0]}{', ...' if missing[1:] else ''}): {command} without --kernel and --compute-capability"
+        )
+    return rows
+
+
+def file_of(call: Call, gpu: Gpu) -> str:
+    """Name the compiled kernel of a call on a GPU."""
+    return f"{call.configuration.name}-sm{gpu.capability}"
 
 
 def modelled_time(call: Call, gpu: Gpu, machine_code: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -35,7 +54,7 @@ def modelled_time(call: Call, gpu: Gpu, machine_code: dict[str, dict[str, Any]])
 
     The limits are the compulsory bytes, the executed FLOPs and the warp instructions that the main loops issue.
     """
-    row = machine_code[f"{call.configuration.name}-sm{gpu.capability}"]
+    row = machine_code[file_of(call, gpu)]
     instructions = call.loop_iterations * row["loop_instructions"] * row["warps"]
     problem = call.problem
     # Compulsory and not moved bytes: the model assumes that caches answer whatever is read again.
@@ -80,22 +99,30 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = new_parser("bench.kernels", "modelled cost of the two kernels")
-    parser.add_argument("--kernels", type=Path, default=Path("build/kernels"), help="output of kernels.aot")
-    parser.add_argument("--batch", type=positive(int), default=1, help="images of a call")
-    parser.add_argument("--output", type=Path, default=Path("build/kernels_model.json"), help="JSON file to write")
-    options = parser.parse_args()
+    parser.add_argument(
+        "--kernels", type=Path, default=Path("build/kernels"), help="output of kernels.aot (default build/kernels)"
+    )
+    parser.add_argument("--batch", type=positive(int), default=1, help="images of a call (default 1)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("build/kernels_model.json"),
+        help="JSON to write (default build/kernels_model.json)",
+    )
+    options = parser.parse_args(arguments)
 
     def model() -> None:
-        machine_code = load_machine_code(options.kernels)
-        rows = [describe(call, machine_code) for call in calls(options.batch)]
+        wanted = calls(options.batch)
+        machine_code = load_machine_code(options.kernels, {file_of(call, gpu) for call in wanted for gpu in GPUS})
+        rows = [describe(call, machine_code) for call in wanted]
         print(f"Modelled, fp16, batch {options.batch}: no GPU ran. Kernel MB include what caches answer.\n")
         print(table(rows))
         write_whole(options.output, json.dumps({"batch": options.batch, "modelled": rows}, indent=1))
 
-    return run_command(model, OSError)
+    return run_command(model, MachineCodeError, OSError)
 
 
 if __name__ == "__main__":
