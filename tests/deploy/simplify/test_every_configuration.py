@@ -1,6 +1,5 @@
 """Draw legal configurations, and hold every rewritten form of their networks to the network itself."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +24,6 @@ from tests.helpers.networks import lived_in
 DRAWN = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # The head dims of each width of the first stage.
 HEAD_DIMS = {8: [8], 16: [8, 16], 24: [8, 12, 24], 64: [8, 16, 32, 64]}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Compute on one thread."""
-    # So small networks gain nothing from a second one, and wait for it where the machine is busy.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def one_of(values: list[int], low: int, high: int) -> st.SearchStrategy[tuple[int, ...]]:
@@ -93,6 +82,19 @@ def assert_exact(config: ModelConfig) -> None:
 @example(ModelConfig(image_size=32, channels=(64, 128, 256, 512), resnet_blocks=(1, 1, 1, 1), head_dim=64))
 @example(ModelConfig(image_size=48, channels=(8, 16, 32, 64), head_dim=8, dilations=(6, 6, 12), head_levels=(3, 3)))
 @example(ModelConfig(image_size=64, channels=(8, 16, 32, 64), head_dim=8, dilations=(2, 2), head_levels=(4, 3)))
+@example(
+    ModelConfig(
+        image_size=32,
+        seg_channels=256,
+        labels=1000,
+        channels=(8, 16, 32, 64),
+        resnet_blocks=(1, 1, 1, 1),
+        swin_blocks=5,
+        head_dim=1,
+        dilations=(1024,) * 15 + (1,),
+        head_levels=(4,) * 16,
+    )
+)
 @given(configurations((8, 16, 24)))
 def test_every_legal_configuration_is_rewritten_exactly(config: ModelConfig) -> None:
     assert_exact(config)
