@@ -1,8 +1,10 @@
 """Provide one build, one server and the groups' rounds for all benchmarks, and describe the machine in the JSON."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from deploy.server.options import FREE_PORTS
 from model.checkpoint import Checkpoint, load_checkpoint
 
 THREADS = 2
+Uncaptured = Callable[[], AbstractContextManager[None]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -78,16 +81,28 @@ class Subject:
 
 
 @pytest.fixture(scope="session")
-def say(pytestconfig: pytest.Config) -> Say:
-    """Return what prints a line of progress, which `-s` is not needed for."""
+def uncaptured(pytestconfig: pytest.Config) -> Uncaptured:
+    """Return the context in which what is printed goes to stderr at once, which `-s` is not needed for."""
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
     reporter = pytestconfig.pluginmanager.getplugin("terminalreporter")
 
-    def tell(text: str) -> None:
-        with capture.global_and_fixture_disabled():
+    @contextmanager
+    def context() -> Iterator[None]:
+        with capture.global_and_fixture_disabled(), redirect_stdout(sys.stderr):
             # The dots of the tests before may have no end of line yet.
             reporter.ensure_newline()
-            print(text, file=sys.stderr, flush=True)
+            yield
+
+    return context
+
+
+@pytest.fixture(scope="session")
+def say(uncaptured: Uncaptured) -> Say:
+    """Return what prints a line of progress."""
+
+    def tell(text: str) -> None:
+        with uncaptured():
+            print(text, flush=True)
 
     return tell
 
@@ -101,14 +116,19 @@ def in_the_project() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def subject(request: pytest.FixtureRequest, say: Say) -> Subject:
+def subject(request: pytest.FixtureRequest, say: Say, uncaptured: Uncaptured) -> Subject:
     """Build the engines of the checkpoint, or find them current."""
     name, threads, precision = (request.config.getoption(f"--{it}") for it in ("checkpoint", "threads", "precision"))
     output = OUTPUT / "engines"
     arguments = ["--checkpoint", name, "--output", str(output), "--target", "onnx", "--target", "openvino"]
     say(f"building the engines of {Path(name).name} in {output.relative_to(ROOT)}")
-    # The command, not `deploy.build`: what is measured is what a user gets, and a second run finds it current.
-    assert build_engine.main([*arguments, "--threads", str(threads), "--precision", precision]) == 0
+    with uncaptured():
+        # The command, not `deploy.build`: what is measured is what a user gets, and a second run finds it current.
+        code = build_engine.main([*arguments, "--threads", str(threads), "--precision", precision])
+    if code == 128 + signal.SIGINT:  # Ctrl-C, which every command ends with this code
+        raise KeyboardInterrupt
+    if code:
+        pytest.fail("the engines are needed, and their build failed: the lines above say why", pytrace=False)
     torch.set_num_threads(threads)
     checkpoint = load_checkpoint(name)
     # Random weights were trained on nothing, but still need an image that the preprocessing accepts.

@@ -135,9 +135,14 @@ def check_processor(precision: str) -> None:
 
 
 def report_of(output: Path) -> Report:
-    """Return the report of the build in `output`, which must be there."""
+    """Return the report of the build in `output`.
+
+    Raises UnavailableError where there is none.
+    """
     report = read_report(output)
-    assert report is not None, f"{output} holds no report that this version reads"
+    if report is None:
+        command = f"`python -m deploy.build_engine --output {output}`"
+        raise UnavailableError(f"{output} must hold a build that this version reads, it has none: run {command}")
     return report
 
 
@@ -159,9 +164,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Load one contender, run it on a batch, print the peak memory of the process as JSON."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
     contenders = Contenders(options.checkpoint, options.output, options.threads)
-    runner, images = contenders.load(options.name, options.batch), noise(contenders.contract, options.batch)
+    try:
+        runner, images = contenders.load(options.name, options.batch), noise(contenders.contract, options.batch)
+    except UnavailableError as reason:
+        parser.error(str(reason))
     # More than once: torch.compile and the runtimes allocate in their first runs what later ones reuse.
     for _ in range(3):
         runner(images)

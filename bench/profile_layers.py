@@ -40,6 +40,8 @@ def main() -> None:
     parser.add_argument("engine", type=Path, help="an OpenVINO .xml, or an ONNX file, in fp32 or int8")
     parser.add_argument("--threads", type=positive(int), default=2, help="threads of the engine (default 2)")
     options = parser.parse_args()
+    if not options.engine.is_file():
+        parser.error(f"{options.engine} must be a file: build it with `python -m deploy.build_engine`")
     times, layers = layer_ms(options.engine, options.threads)
     total = sum(times.values())
     table = Table("layer", "implementation", "layers", "ms", "share", title=f"{options.engine.name}, {total:.1f} ms")

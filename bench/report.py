@@ -4,9 +4,8 @@ python -m bench.report build/bench.json [--update bench/README.md] [--plot bench
 """
 
 import json
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +150,10 @@ def load_table(results: Results) -> str | None:
         for bench in runs
     ]
     header = ["load over gRPC", "requests", "answered a second", "p50, ms", "p90", "p99"]
-    return _table(results, "Latencies of single requests", header, rows) if runs else None
+    if not runs:
+        return None
+    subject = f"`{runs[0]['extra_info']['checkpoint']}`, latencies of single requests"
+    return _table(results, subject, header, rows)
 
 
 def _with(results: Results, figure: str) -> list[Benchmark]:
@@ -225,13 +227,20 @@ def _line(axes: Axes, benches: Sequence[Benchmark], kind: str) -> None:
     axes.set(xlabel=kind, ylabel="ms (median)", title=benches[0]["group"].partition(", ")[2])
 
 
-def update(page: str, name: str, text: str | None) -> str:
-    """Return `page` with `text` between the comments `name` and `/name`, unchanged where there is no text."""
-    if text is None:
-        return page
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    # A function as the replacement, because backslashes in a text would be read as group references.
-    return re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{text}\n{end}", page, flags=re.DOTALL)
+def updated(file: Path, tables: Mapping[str, str]) -> str:
+    """Return the text of a page with each table between the comments of its name.
+
+    Raises ResultsError where a table has no such place.
+    """
+    page = file.read_text()
+    for name, text in tables.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, _, rest = page.partition(begin)
+        _old, found, after = rest.partition(end)
+        if not found:
+            raise ResultsError(f"{file} must have a line {begin} and below it a line {end}, it lacks them: add them")
+        page = f"{before}{begin}\n{text}\n{end}{after}"
+    return page
 
 
 TABLES = {"path": path_table, "engines": engines_table, "rewrites": rewrites_table, "load": load_table}
@@ -247,16 +256,17 @@ def main(arguments: list[str] | None = None) -> int:
 
     def report() -> None:
         results = read_results(options.results)
-        tables = {name: table(results) for name, table in TABLES.items()}
+        tables = {name: text for name, table in TABLES.items() if (text := table(results))}
         if options.plot:
             plot(results, options.plot)
-        if options.update is None:
-            print("\n\n".join(text for text in tables.values() if text))
-            return
-        page = options.update.read_text()
-        for name, text in tables.items():
-            page = update(page, name, text)
-        write_whole(options.update, page)
+        elif not tables:
+            raise ResultsError(
+                f"{options.results} must hold benchmarks of a table ({', '.join(TABLES)}), it holds others"
+            )
+        if options.update:
+            write_whole(options.update, updated(options.update, tables))
+        else:
+            print("\n\n".join(tables.values()))
 
     return run_command(report, ResultsError, OSError)
 

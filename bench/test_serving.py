@@ -35,12 +35,12 @@ def client(server: Server) -> Iterator[Client]:
         yield connected
 
 
-def record(benchmark: BenchmarkFixture, run: Callable[[], Load], stage: str) -> Load:
+def record(benchmark: BenchmarkFixture, subject: Subject, run: Callable[[], Load], stage: str) -> Load:
     """Put a server under load once. The rounds of the benchmark are the latencies of the requests."""
     benchmark.group = "under load, one request"
     load: Load = benchmark.pedantic(run)
     keep(benchmark, load.latencies.tolist())
-    benchmark.extra_info.update(load=stage, rate=round(load.rate, 2))
+    benchmark.extra_info.update(load=stage, rate=round(load.rate, 2), checkpoint=subject.name)
     return load
 
 
@@ -49,6 +49,7 @@ def record(benchmark: BenchmarkFixture, run: Callable[[], Load], stage: str) -> 
 def test_closed_loop(benchmark: BenchmarkFixture, subject: Subject, client: Client, callers: int) -> None:
     record(
         benchmark,
+        subject,
         lambda: closed_loop(lambda: client.segment(subject.image), callers, 200),
         f"closed loop, {callers} callers",
     )
@@ -63,7 +64,7 @@ def test_poisson_arrivals(benchmark: BenchmarkFixture, subject: Subject, client:
     # Taken right before, because a shared machine's rate changes from hour to hour.
     saturation = closed_loop(send, 4, 60).rate
     stage = f"Poisson arrivals at {share:.0%} of saturation"
-    record(benchmark, lambda: open_loop(send, share * saturation, 200, seed=1), stage)
+    record(benchmark, subject, lambda: open_loop(send, share * saturation, 200, seed=1), stage)
 
 
 def test_throughput_with_a_worker_a_core(
@@ -74,7 +75,10 @@ def test_throughput_with_a_worker_a_core(
     options = replace(FREE_PORTS, tuning="throughput")
     with Server(subject.output / DIRECTORY, options) as server, Client(server.grpc_url) as client:
         load = record(
-            benchmark, lambda: closed_loop(lambda: client.segment(subject.image), 8, 300), "a worker a core, 8 callers"
+            benchmark,
+            subject,
+            lambda: closed_loop(lambda: client.segment(subject.image), 8, 300),
+            "a worker a core, 8 callers",
         )
     benchmark.extra_info.update(in_process_rate=round(alone, 2), share=round(load.rate / alone, 3))
 
@@ -89,7 +93,9 @@ def test_soak(benchmark: BenchmarkFixture, subject: Subject, server: Server, cli
     # The server allocates its buffers in the first requests, which is no leak.
     closed_loop(send, SOAK_CALLERS, 1000)
     before = resident_bytes(server)
-    load = record(benchmark, lambda: closed_loop(send, SOAK_CALLERS, SOAK_REQUESTS), f"soak, {SOAK_REQUESTS} requests")
+    load = record(
+        benchmark, subject, lambda: closed_loop(send, SOAK_CALLERS, SOAK_REQUESTS), f"soak, {SOAK_REQUESTS} requests"
+    )
     after = resident_bytes(server)
     benchmark.extra_info.update(
         answered=len(load.latencies), megabytes_before=before // 2**20, megabytes_after=after // 2**20
@@ -118,7 +124,7 @@ def test_worker_killed_again_and_again(benchmark: BenchmarkFixture, subject: Sub
                 stop.set()
                 attendant.join()
 
-        load = record(benchmark, run, f"worker killed {KILLS} times under load, the client trying again")
+        load = record(benchmark, subject, run, f"worker killed {KILLS} times under load, the client trying again")
         benchmark.extra_info["longest_wait_s"] = round(float(load.latencies.max()), 2)
 
 

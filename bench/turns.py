@@ -143,7 +143,11 @@ class Groups:
                 failed[name] = error
                 opened.pop(name, None)
         self._say(f"{group}: timing {len(opened)} in turns")
-        seconds = take_turns(opened, rounds, lambda text: self._say(f"{group}: {text}"))
+        try:
+            seconds = take_turns(opened, rounds, lambda text: self._say(f"{group}: {text}"))
+        # No round is whole then. Without this every benchmark of the group would wait for the same end.
+        except Exception as error:
+            return {**failed, **dict.fromkeys(opened, error)}
         return {**failed, **{name: Measured(operation, seconds[name]) for name, operation in opened.items()}}
 
 

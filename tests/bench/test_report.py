@@ -78,7 +78,11 @@ def test_the_cost_of_serving_is_what_a_request_takes_more() -> None:
 
 
 def test_runs_under_load_show_rates_and_latencies_and_are_no_stage_of_the_path() -> None:
-    run = results(benchmark("", [0.2, 0.224, 0.25], load="a worker a core, 8 callers", rate=35.31, p90_ms=250.0))
+    run = results(
+        benchmark(
+            "", [0.2, 0.224, 0.25], load="a worker a core, 8 callers", rate=35.31, p90_ms=250.0, checkpoint="tiny"
+        )
+    )
     assert rows(report.load_table(run))[1] == ["a worker a core, 8 callers", "3", "35.3", "224.0", "250.0", ""]
     assert report.path_table(run) is None
     assert report.engines_table(run) is None
@@ -143,7 +147,7 @@ def test_a_plot_of_nothing_and_a_missing_file_are_refused_in_one_line(
 ) -> None:
     file, picture = tmp_path / "run.json", tmp_path / "plot.png"
     assert report.main([str(file)]) == 1
-    file.write_text(json.dumps(results(benchmark("", [0.2], load="soak", rate=3.0))))
+    file.write_text(json.dumps(results(benchmark("", [0.2], load="soak", rate=3.0, checkpoint="tiny"))))
     assert report.main([str(file), "--plot", str(picture)]) == 1
     missing, nothing = capsys.readouterr().err.splitlines()
     assert "No such file" in missing
@@ -160,3 +164,21 @@ def test_tables_replace_those_between_their_markers(tmp_path: Path) -> None:
     assert "old" not in text
     assert "| 1 | ours-openvino-fp32 |" in text
     assert text.endswith("b\n<!-- load -->\nkept\n<!-- /load -->\n")
+
+
+def test_a_page_without_a_place_for_a_table_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, page = tmp_path / "run.json", tmp_path / "page.md"
+    file.write_text(json.dumps(results(engine("ours-openvino-fp32", [0.02]))))
+    page.write_text("<!-- engines -->\n")
+    assert report.main([str(file), "--update", str(page)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "<!-- /engines -->" in line
+    assert page.read_text() == "<!-- engines -->\n"
+
+
+def test_benchmarks_of_no_table_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(results(benchmark("1024x768", [0.02]))))
+    assert report.main([str(file)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "path, engines, rewrites, load" in line

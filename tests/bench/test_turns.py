@@ -93,6 +93,25 @@ def test_a_group_is_measured_once_and_each_failure_is_its_own() -> None:
     assert "network: opening absent (2 of 3)" in said
 
 
+def test_a_group_that_fails_in_its_rounds_is_not_measured_again() -> None:
+    calls = []
+
+    def third_time_out() -> float:
+        calls.append("run")
+        if len(calls) == 3:
+            raise ConnectionError("the server is gone")
+        return 1.0
+
+    groups, openers = (
+        Groups(silent),
+        {"grpc": lambda: third_time_out, "http": lambda: Recorder().operation("http", 0.0)},
+    )
+    members = groups.measure("path", openers, FOUR)
+    assert [str(members[name]) for name in openers] == ["the server is gone"] * 2
+    assert groups.measure("path", openers, FOUR) is members
+    assert len(calls) == 3
+
+
 @pytest.mark.parametrize(
     ("rounds", "known"), [(1, set()), (9, set()), (10, {"p90_ms"}), (99, {"p90_ms"}), (100, {"p90_ms", "p99_ms"})]
 )
