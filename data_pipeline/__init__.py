@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from data_pipeline import startup
+
 if TYPE_CHECKING:
     from data_pipeline.image_header import ImageError as ImageError
     from data_pipeline.loader import Batch as Batch
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from data_pipeline.sources import SOURCES as SOURCES
     from data_pipeline.sources import open_source as open_source
     from data_pipeline.spec import Preprocessing as Preprocessing
+
+# Before the command's own module, whose imports take seconds.
+if module := startup.command():
+    startup.prepare(module)
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:

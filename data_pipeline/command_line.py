@@ -1,12 +1,66 @@
-"""Share the parser, the number types and the error handling of this project's commands."""
+"""Share the parser, the number types, the output and the error handling of this project's commands."""
 
 import argparse
+import os
+import signal
 import sys
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import rich
+from rich.console import Console
+from rich.table import Table
+
+from data_pipeline.startup import INTERRUPTED, SCRIPTS, leave
 
 Number = TypeVar("Number", int, float)
-INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended: 128 + SIGINT
+BROKEN_PIPE = 141  # what a shell reports for a command whose reader has gone: 128 + SIGPIPE
+UNLIMITED = 100_000  # columns where no terminal sets a limit
+LARGEST_SEED = 2**32 - 1  # what every library takes
+
+
+class Output(Console):
+    """Print lines as they are and tables to fit a terminal, and both in full where the output is a file or a pipe."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr)
+        if not self.is_terminal:
+            self.width = UNLIMITED
+            # The bars of libraries, and of generated data, are drawn on the shared console.
+            rich.get_console().quiet = True
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as `Console.print` does, lines without markup and tables without anything cut."""
+        if any(isinstance(one, Table) for one in objects):
+            objects = tuple(part for one in objects for part in (self._whole(one) if isinstance(one, Table) else [one]))
+            super().print(*objects, sep="\n", **options)
+        else:
+            # Names and paths may hold brackets and colons. Wrapped by the terminal itself, they can be copied whole.
+            plain = {"soft_wrap": True, "markup": False, "highlight": False, "emoji": False}
+            super().print(*objects, **(plain | options if all(isinstance(one, str) for one in objects) else options))
+
+    def _whole(self, table: Table) -> list[Any]:
+        """Return a table whose narrow cells are folded, or for a file or a pipe its title, bare columns and caption."""
+        if self.is_terminal:
+            for column in table.columns:
+                column.overflow = "fold"
+            return [table]
+        parts = [table.title, table, table.caption]
+        table.title = table.caption = table.box = None
+        table.pad_edge = False
+        return [part for part in parts if part]
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keep the line breaks of the examples, and say every option's default where its help does not."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        said = action.help or ""
+        # A flag is off by default, and an option without a value means what its help says.
+        silent = action.nargs == 0 or action.required or action.default in (None, argparse.SUPPRESS)
+        return said if silent or "default" in said or not action.option_strings else f"{said} (default: %(default)s)"
 
 
 def new_parser(module: str, description: str | None, examples: str = "") -> argparse.ArgumentParser:
@@ -19,12 +73,13 @@ def new_parser(module: str, description: str | None, examples: str = "") -> argp
         description: first lines of `--help`, usually the module's docstring.
         examples: text below the options, printed with its line breaks.
     """
+    script = Path(sys.argv[0]).name
     return argparse.ArgumentParser(
-        prog=f"python -m {module}",
+        # Named as it was called.
+        prog=script if SCRIPTS.get(script) == module else f"python -m {module}",
         description=description,
         epilog=examples,
-        # The default formatter would join the lines of the examples into one paragraph.
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
 
 
@@ -45,6 +100,13 @@ def positive(kind: type[Number]) -> Callable[[str], Number]:
     return parse
 
 
+def seed(text: str) -> int:
+    """Parse the seed of random numbers, 0 to 2**32 - 1."""
+    if not text.isdecimal() or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {LARGEST_SEED}, got {text}")
+    return int(text)
+
+
 def run_command(action: Callable[[], int | None], *errors: type[Exception], interrupted: str = "interrupted") -> int:
     """Run a command and return its exit code: what `action` returns, or 0 for None.
 
@@ -55,10 +117,30 @@ def run_command(action: Callable[[], int | None], *errors: type[Exception], inte
         interrupted: line on stderr after Ctrl-C, with exit code 130.
     """
     try:
-        return action() or 0
+        with _interruptible():
+            code = action() or 0
+        # Here, so that a reader who is gone shows now and not in Python's own last words.
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except errors as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return INTERRUPTED
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Make Ctrl-C an exception inside the block, where it ended the process at once before."""
+    if signal.getsignal(signal.SIGINT) is not leave:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, leave)

@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 from rich.progress import track
 
-from data_pipeline.command_line import new_parser, positive, run_command
+from data_pipeline.command_line import Output, new_parser, positive, run_command, seed
 from data_pipeline.graph import decode
 from data_pipeline.graph.training import path_bytes
 from data_pipeline.image_header import BITS_PER_SAMPLE
@@ -159,7 +159,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="one or more (default: train validation)",
     )
     parser.add_argument("--samples", type=positive(int), help="at most this many of each split (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split, or of generated data (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the split, or of generated data (default: 0)")
     parser.add_argument("--threads", type=positive(int), default=2, help="threads that decode (default: 2)")
     parser.add_argument("--skip-bad", action="store_true", help="leave out the samples that cannot be used")
     return parser.parse_args(arguments)
@@ -167,11 +167,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def prepare_splits(options: argparse.Namespace) -> None:
     """Prepare each split that the options name, in a separate folder."""
+    output = Output()
     for split in options.split:
         chosen = {"samples": options.samples, "seed": options.seed, "skip_bad": options.skip_bad}
-        dataset = open_usable(options.data, split, report=print, **chosen)
+        dataset = open_usable(options.data, split, report=output.print, **chosen)
         decoded = prepare(dataset, options.size, options.output / split, options.threads)
-        print(f"{options.output / split}: {len(dataset.records)} samples, {decoded} decoded now")
+        output.print(f"{options.output / split}: {len(dataset.records)} samples, {decoded} decoded now")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data_pipeline.command_line import new_parser, positive, run_command
+from data_pipeline.command_line import Output, new_parser, positive, run_command, seed
 from data_pipeline.files import whole_file
 from data_pipeline.loader import TrainingLoader
 from data_pipeline.overlay import draw_outlines
@@ -60,13 +60,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--samples", type=positive(int), default=24, help="tiles to draw (default: 24)")
     parser.add_argument("--size", type=positive(int), default=224, help="side of a tile in pixels (default: 224)")
     parser.add_argument("--columns", type=positive(int), default=6, help="tiles in a row (default: 6)")
-    parser.add_argument("--seed", type=int, default=0, help="of the augmentation and of generated data (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the augmentation and of generated data (default: 0)")
     parser.add_argument("--plain", action="store_true", help="leave out augmentation")
     return parser.parse_args(arguments)
 
 
 def write_sheet(options: argparse.Namespace) -> None:
     """Draw the contact sheet that the options describe, and write it."""
+    output = Output()
     dataset = open_source(options.data, options.split, samples=options.samples, seed=options.seed)
     sheet = contact_sheet(
         dataset, size=options.size, columns=options.columns, augment=not options.plain, seed=options.seed
@@ -74,7 +75,7 @@ def write_sheet(options: argparse.Namespace) -> None:
     with whole_file(options.output) as temporary:
         # The temporary name has no extension from which Pillow could tell the format.
         sheet.save(temporary, Image.registered_extensions().get(options.output.suffix.lower(), "PNG"))
-    print(f"{options.output}: {len(dataset.records)} samples of {dataset.name}")
+    output.print(f"{options.output}: {len(dataset.records)} samples of {dataset.name}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,9 +5,15 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from data_pipeline import lazy_names
+try:
+    from data_pipeline import lazy_names, startup
+except ImportError as error:
+    # Of a command: Python found a package of this name in the current folder. A program sees the error itself.
+    if sys.argv[0] != "-m":
+        raise
+    sys.exit(f"error: {error}, which is not resformer-deploy's: rename it, or run from another folder")
 
 if TYPE_CHECKING:
     from deploy.building import build as build
@@ -23,4 +29,11 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 # The client lives in this package and runs on machines with neither torch nor DALI, so `import deploy` loads nothing.
 _MODULES = {"build": "deploy.building", "BuildError": "deploy.errors", "Report": "deploy.report"}
 __all__ = list(_MODULES)
-__getattr__ = lazy_names(__name__, _MODULES)
+_load = lazy_names(__name__, _MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    # The build needs packages that the client does not, and a program's own folder comes before them.
+    if name in _MODULES and (clash := startup.find_clash(startup.EVERYTHING)):
+        raise ImportError(clash)
+    return _load(name)

@@ -5,9 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
-from data_pipeline.command_line import new_parser, positive, run_command
+from data_pipeline.command_line import Output, new_parser, positive, run_command
 from deploy.building import DEFAULT_CHECKPOINT, OPTIMIZATION_LEVELS, build
 from deploy.building.plan import AUTO
 from deploy.engines import ONNX, PRECISIONS, TARGETS
@@ -59,7 +57,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="X.Y",
-        help="GPUs that tensorrt-rtx builds for, such as 8.6; repeatable (default: Ampere and later)",
+        help="GPUs that tensorrt-rtx builds for, such as 8.6 or 86; repeatable (default: Ampere and later)",
     )
     parser.add_argument(
         "--repository",
@@ -101,7 +99,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def build_and_show(options: argparse.Namespace) -> None:
     """Build, then print the table of engines and where everything is."""
-    console = Console()
+    console = Output()
     report = build(
         options.checkpoint,
         options.output,
@@ -120,9 +118,7 @@ def build_and_show(options: argparse.Namespace) -> None:
     )
     console.print(engine_table(report))
     for note in notes(report):
-        # A reason may hold brackets, which rich would take for markup, and is easier to search on one line.
-        console.print(note, soft_wrap=True, highlight=False, markup=False)
-    console.print(f"the server runs {report.served.name}: the fastest here that keeps the scores")
+        console.print(note)
     console.print(f"report: {options.output / PAGE}, repository: {options.output / DIRECTORY}")
 
 

@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from data_pipeline import DataError, open_source
-from data_pipeline.command_line import new_parser, run_command
+from data_pipeline.command_line import Output, new_parser, run_command
 from data_pipeline.files import write_whole
 from data_pipeline.overlay import draw, fit_mask, open_upright, png
 from deploy import build_engine
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
     # The build catches its own errors, and has printed the line where its code is not 0.
     if code := build_engine.main(["--output", str(output)]):
         return code
-    return run_command(lambda: serve_and_draw(output, Console()), ClientError, DataError, ServerError, OSError)
+    return run_command(lambda: serve_and_draw(output, Output()), ClientError, DataError, ServerError, OSError)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def run(server: Server) -> int:
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line, or exit with 2 where it is wrong."""
     parser = new_parser("deploy.serve", __doc__, EXAMPLES)
-    parser.add_argument("--repository", type=Path, default=Path("build/model_repository"))
+    parser.add_argument("--repository", type=Path, default=Path("build/model_repository"), help="what the build wrote")
     parser.add_argument("--address", default="127.0.0.1", help="interface to listen on, 0.0.0.0 for all of them")
     for side, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
         parser.add_argument(

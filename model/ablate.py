@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from data_pipeline import Dataset, Split, open_usable
-from data_pipeline.command_line import new_parser, positive, run_command
+from data_pipeline.command_line import Output, new_parser, positive, run_command
 from data_pipeline.files import write_whole
 from model.ablation import ARMS, Arm
 from model.ablation.plan import Size, plan_epochs
@@ -127,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = parse_arguments(arguments)
     interrupted = "interrupted; the same command goes on"
-    return run_command(lambda: ablate(options, Console()), *FAILURES, interrupted=interrupted)
+    return run_command(lambda: ablate(options, Output()), *FAILURES, interrupted=interrupted)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import track
 
 from data_pipeline import SOURCES, DataError, open_usable
-from data_pipeline.command_line import new_parser, positive, run_command
+from data_pipeline.command_line import Output, new_parser, positive, run_command, seed
 from data_pipeline.files import whole_file, write_whole
 from model.checkpoint import CheckpointError, load_checkpoint
 from model.evaluation import score_cases
@@ -29,7 +29,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--samples", type=positive(int), help="number of images of the test split (default: all that the source has)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the data and the bootstrap (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the data and the bootstrap (default: 0)")
     parser.add_argument("--skip-bad", action="store_true", help="leave out the samples that cannot be used")
     parser.add_argument("--output", required=True, type=Path, help="folder for metrics.json, cases.csv, gallery.png")
     return parser.parse_args(arguments)
@@ -45,7 +45,8 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
     dataset.check_classes(info.seg_classes, info.labels)
     spec, network = info.preprocessing, checkpoint.build()
     scored = score_cases(network, dataset, spec)
-    cases = list(track(scored, "scoring images", total=len(dataset.records), console=console, transient=True))
+    shown, total = console.is_terminal, len(dataset.records)
+    cases = list(track(scored, "scoring images", total=total, console=console, transient=True, disable=not shown))
     scores = summarise(cases, dataset, options.seed)
     console.print(score_table(scores, f"{options.checkpoint} on {len(cases)} images of {options.data}"))
     report = {"checkpoint": options.checkpoint, "data": options.data, "images": len(cases)}
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     A misuse of the command line ends the process with 2.
     """
     options = parse_arguments(arguments)
-    return run_command(lambda: evaluate(options, Console()), CheckpointError, DataError, OSError)
+    return run_command(lambda: evaluate(options, Output()), CheckpointError, DataError, OSError)
 
 
 if __name__ == "__main__":

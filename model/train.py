@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from data_pipeline import open_usable
-from data_pipeline.command_line import new_parser, positive, run_command
+from data_pipeline.command_line import Output, new_parser, positive, run_command, seed
 from model.config import PRESETS
 from model.training import FAILURES, add_training_options, checkpoint_info, training_options
 from model.training.pretrained import load_pretrained
@@ -33,7 +33,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", required=True, type=Path, help="folder for best.safetensors, history.csv, ...")
     parser.add_argument("--epochs", type=positive(int), default=150, help="passes over the data (default: 150)")
     parser.add_argument("--pretrained", metavar="FILE_OR_URL", help="first weights: ImageNet ResNet34, or a checkpoint")
-    parser.add_argument("--seed", type=int, default=0, help="of the data, first weights and augmentation (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the data, first weights and augmentation (default: 0)")
     parser.add_argument("--resume", action="store_true", help="continue where the run in --output was saved last")
     add_training_options(parser, learning_rate=1e-4)
     return parser.parse_args(arguments)
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = parse_arguments(arguments)
     interrupted = "interrupted; go on with --resume"
-    return run_command(lambda: train(options, Console()), *FAILURES, interrupted=interrupted)
+    return run_command(lambda: train(options, Output()), *FAILURES, interrupted=interrupted)
 
 
 if __name__ == "__main__":

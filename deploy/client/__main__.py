@@ -6,10 +6,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import track
 
-from data_pipeline.command_line import new_parser, positive, run_command
+from data_pipeline.command_line import Output, new_parser, positive, run_command
 from data_pipeline.fields import as_line
 from deploy.client.batch import Failure, FileResult, Outcome, Task, plan, process
 from deploy.client.client import Client
@@ -71,13 +70,14 @@ def process_and_show(options: argparse.Namespace, tasks: Sequence[Task], kept: S
     with connect(retry_for=0.0) as client:
         contract = client.contract
     outcomes: list[Outcome] = list(kept)
+    console = Output(stderr=True)
     progress = track(
         process(connect, tasks, options.output, options.jobs),
         description="segmenting",
         total=len(tasks),
         # On stderr, so that stdout holds only the results.
-        console=Console(stderr=True),
-        disable=len(tasks) <= 1,
+        console=console,
+        disable=len(tasks) <= 1 or not console.is_terminal,
     )
     written = time.monotonic()
     # The results so far are written where the server goes away, or on Ctrl-C, too: --resume goes on from them.
@@ -97,8 +97,9 @@ def process_and_show(options: argparse.Namespace, tasks: Sequence[Task], kept: S
 def conclude(contract: Contract, outcomes: Sequence[Outcome], output: Path) -> int:
     """Print the table and return the exit code."""
     results = [outcome for outcome in outcomes if isinstance(outcome, FileResult)]
-    Console().print(table(contract, results))
-    print(f"{len(results)} of {len(outcomes)} images answered; overlays and result.json are in {output}")
+    console = Output()
+    console.print(table(contract, results))
+    console.print(f"{len(results)} of {len(outcomes)} images answered; overlays and result.json are in {output}")
     return 0 if len(results) == len(outcomes) else 1
 
 

@@ -84,13 +84,13 @@ def read_deployment(options: argparse.Namespace) -> Deployment:
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line, or exit with 2 where it is wrong."""
     parser = new_parser("deploy.manifest", __doc__, EXAMPLES)
-    parser.add_argument("--format", required=True, choices=("kserve", "compose"))
-    parser.add_argument("--repository", type=Path, default=Path("build") / GPU_DIRECTORY)
-    parser.add_argument("--output", type=Path, default=Path("build/manifest"), metavar="DIR")
+    parser.add_argument("--format", required=True, choices=("kserve", "compose"), help="what to write the files for")
+    parser.add_argument("--repository", type=Path, default=Path("build") / GPU_DIRECTORY, help="of a GPU server")
+    parser.add_argument("--output", type=Path, default=Path("build/manifest"), metavar="DIR", help="where they go")
     parser.add_argument("--name", default="resformer", help="of the service (default: resformer)")
     parser.add_argument("--tag", default=TAG, help=f"of NVIDIA's server image (default: {TAG})")
     parser.add_argument("--concurrency", type=positive(int), help="requests in flight a replica (default: two batches)")
-    parser.add_argument("--max-replicas", type=positive(int), default=4, help="(default: 4)")
+    parser.add_argument("--max-replicas", type=positive(int), default=4, help="most replicas at once (default: 4)")
     parser.add_argument(
         "--storage",
         default=f"pvc://resformer/{GPU_DIRECTORY}",

@@ -122,7 +122,9 @@ class Trainer:
         Raises KeyboardInterrupt, with the state saved, after the step in which Ctrl-C came.
         """
         steps = self.options.epochs * len(self.loader)
-        with Progress(console=console, disable=self.processes.rank > 0) as progress, Interrupt() as interrupt:
+        # In a file or a pipe the bar would be a line among those of the epochs.
+        silent = self.processes.rank > 0 or not console.is_terminal
+        with Progress(console=console, disable=silent) as progress, Interrupt() as interrupt:
             task = progress.add_task("training", total=steps)
             while self.loader.epoch < self.options.epochs:
                 self._epoch(steps, interrupt, progress, task)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "data_pipeline"
-LIGHT = ("fields", "spec", "files", "overlay", "command_line")  # what the client imports
+LIGHT = ("fields", "spec", "files", "overlay", "startup", "command_line")  # what the client imports
 # Each layer may import the layers above it. Within the first layer, any may import any.
 LAYERS = (
-    ("__init__", "fields", "spec", "records", "files", "image_header", "overlay", "command_line"),
+    ("__init__", "fields", "spec", "records", "files", "image_header", "overlay", "startup", "command_line"),
     ("graph", "sources"),
     ("scan",),
     ("loader", "serving"),
