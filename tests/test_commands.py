@@ -30,7 +30,7 @@ def run(*arguments: str, cwd: Path, **environment: str) -> "subprocess.Completed
     return subprocess.run(command, cwd=cwd, env={**os.environ, **paths, **environment}, capture_output=True, text=True)
 
 
-class ParserFound(Exception):
+class ParserFoundError(Exception):
     """Carry a parser out of the command that made it."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
@@ -41,14 +41,14 @@ def parser_of(command: str, monkeypatch: pytest.MonkeyPatch) -> argparse.Argumen
     """Return the parser that a command reads its command line with."""
 
     def capture(parser: argparse.ArgumentParser, *_: object) -> None:
-        raise ParserFound(parser)
+        raise ParserFoundError(parser)
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", capture)
     try:
         module = importlib.import_module(f"{command}.__main__")
     except ModuleNotFoundError:
         module = importlib.import_module(command)
-    with pytest.raises(ParserFound) as caught:
+    with pytest.raises(ParserFoundError) as caught:
         module.main([])
     return caught.value.parser
 
@@ -215,10 +215,5 @@ def test_compute_capabilities_are_written_either_way() -> None:
     kernels = importlib.import_module("kernels.aot.__main__")
     assert [kernels.capability(text) for text in ("8.6", "86", "12.0", "120")] == [86, 86, 120, 120]
     plan = importlib.import_module("deploy.building.plan")
-    assert [plan.with_point(text) for text in ("8.6", "86", "12.0", "120", "8.x")] == [
-        "8.6",
-        "8.6",
-        "12.0",
-        "12.0",
-        "8.x",
-    ]
+    pairs = {"8.6": "8.6", "86": "8.6", "12.0": "12.0", "120": "12.0", "8.x": "8.x"}
+    assert [plan.with_point(text) for text in pairs] == list(pairs.values())

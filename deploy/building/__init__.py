@@ -13,7 +13,16 @@ from rich.console import Console
 from data_pipeline import DataError
 from data_pipeline.files import locked
 from deploy.building import cache, commit
-from deploy.building.plan import AUTO, BuildOptions, Job, check_plugins, choose_targets, contract_of, plan_engines
+from deploy.building.plan import (
+    AUTO,
+    BuildOptions,
+    Job,
+    check_plugins,
+    choose_targets,
+    contract_of,
+    plan_engines,
+    with_point,
+)
 from deploy.engines import ONNX, PRECISIONS, TARGETS, GpuOptions
 from deploy.errors import BuildError
 from deploy.report import Report
@@ -73,7 +82,7 @@ def build(
     _check_names(targets, precision)
     _check_numbers(optimization_level, max_batch=max_batch, samples=samples, threads=threads)
     gpu = GpuOptions(
-        compute_capabilities=tuple(compute_capabilities),
+        compute_capabilities=tuple(dict.fromkeys(map(with_point, compute_capabilities))),
         plugins=plugins,
         any_gpu=any_gpu,
         optimization_level=optimization_level,

@@ -13,6 +13,12 @@ from model.checkpoint import Checkpoint, CheckpointInfo
 AUTO = "auto"
 # What "auto" builds where an engine cannot be run: half the bytes of fp32, and its ONNX file is verified here.
 UNTIMED = "fp16"
+# The targets that each option about GPUs has a meaning for.
+GPU_OPTIONS = {
+    "--compute-capability": ("tensorrt-rtx",),
+    "--any-gpu": ("tensorrt", "torch-tensorrt"),
+    "--optimization-level": ("tensorrt-rtx", "tensorrt", "torch-tensorrt"),
+}
 CALIBRATION = 64  # training images that quantised engines take their ranges from
 
 
@@ -137,6 +143,7 @@ def choose_targets(named: Sequence[str] | None, precision: str, gpu: GpuOptions)
         # Without the GPU options, so that one that fits no target is an error and not a build without that target.
         named = [name for name in (ONNX, *TARGETS) if not _check(name, EngineRequest(precision=first))]
     refused = [reason for name in named for reason in _check(name, EngineRequest(precision=first, gpu=gpu))]
+    refused = refused or _without_meaning(named, gpu)
     if refused or not named:
         nothing = f"this machine builds no engine in {precision}; choose another --precision"
         raise BuildError("; ".join(refused) or nothing)
@@ -148,6 +155,21 @@ def _check(name: str, request: EngineRequest) -> list[str]:
     if name != ONNX:
         return TARGETS[name].check(request)
     return ["onnx files have no tf32: it is a GPU's way to multiply fp32"] if request.precision == "tf32" else []
+
+
+def _without_meaning(named: Sequence[str], gpu: GpuOptions) -> list[str]:
+    """List the GPU options that fit none of the targets."""
+    values = (bool(gpu.compute_capabilities), gpu.any_gpu, gpu.optimization_level is not None)
+    return [
+        f"{option} needs --target {' or '.join(targets)}, got {', '.join(named) or 'none'}"
+        for (option, targets), given in zip(GPU_OPTIONS.items(), values, strict=True)
+        if given and not set(targets) & set(named)
+    ]
+
+
+def with_point(capability: str) -> str:
+    """Return a compute capability such as 86 as NVIDIA writes it, 8.6, and any other text as it is."""
+    return f"{capability[:-1]}.{capability[-1]}" if capability.isdecimal() and len(capability) > 1 else capability
 
 
 def check_plugins(named: Sequence[str] | None, precision: str, max_batch: int) -> None:

@@ -14,20 +14,30 @@ from kernels.aot import CAPABILITIES, build_all
 from kernels.aot.configurations import shipped
 from kernels.dispatch import KernelInputError
 
+EXAMPLES = """examples:
+  python -m kernels.aot --output build/kernels
+  python -m kernels.aot --output build/kernels --compute-capability 8.6 --kernel dilated_fusion
+"""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     names = sorted({one.kernel for one in shipped()})
-    parser = argparse.ArgumentParser(prog="python -m kernels.aot", description="compile all kernels, without a GPU")
+    parser = argparse.ArgumentParser(
+        prog="python -m kernels.aot",
+        description="compile all kernels, without a GPU",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for cubins, PTX and kernels.json")
     parser.add_argument(
         "--compute-capability",
-        type=int,
+        type=capability,
         action="append",
         metavar="CC",
-        help=f"one of {', '.join(map(str, CAPABILITIES))} (repeatable, default: all)",
+        help=f"one of {', '.join(map(str, CAPABILITIES))}, or as 8.6 (repeatable, default: all)",
     )
-    parser.add_argument("--kernel", action="append", choices=names, help="only this kernel (repeatable)")
+    parser.add_argument("--kernel", action="append", choices=names, help="only this kernel (repeatable, default: all)")
     options = parser.parse_args(arguments)
     try:
         rows = build_all(options.output, options.compute_capability or list(CAPABILITIES), options.kernel or names)
@@ -39,6 +49,14 @@ def main(arguments: list[str] | None = None) -> int:
         f"{len(rows)} kernels in {options.output}, {len(spilled)} of them with spills: {', '.join(spilled) or 'none'}"
     )
     return 0
+
+
+def capability(text: str) -> int:
+    """Parse a compute capability, 86 or 8.6 alike."""
+    digits = text.replace(".", "", 1)
+    if not digits.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a compute capability such as 8.6, got {text}")
+    return int(digits)
 
 
 if __name__ == "__main__":

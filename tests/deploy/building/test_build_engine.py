@@ -235,6 +235,16 @@ def test_weights_that_are_not_finite_are_refused(
         (["--target", "torch-tensorrt"], "torch-tensorrt builds on the GPU it will run on, and this machine has none"),
         (["--target", "openvino", "--precision", "fp16"], "openvino builds fp32, bf16, int8, not fp16"),
         (["--target", "tensorrt-rtx", "--compute-capability", "9.0"], "must be one of 7.5, 8.0, .*, got 9.0"),
+        (["--target", "tensorrt-rtx", "--compute-capability", "90"], "must be one of 7.5, 8.0, .*, got 9.0"),
+        (["--target", "openvino", "--compute-capability", "8.6"], "needs --target tensorrt-rtx, got openvino$"),
+        (
+            ["--target", "onnx", "--target", "openvino", "--any-gpu"],
+            "needs --target tensorrt or torch-.*, got onnx, ",
+        ),
+        (
+            ["--target", "onnx", "--optimization-level", "3"],
+            "needs --target tensorrt-rtx or .*, got onnx$",
+        ),
         (["--target", "tensorrt-rtx", "--any-gpu"], "leave --any-gpu out"),
         (["--target", "onnx", "--precision", "tf32"], "onnx files have no tf32"),
         (["--target", "openvino", "--precision", "tf32"], "openvino builds fp32, bf16, int8, not tf32"),
