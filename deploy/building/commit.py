@@ -47,13 +47,14 @@ def _drop_outdated(output: Path) -> None:
     assert report is not None, "the report has just been put in place"
     kept = {Path(name).parts[0] for name in report.files}
     # Only names that a build gives: the folder may hold files of the user's.
-    for name in _names_of_builds() - kept:
-        (output / name).unlink(missing_ok=True)
-    for name in {DIRECTORY, GPU_DIRECTORY} - kept:
-        if (output / name).is_dir():
-            shutil.rmtree(output / name)
+    outdated = [path for path in output.iterdir() if path.name in _names_of_builds() - kept]
+    for path in outdated:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _names_of_builds() -> set[str]:
     engines = [EngineSpec(target, precision).file for target in (ONNX, *TARGETS) for precision in PRECISIONS]
-    return {file.name for engine in engines for file in possible_files(Path(engine))}
+    return {DIRECTORY, GPU_DIRECTORY, *(file.name for engine in engines for file in possible_files(Path(engine)))}

@@ -6,6 +6,7 @@ import openvino
 
 from deploy.engines.base import BuildRequest, EngineRequest, Precision, Progress, Target
 from deploy.engines.openvino_winograd import use_winograd
+from deploy.errors import BuildError
 from deploy.network.openvino_session import core, read_model
 
 
@@ -48,8 +49,14 @@ class OpenVinoTarget(Target):
             use_winograd(core(), model, request.threads, progress)
         # A note for people who open the file, which does not tell the type by itself.
         model.set_rt_info(self.execution(request.precision), "resformer_execution")
-        # The default would round the weights to float16.
-        openvino.save_model(model, path, compress_to_fp16=False)
+        try:
+            # The default would round the weights to float16.
+            openvino.save_model(model, path, compress_to_fp16=False)
+        except RuntimeError as error:
+            # A full disk looks like any other failure of a C++ stream.
+            raise BuildError(
+                f"OpenVINO cannot write {path.name} ({' '.join(str(error).split())}): is the disk full?"
+            ) from None
 
     def execution(self, precision: Precision) -> str:
         """Return what everything not quantised is computed in."""
