@@ -1,5 +1,6 @@
 """Build, verify and publish the engines of a checkpoint: plan, look at what is there, make what is missing."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -112,7 +113,14 @@ def build(
             output=Path(output),
         )
         return run(job, console or Console(quiet=True))
-    except (CheckpointError, DataError, OSError) as error:
+    except (CheckpointError, DataError) as error:
+        raise BuildError(str(error)) from error
+    except OSError as error:
+        # The name of a file inside a folder that is gone by now would help nobody.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BuildError(
+                f"the disk of {output} is full: make room and repeat; the last build is as it was"
+            ) from None
         raise BuildError(str(error)) from error
 
 
