@@ -57,7 +57,8 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, monkeypatch: p
     data = open_source(small_folder(tmp_path / "data", 14), "train", cache=tmp_path / "cache")
     three = Processes(0, 3, torch.device("cpu"))
     monkeypatch.setattr(Processes, "join", lambda: three)
-    info = info_of(SMALLEST, data.seg_classes, data.labels, "folder")
+    config = replace(SMALLEST, seg_channels=1, labels=len(data.labels))
+    info = info_of(config, data.seg_classes, data.labels, "folder")
     options = TrainingOptions(epochs=1, batch_size=8, learning_rate=1e-3, seed=0)
     with pytest.raises(TrainingError, match="must be a multiple of the 3 processes, got 8"):
         Trainer(info, options, train=data, validation=data, output=tmp_path)

@@ -78,7 +78,7 @@ def assert_exact(config: ModelConfig) -> None:
                 assert_equal(actual, wanted, 1e-11)
 
 
-@settings(DRAWN, max_examples=20)
+@settings(DRAWN, max_examples=12)
 @example(ModelConfig(image_size=32, channels=(64, 128, 256, 512), resnet_blocks=(1, 1, 1, 1), head_dim=64))
 @example(ModelConfig(image_size=48, channels=(8, 16, 32, 64), head_dim=8, dilations=(6, 6, 12), head_levels=(3, 3)))
 @example(ModelConfig(image_size=64, channels=(8, 16, 32, 64), head_dim=8, dilations=(2, 2), head_levels=(4, 3)))
