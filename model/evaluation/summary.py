@@ -23,6 +23,7 @@ from model.metrics import label_scores, mean_scores, pooled_dice
 
 MASK_SCORES = ("dice", "jaccard", "hausdorff95")
 SHOWN = 3  # cases of each kind in the gallery
+COLUMNS = ("image", "target", "predicted")  # of the gallery
 
 
 class Estimate(NamedTuple):
@@ -148,7 +149,7 @@ def draw_gallery(
 ) -> Image.Image | None:
     """Draw the best, median and worst cases in a row each, or return None where no case shows a class.
 
-    A tile shows the image, the target mask and the predicted mask.
+    A tile shows the image, the target mask and the predicted mask, each with its name below.
     """
     rows = [(f"{kind}: Dice {case.dice:.3f}", case.record) for kind, chosen in pick(cases).items() for case in chosen]
     if not rows:
@@ -172,9 +173,12 @@ def _tile(text: str, predicted: PredictedRecord, spec: Preprocessing) -> Image.I
     image = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
     outlined = [draw_outlines(image, mask.numpy()) for mask in (predicted.target_mask, predicted.mask)]
     tile = Image.fromarray(np.concatenate([image, *outlined], axis=1))
-    # A black rim keeps the white text readable on bright images.
-    title = f"{text}, {_name(predicted)}"
-    ImageDraw.Draw(tile).text((3, 2), title, fill="white", stroke_width=1, stroke_fill="black")
+    side, drawing = len(image), ImageDraw.Draw(tile)
+    texts = {(3, 2): f"{text}, {_name(predicted)}"}
+    texts |= {(3 + number * side, side - 14): name for number, name in enumerate(COLUMNS)}
+    for place, words in texts.items():
+        # A black rim keeps the white text readable on bright images.
+        drawing.text(place, words, fill="white", stroke_width=1, stroke_fill="black")
     return tile
 
 

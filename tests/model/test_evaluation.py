@@ -192,7 +192,13 @@ def test_the_command_writes_scores_rows_and_a_gallery(
     means = np.mean([float(row["probability/IRF"]) > 0.5 for row in rows if row["truth/IRF"] == "1"])
     assert report["scores"]["sensitivity/IRF"]["value"] == pytest.approx(means)
     gallery = Image.open("out/gallery.png")
-    assert gallery.height == 3 * SMALLEST.image_size and gallery.width % (3 * SMALLEST.image_size) == 0
+    side = SMALLEST.image_size
+    assert gallery.height == 3 * side and gallery.width % (3 * side) == 0
+    # A name in white under each column of the first tile, none of which is that of another.
+    names = [np.asarray(gallery.crop((left, side - 13, left + side, side))) for left in (0, side, 2 * side)]
+    written = [(name > 230).all(axis=2) for name in names]
+    assert all(white.sum() > 9 for white in written), [white.sum() for white in written]
+    assert not np.array_equal(written[0], written[1]) and not np.array_equal(written[1], written[2])
 
 
 def test_names_pass_through_every_output_as_they_are(
