@@ -102,6 +102,17 @@ def test_network_model_takes_normalised_images(server: Server, contract: Contrac
     np.testing.assert_allclose(response.as_numpy("SEG_PROBS"), expected, atol=ROUNDING)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_images_that_are_not_finite_are_refused_and_the_next_is_answered(
+    value: float, server: Server, contract: Contract
+) -> None:
+    images = np.zeros((2, *contract.network_input.shape), np.float32)
+    images[1, 0, 3, 4] = value
+    with pytest.raises(Exception, match="images must be finite; number 1 of the batch holds 1 NaN or infinit"):
+        infer(server, NETWORK_MODEL, "INPUT", images, "FP32", ["MASK"])
+    assert infer(server, NETWORK_MODEL, "INPUT", images[:1], "FP32", ["MASK"]).as_numpy("MASK").shape[0] == 1
+
+
 def test_model_control_is_closed_to_clients(server: Server) -> None:
     # With these, one client could take the model from all others or read their images.
     with grpc.InferenceServerClient(server.grpc_url) as raw:

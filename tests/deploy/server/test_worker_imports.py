@@ -2,23 +2,26 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 # The server's Python backend brings this module along. Here only its name is needed.
 IMPORT = """
 import sys, types
+from pathlib import Path
 sys.modules["triton_python_backend_utils"] = types.ModuleType("triton_python_backend_utils")
 import deploy.server.worker
+deploy.server.worker.Network(Path(sys.argv[1]), "openvino f32", 1)
 print(*sys.modules)
 """
 
 
 @pytest.fixture(scope="module")
-def loaded() -> set[str]:
-    """Return the modules that a worker has loaded once it has imported its models."""
+def loaded(network: Path) -> set[str]:
+    """Return the modules that a worker has loaded once it has opened a network in OpenVINO."""
     # In a process of its own: this one has loaded the server and the build.
-    run = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", IMPORT, str(network)], capture_output=True, text=True, check=True)
     return set(run.stdout.split())
 
 
