@@ -1,8 +1,9 @@
 """Measure what each part of the method is worth: `python -m model.ablate --data synthetic:skin --budget 120`.
 
-Nine arms train for equally many steps, with the same seeds, and are scored on the test split. They compare one task
-with both, the sequential and parallel design with a plain ResNet encoder, the network with and without DFE, the levels
-that the head reads, and all of it with a U-Net from MONAI. The same command continues a run that was stopped.
+Eleven arms train for equally many steps, with the same seeds, and are scored on the test split. They compare one task
+with both, the sequential and parallel design with a plain ResNet encoder, the network without DFE and with other
+dilations, the levels that the head reads, and all of it with a U-Net from MONAI. The same command continues a run that
+was stopped.
 """
 
 import argparse
@@ -36,14 +37,21 @@ from model.training.trainer import Trainer
 EXAMPLES = """examples:
   python -m model.ablate --data synthetic:skin --budget 180 --seeds 1 --classification-weight 2 --output build/ablation
   python -m model.ablate --data folder:my_data --budget 2000 --preset paper-224
+  python -m model.ablate --data synthetic:oct --epochs 12 --arm base --arm no-dfe --arm dilations-scaled
 """
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line, or end the process with exit code 2 and one line for a misuse."""
     parser = new_parser("model.ablate", __doc__, EXAMPLES)
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--budget", type=positive(float), metavar="MINUTES", help="for all arms and seeds together")
+    length.add_argument("--epochs", type=positive(int), metavar="N", help="of every arm and seed")
     parser.add_argument(
-        "--budget", required=True, type=positive(float), metavar="MINUTES", help="for all arms and seeds together"
+        "--arm",
+        action="append",
+        choices=[arm.name for arm in ARMS],
+        help="train this arm; repeatable (default: all of them)",
     )
     parser.add_argument("--preset", default="tiny", choices=PRESETS, help="shape of the network (default: tiny)")
     parser.add_argument("--seeds", type=positive(int), default=3, help="runs of each arm (default: 3)")
@@ -61,12 +69,13 @@ def ablate(options: argparse.Namespace, console: Console) -> None:
     opening = {"skip_bad": options.skip_bad, "report": console.print}
     splits = {name: open_usable(options.data, name, samples=samples.get(name), **opening) for name in names}
     info = checkpoint_info(options, splits["train"], {})
-    setting = _setting(options, info, {str(name): len(split.records) for name, split in splits.items()})
+    setting = _setting(options, info, {str(name): len(split.records) for name, split in splits.items()}, console)
     # Seeds outside, arms inside: a command that is stopped has then given every arm as many seeds, to within one.
     runs: Runs = {}
+    arms = chosen_arms(options)
     for seed in range(options.seeds):
         both_tasks = training_options(options, epochs=setting["epochs"], seed=seed)
-        for arm in ARMS:
+        for arm in arms:
             console.print(f"seed {seed}, {arm.title}")
             folder = options.output / f"{arm.name}-seed{seed}"
             result = _run(arm, info, splits, arm.options(both_tasks), folder, console)
@@ -75,21 +84,36 @@ def ablate(options: argparse.Namespace, console: Console) -> None:
     console.print(table)
 
 
-def _setting(options: argparse.Namespace, info: CheckpointInfo, counts: dict[str, int]) -> dict[str, Any]:
+def chosen_arms(options: argparse.Namespace) -> list[Arm]:
+    """Return the arms that the command line asks for, in the order of the table."""
+    return [arm for arm in ARMS if options.arm is None or arm.name in options.arm]
+
+
+def _setting(
+    options: argparse.Namespace, info: CheckpointInfo, counts: dict[str, int], console: Console
+) -> dict[str, Any]:
     """Return everything that the figures depend on, with the epochs of the plan.
 
     Raises TrainingError where a stopped command had other options, or the budget is too small.
     """
-    asked = {name: value for name, value in vars(options).items() if name != "output"} | counts
+    asked = {name: value for name, value in vars(options).items() if name not in ("output", "epochs")} | counts
+    asked["arm"] = [arm.name for arm in chosen_arms(options)]
     path = options.output / "plan.json"
     # Measured once and kept: a second measurement could give other epochs to the arms that are still missing.
     if path.is_file():
         kept: dict[str, Any] = json.loads(path.read_text())
-        if {**asked, "epochs": kept["epochs"]} != kept:
+        if {**asked, "epochs": options.epochs or kept["epochs"]} != kept:
             raise TrainingError(f"{path} was planned with {kept}; give the same options, or another --output")
         return kept
-    both_tasks = training_options(options, epochs=1, seed=0)
-    epochs = plan_epochs(info, Size(**counts), both_tasks, seeds=options.seeds, minutes=options.budget)
+    epochs = options.epochs or plan_epochs(
+        chosen_arms(options),
+        info,
+        Size(**counts),
+        training_options(options, epochs=1, seed=0),
+        seeds=options.seeds,
+        minutes=options.budget,
+        console=console,
+    )
     write_whole(path, json.dumps({**asked, "epochs": epochs}, indent=2) + "\n")
     return {**asked, "epochs": epochs}
 

@@ -13,6 +13,8 @@ from model.network.decoder import MultiScaleHead
 from model.network.encoder import ResStage, Stem
 from model.training import TrainingOptions
 
+PAPER_SIZE, PAPER_DILATIONS = 512, (6, 12, 18)
+
 
 def with_plain_encoder(config: ModelConfig) -> nn.Module:
     """Build the network with `PlainEncoder` in place of its own."""
@@ -69,6 +71,12 @@ class UNetWithHead(nn.Module):
         return Prediction(segmentation, self.head([self.bottleneck]))
 
 
+def scaled_dilations(image_size: int) -> tuple[int, ...]:
+    """Scale the paper's dilations, which are meant for images of 512 px, to another image size."""
+    # They reach the same share of a map then. Rounded half up: at 128 px they are 2, 3 and 5.
+    return tuple(max(1, int(dilation * image_size / PAPER_SIZE + 0.5)) for dilation in PAPER_DILATIONS)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arm:
     """Describe one arm of the ablation by what differs from the preset.
@@ -78,6 +86,7 @@ class Arm:
     build: makes the network of a configuration.
     design: design of the encoder.
     head_levels: stages that the classification head reads.
+    dilations: returns those of DFE for an image size, or None for the preset's.
     segment: whether the mask is trained and scored.
     classify: whether the labels are trained and scored.
     """
@@ -87,12 +96,14 @@ class Arm:
     build: Callable[[ModelConfig], nn.Module] = build_model
     design: Design = "sequential"
     head_levels: tuple[int, ...] = (3, 4)
+    dilations: Callable[[int], tuple[int, ...]] | None = None
     segment: bool = True
     classify: bool = True
 
     def config(self, preset: ModelConfig) -> ModelConfig:
-        """Return the preset with this arm's design and levels."""
-        return replace(preset, design=self.design, head_levels=self.head_levels)
+        """Return the preset with this arm's design, levels and dilations."""
+        dilations = self.dilations(preset.image_size) if self.dilations else preset.dilations
+        return replace(preset, design=self.design, head_levels=self.head_levels, dilations=dilations)
 
     def options(self, both_tasks: TrainingOptions) -> TrainingOptions:
         """Return the options of both tasks with the loss of a left-out task weighted by 0."""
@@ -111,6 +122,8 @@ ARMS = (
     Arm(name="parallel", title="parallel design", design="parallel"),
     Arm(name="resnet", title="plain ResNet encoder", build=with_plain_encoder),
     Arm(name="no-dfe", title="without DFE", build=without_dfe),
+    Arm(name="dilations-scaled", title="DFE, dilations scaled to the image", dilations=scaled_dilations),
+    Arm(name="dilations-124", title="DFE, dilations 1, 2, 4", dilations=lambda image_size: (1, 2, 4)),
     Arm(name="last-level", title="last level in the head", head_levels=(4,)),
     Arm(name="all-levels", title="all four levels in the head", head_levels=(1, 2, 3, 4)),
     Arm(name="unet", title="MONAI U-Net with a head", build=UNetWithHead),

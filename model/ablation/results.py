@@ -47,15 +47,16 @@ def scored(arm: Arm, metric: str, runs: Runs) -> list[Run]:
 
 
 def _describe(setting: dict[str, Any]) -> str:
+    budget = f" (a budget of {setting['budget']:g} minutes for all)" if setting["budget"] else ""
     return (
         f"`{setting['data']}`, preset `{setting['preset']}`, {setting['seeds']} seeds, {setting['train']} training "
-        f"images, {setting['epochs']} epochs an arm (a budget of {setting['budget']:g} minutes for all); scored on "
+        f"images, {setting['epochs']} epochs an arm{budget}; scored on "
         f"{setting['test']} test images. Mean over the seeds; in brackets every seed's 95 % interval over the images."
     )
 
 
 def _table(runs: Runs) -> str:
-    rows = [[arm.title, *(_cell(metric, scored(arm, metric, runs)) for metric in METRICS)] for arm in ARMS]
+    rows = [[arm.title, *(_cell(metric, scored(arm, metric, runs)) for metric in METRICS)] for arm in _trained(runs)]
     lines = [["arm", *METRICS.values()], ["---", "---:", "---:"], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -68,10 +69,15 @@ def _cell(metric: str, runs: list[Run]) -> str:
     return f"{mean(run.scores[metric] for run in runs):.3f} [{low:.3f}, {high:.3f}]"
 
 
+def _trained(runs: Runs) -> list[Arm]:
+    return [arm for arm in ARMS if arm.name in runs]
+
+
 def _plot(runs: Runs, path: Path) -> None:
-    figure = Figure(figsize=(9, 0.4 * len(ARMS) + 1), layout="constrained")
+    arms = _trained(runs)
+    figure = Figure(figsize=(9, 0.4 * len(arms) + 1.2), layout="constrained")
     for axes, (metric, title) in zip(figure.subplots(1, 2, sharey=True), METRICS.items(), strict=True):
-        for row, arm in enumerate(ARMS):
+        for row, arm in enumerate(arms):
             shown = scored(arm, metric, runs)
             # Drawn half transparent, because the seeds of an arm lie over one another.
             for run in shown:
@@ -80,8 +86,8 @@ def _plot(runs: Runs, path: Path) -> None:
             axes.plot(values, [row] * len(values), "o", color="tab:blue", alpha=0.5)
             if values:
                 axes.plot([mean(values)], [row], "|", color="black", markersize=14)
-        axes.set_yticks(range(len(ARMS)), [arm.title for arm in ARMS])
-        axes.set(title=title, ylim=(len(ARMS) - 0.5, -0.5))  # the first arm on top
+        axes.set_yticks(range(len(arms)), [arm.title for arm in arms])
+        axes.set(title=title, ylim=(len(arms) - 0.5, -0.5))  # the first arm on top
         axes.grid(axis="x", alpha=0.3)
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model import PRESETS, ablate, build_model
-from model.ablation import ARMS, Arm, PlainEncoder
+from model.ablation import ARMS, Arm, PlainEncoder, scaled_dilations
 from model.ablation.results import METRICS, Run, scored
 from model.checkpoint import load_checkpoint
 from model.training.trainer import Trainer
@@ -65,6 +65,24 @@ def test_a_budget_too_small_says_what_is_needed(command: list[str], capsys: pyte
     error = capsys.readouterr().err
     assert error.startswith("error: --budget must be at least ")
     assert "got 0.001" in error and len(error.splitlines()) == 1
+
+
+def test_chosen_arms_train_for_the_epochs_that_are_given(command: list[str]) -> None:
+    chosen = ["--epochs", "1", "--arm", "dilations-scaled", "--arm", "base"]
+    assert ablate.main([*command, *chosen]) == 0
+    report = json.loads(Path("out/ablation.json").read_text())
+    assert list(report["runs"]) == ["base", "dilations-scaled"]
+    assert report["setting"]["epochs"] == 1
+    # At 32 px, a sixteenth of the paper's size, every dilation would be 1 or less.
+    assert load_checkpoint("out/dilations-scaled-seed0/best.safetensors").info.config.dilations == (1, 1, 1)
+    assert "without DFE" not in Path("out/ablation.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("size", "dilations"), [(512, (6, 12, 18)), (224, (3, 5, 8)), (128, (2, 3, 5)), (64, (1, 2, 2))]
+)
+def test_dilations_keep_their_share_of_the_map(size: int, dilations: tuple[int, ...]) -> None:
+    assert scaled_dilations(size) == dilations
 
 
 def test_levels_outside_16_bits_are_a_misuse(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
