@@ -256,10 +256,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     def report() -> None:
         results = read_results(options.results)
-        tables = {name: text for name, table in TABLES.items() if (text := table(results))}
-        if options.plot:
-            plot(results, options.plot)
-        elif not tables:
+        try:
+            tables = {name: text for name, table in TABLES.items() if (text := table(results))}
+            if options.plot:
+                plot(results, options.plot)
+        except (KeyError, TypeError) as error:
+            rule = f"{options.results} must come from this version of the benchmarks"
+            raise ResultsError(f"{rule}, it lacks or changes {error}: run `{COMMAND}` again") from error
+        if not tables and not options.plot:
             raise ResultsError(
                 f"{options.results} must hold benchmarks of a table ({', '.join(TABLES)}), it holds others"
             )

@@ -36,13 +36,13 @@ class Rounds:
     most: rounds if they fit into `seconds`.
     fewest: rounds in any case.
     seconds: after which no round begins.
-    warm_up: rounds before them, which are not kept.
+    warm_up: rounds before them, which are not kept. Opening an engine has run it already.
     """
 
     most: int = 100
     fewest: int = 10
-    seconds: float = 30.0
-    warm_up: int = 3
+    seconds: float = 20.0
+    warm_up: int = 1
 
 
 ROUNDS = Rounds()
@@ -109,7 +109,7 @@ def take_turns(operations: Mapping[str, Operation], rounds: Rounds, say: Say) ->
         kept.append(one_round())
         if time.perf_counter() - told > SILENCE:
             told = time.perf_counter()
-            say(f"{len(kept)} rounds after {told - begun:.0f} s")
+            say(f"round {len(kept)} done after {told - begun:.0f} s")
     return {name: [one[name] for one in kept] for name in operations}
 
 

@@ -127,6 +127,9 @@ def test_the_plot_has_a_panel_for_what_was_measured_and_no_other(tmp_path: Path)
         ('{"benchmarks": []}', "other JSON"),
         ('{"machine_info": {}, "benchmarks": [{}]}', "other JSON"),
         (json.dumps(results()), "its list is empty"),
+        # As an older version wrote it.
+        (json.dumps(results(benchmark("", [0.2], stage="decode", size=3))), "this version of the benchmarks"),
+        (json.dumps(results({"stats": {}})), "this version of the benchmarks"),
     ],
 )
 def test_a_file_of_no_results_is_refused_in_one_line(
