@@ -3,9 +3,10 @@
 import json
 import os
 import re
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,17 @@ def build_all(output: Path, capabilities: list[int], kernels: list[str]) -> list
     jobs = [(index, capability) for index in indices for capability in capabilities]
     # Spawned: the imported libraries have started threads by now, whose locks a forked process would inherit.
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        rows = list(pool.map(build, *zip(*jobs, strict=True), [output] * len(jobs), chunksize=2))
+        # Ctrl-C at a terminal reaches every process. The workers, which start here, inherit that they ignore it.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        futures = [pool.submit(build, index, capability, output) for index, capability in jobs]
+        signal.signal(signal.SIGINT, before)
+        try:
+            rows = [future.result() for future in futures]
+        except KeyboardInterrupt:
+            # Not cancelled: Python 3.11's pool can then wait for ever for its workers.
+            for worker in active_children():
+                worker.terminate()
+            raise
     table = {"triton": triton.__version__, "kernels": rows}
     # The last file to be written, so its presence means that all others are there. It needs no temporary file: a JSON
     # object that was cut off does not parse, so no reader takes it for a whole one.

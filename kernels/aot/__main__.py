@@ -44,6 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (KernelInputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130  # what a shell reports for a command that Ctrl-C ended
     spilled = [row["file"] for row in rows if row["spill_bytes"]]
     print(
         f"{len(rows)} kernels in {options.output}, {len(spilled)} of them with spills: {', '.join(spilled) or 'none'}"
