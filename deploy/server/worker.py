@@ -52,6 +52,13 @@ class NetworkModel:
             kind=pb_utils.MetricFamily.COUNTER,
         )
 
+    def finalize(self) -> None:
+        """Let go of the counter while the server's side of it still exists.
+
+        The server calls this before it ends the worker.
+        """
+        del self.rejected
+
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the waiting requests with one response each, in order.
 
