@@ -21,6 +21,9 @@ def log_server_line(line: str) -> None:
         return
     # A line without the form of the server's own log was printed by a worker.
     if parts := _LINE.match(line):
+        # The title of a table, which is left out as well, says nothing.
+        if not parts["message"]:
+            return
         _write(parts["time"], _LEVELS[parts["level"]], parts["where"], parts["message"])
     else:
         _write(_now(), "info", "worker", line)

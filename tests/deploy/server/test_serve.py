@@ -1,6 +1,7 @@
 """Test `python -m deploy.serve`: its start, its failures in one line each, and its end."""
 
 import importlib.util
+import json
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ from deploy.files import CONFIGURATION, read_config
 from deploy.repository import write_repository
 from deploy.serve import main
 from deploy.server import Server, ServerError
+from deploy.server.log import log_server_line
 from deploy.server.options import FREE_PORTS
 
 
@@ -127,3 +129,11 @@ def test_port_out_of_range_is_misuse(repository: Path) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["--repository", str(repository), "--http-port", "70000"])
     assert exit_.value.code == 2
+
+
+def test_every_line_of_the_log_has_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    """Log the title of a table of settings, which the server writes as an empty message, and a line of words."""
+    for quoted in ('"', "", '"Collecting CPU metrics"'):
+        log_server_line(f"2026-11-25T23:31:58Z I 4711 server.cc:604] {quoted}")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["message"] == "Collecting CPU metrics"
