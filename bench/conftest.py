@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench import OUTPUT, ROOT
 from bench.contenders import Contenders, report_of
 from bench.machine import commit, describe, differences
-from bench.turns import Groups, Say, Turn, turn_of
+from bench.turns import Groups, Turn, turn_of
 from data_pipeline import Preprocessor, open_source
 from deploy import build_engine
 from deploy.building import DEFAULT_CHECKPOINT
@@ -26,6 +26,7 @@ from deploy.engines import engine_runner
 from deploy.files import DIRECTORY
 from deploy.server import Server
 from deploy.server.options import FREE_PORTS
+from deploy.verify.turns import Say
 from model.checkpoint import Checkpoint, load_checkpoint
 
 THREADS = 2

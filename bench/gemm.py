@@ -6,8 +6,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from bench.contenders import check_processor
-from bench.turns import Operation, timed
 from deploy.network.onnx_session import open_session
+from deploy.verify.turns import Operation, timed
 
 # Large enough that starting a call costs nothing, small enough to repeat in every round.
 SIDE = 1024

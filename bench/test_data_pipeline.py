@@ -19,10 +19,11 @@ from PIL import Image
 
 from bench import OUTPUT
 from bench.loader_worker import photographs
-from bench.turns import Operation, Rounds, Turn, timed
+from bench.turns import Turn
 from data_pipeline import Preprocessing, Preprocessor
 from data_pipeline.prepare import prepare
 from data_pipeline.sources.synthetic import skin
+from deploy.verify.turns import Operation, Rounds, timed
 
 SIZES = {"1024x768": (768, 1024, 24), "3000x2000": (2000, 3000, 8)}  # height, width, files
 SAMPLES = {"1024x768": 128, "3000x2000": 32}  # an epoch, in which the files repeat

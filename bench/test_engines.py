@@ -19,12 +19,13 @@ from bench import OUTPUT
 from bench.conftest import THREADS, Subject
 from bench.contenders import COMPILED, CONTENDERS, Contenders, Inference, noise
 from bench.gemm import MULTIPLY_ADDS, PRECISIONS, product
-from bench.turns import Say, Turn
+from bench.turns import Turn
 from data_pipeline import Preprocessing
 from deploy.contract import Contract
 from deploy.engines import TARGETS, BuildRequest, cpu_runner, pytorch_runner
 from deploy.export import export_onnx
 from deploy.verify import compare
+from deploy.verify.turns import Say
 from model import PRESETS, build_model
 from model.checkpoint import load_checkpoint
 

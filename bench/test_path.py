@@ -13,11 +13,12 @@ import tritonclient.http as http_api
 from bench.conftest import Subject
 from bench.contenders import EAGER, Contenders, report_of
 from bench.shared_memory import SharedMemory, bare_http, request_for
-from bench.turns import Operation, Turn, timed
+from bench.turns import Turn
 from data_pipeline import Preprocessor
 from deploy.client import Client
 from deploy.client.transport import Protocol
 from deploy.server import Server
+from deploy.verify.turns import Operation, timed
 
 NETWORKS = ("ours-openvino-fp32", "ours-onnx-fp32", EAGER)
 STAGES = {

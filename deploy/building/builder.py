@@ -4,7 +4,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import onnx
@@ -34,10 +36,13 @@ from deploy.precision.layer_errors import INSPECTED, worst_layers
 from deploy.report import EngineRecord, Report, machine
 from deploy.verify import Verification
 from deploy.verify.task_gate import Samples, load_samples
-from deploy.verify.verifier import Verifier, alternating_ms
+from deploy.verify.turns import Rounds, take_turns, timed
+from deploy.verify.verifier import Verifier
 
 PYTORCH = "PyTorch"
 TIMING_CACHE = "tensorrt.timing_cache"
+# Slow engines vary less in proportion to their own time, so a median of three rounds is enough for them.
+ROUNDS = Rounds(most=10, fewest=3, seconds=10, warm_up=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +126,10 @@ class Builder:
                 runner = self._open(record.target, record.precision, self.job.output / record.file)
                 assert runner is not None, "an engine that was verified here runs here"
                 self.runners[record.file] = runner
-        times = alternating_ms(self.runners, self.samples.images[:1])
+        image = self.samples.images[:1]
+        operations = {file: timed(partial(runner, image)) for file, runner in self.runners.items()}
+        taken = take_turns(operations, ROUNDS, lambda text: self.console.print(f"timing: {text}"))
+        times = {file: 1000 * median(seconds) for file, seconds in taken.items()}
         # An engine that an earlier build refused is gone. Its time was taken beside others than these.
         engines = (replace(record, latency_ms=times.get(record.file)) for record in self.records.values())
         return Report(

@@ -1,7 +1,7 @@
 """Compare every engine with the trained network in PyTorch fp32: in numbers, on the task, in time.
 
 This file defines the result of a verification and compares the numbers. `task_gate` loads the images and compares the
-scores, `verifier` runs the engines and times them.
+scores, `verifier` runs the engines, `turns` times them.
 """
 
 from dataclasses import dataclass

@@ -1,10 +1,8 @@
-"""Verify engines against the trained network in PyTorch fp32, one after the other, and time them in turn."""
+"""Verify engines against the trained network in PyTorch fp32, one after the other."""
 
 import itertools
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +15,6 @@ from model import MultiTaskResFormer
 
 BATCH = 3  # images that the reference takes at once
 FEW = 4  # images that are enough to see that another form of a verified engine computes the same
-ROUNDS = 10
-# Slow engines vary less in proportion to their own time, so a median of three rounds is enough for them.
-FEWEST_ROUNDS, SECONDS = 3, 10.0
 
 
 class Verifier:
@@ -104,22 +99,3 @@ def every_size(count: int, max_batch: int) -> Iterator[NDArray[np.intp]]:
         size = number % max_batch + 1
         yield np.arange(start, start + size) % count
         start += size
-
-
-def alternating_ms(runners: Mapping[str, Runner], image: NDArray[np.float32]) -> dict[str, float]:
-    """Measure the median milliseconds of each runner for `image` (B, 3, S, S).
-
-    Every round calls each runner once. There are `ROUNDS` of them, or as many as begin within `SECONDS`, but at least
-    `FEWEST_ROUNDS`.
-    """
-    times: dict[str, list[float]] = {name: [] for name in runners}
-    begun = time.perf_counter()
-    # One more than `ROUNDS`, because the first only warms up.
-    for number in range(ROUNDS + 1):
-        if number > FEWEST_ROUNDS and time.perf_counter() - begun > SECONDS:
-            break
-        for name, runner in runners.items():
-            start = time.perf_counter()
-            runner(image)
-            times[name].append((time.perf_counter() - start) * 1000)
-    return {name: median(measured[1:]) for name, measured in times.items()}

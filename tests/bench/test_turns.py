@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.turns import Groups, Rounds, UnavailableError, percentiles_ms, settle, take_turns
+from bench.turns import Groups, UnavailableError, percentiles_ms
+from deploy.verify.turns import Rounds, settle, take_turns
 from tests.helpers.imports import ROOT
 
 FOUR = Rounds(most=4, fewest=4, warm_up=2)
@@ -128,7 +129,8 @@ def test_percentiles_agree_with_the_standard_library() -> None:
 # Benchmarks of fake engines, whose "seconds" are known.
 SUITE = """
 import pytest
-from bench.turns import Groups, Rounds, UnavailableError, turn_of
+from bench.turns import Groups, UnavailableError, turn_of
+from deploy.verify.turns import Rounds
 
 SECONDS = {"ours": OURS, "peer": 3.0}
 
