@@ -42,6 +42,9 @@ def read_repository(repository: Path) -> dict[str, schema.ModelConfig]:
 
 def check_network(folder: Path, config: schema.ModelConfig) -> None:
     """Raise ServerError unless the model's network is, to the byte, the one that the build verified."""
+    # An older version of this project wrote none, and served another form than the one that it had verified.
+    if not config.parameters["execution"].string_value:
+        raise ServerError(f"{folder} does not say how its network is run: build it again with deploy.build_engine")
     network = folder / VERSION / config.parameters["network"].string_value
     try:
         verified = network_fingerprint(network) == config.parameters["sha256"].string_value

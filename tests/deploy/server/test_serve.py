@@ -16,7 +16,7 @@ from google.protobuf import text_format
 
 from deploy.client import Client, ServerUnavailable
 from deploy.contract import Contract
-from deploy.files import CONFIGURATION, read_config
+from deploy.files import CONFIGURATION, read_config, write_config
 from deploy.repository import write_repository
 from deploy.serve import main
 from deploy.server import Server, ServerError
@@ -76,6 +76,13 @@ def test_taken_port_is_the_servers_own_reason(repository: Path, side: str, capsy
     assert str(port) in line
 
 
+def older(root: Path) -> None:
+    """Take away what the builds of earlier versions did not write."""
+    config = read_config(root / "resformer")
+    del config.parameters["execution"]
+    write_config(root / "resformer", config)
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -87,8 +94,21 @@ def test_taken_port_is_the_servers_own_reason(repository: Path, side: str, capsy
         (lambda root: (root / "resformer" / "1" / "model.onnx").unlink(), "model.onnx cannot be read: No such file"),
         (lambda root: (root / "resformer" / "1" / "model.bin").write_bytes(b"added"), "not the network that was"),
         (lambda root: (root / "resformer" / "1" / "model.py").unlink(), "no model.py"),
+        (older, "does not say how its network is run: build it again"),
     ],
-    ids=["missing", "no configuration", "no pipeline", "for a GPU", "edited", "no network", "other weights", "no code"],
+    ids=[
+        *(
+            "missing",
+            "no configuration",
+            "no pipeline",
+            "for a GPU",
+            "edited",
+            "no network",
+            "other weights",
+            "no code",
+        ),
+        "of an older version",
+    ],
 )
 def test_broken_repository(repository: Path, tmp_path: Path, damage: Callable[[Path], None], says: str) -> None:
     # The repository is shared by all tests, so a copy is damaged.
