@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 Impl = Literal["auto", "reference", "triton"]
 _IMPLS = ("auto", "reference", "triton")
+OLDEST = (8, 0)  # compute capability of the first GPUs that the kernels are made for
 _log = logging.getLogger(__name__)
 
 
@@ -57,12 +59,30 @@ def device_refusal(tensor: Tensor) -> str | None:
     # Looked up and not imported: the reference must work on machines without Triton.
     if find_spec("triton") is None:
         return "the package triton is not installed"
-    if tensor.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
+    if os.environ.get("TRITON_INTERPRET") == "1":
         return None
+    if tensor.device.type == "cuda":
+        capability = _capability(tensor.device)
+        # Before Ampere there is no tensor-core code for these kernels: they would spill 10 KB a thread.
+        return None if capability >= OLDEST else f"it needs compute capability 8.0 or later, got {_dotted(capability)}"
     # An exported program only names the operator. Its device is chosen where the program runs.
     if torch.compiler.is_exporting():
         return None
     return f"it needs a CUDA device (or TRITON_INTERPRET=1), got {tensor.device}"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
+
+
+def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Make the tensor's GPU the current one inside the block, because Triton launches on the current one."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def compiler_options(warps: int, stages: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from deploy.engines.base import (
     Target,
 )
 from deploy.engines.openvino_cpu import OpenVinoTarget
-from deploy.engines.tensorrt_target import TensorRtTarget
+from deploy.engines.tensorrt_target import RTX_GPUS, TensorRtTarget
 from deploy.engines.torch_tensorrt import TorchTensorRtTarget
 from deploy.network import Network, check_finite
 from model import MultiTaskResFormer
@@ -33,7 +33,7 @@ TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         OpenVinoTarget(),
-        TensorRtTarget("tensorrt-rtx", "tensorrt_rtx", builds_without_gpu=True),
+        TensorRtTarget("tensorrt-rtx", "tensorrt_rtx", builds_without_gpu=True, runs_on=RTX_GPUS),
         TensorRtTarget("tensorrt", "tensorrt", builds_without_gpu=False),
         TorchTensorRtTarget(),
     )

@@ -5,6 +5,7 @@ Both are strongly typed: the engine's precision is the ONNX file's (TensorRT dev
 """
 
 import importlib
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from deploy.engines.tensorrt_runner import PlanRunner
 from deploy.export import export_onnx
 
 FP8_SINCE = 8.9  # compute capability of Ada, the first that the builder compiles it for
+# Compute capabilities whose GPUs run engines of TensorRT-RTX 1.7 (its support matrix): consumer and workstation GPUs.
+RTX_GPUS = ("7.5", "8.6", "8.9", "12.0", "12.1")
 
 
 class TensorRtTarget(Target):
@@ -25,16 +28,28 @@ class TensorRtTarget(Target):
     suffix = ".engine"
     precisions: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 
-    def __init__(self, name: str, module: str, *, builds_without_gpu: bool) -> None:
-        """Name the target and the Python module of its library, which is imported only when it is needed."""
+    def __init__(
+        self, name: str, module: str, *, builds_without_gpu: bool, runs_on: Collection[str] | None = None
+    ) -> None:
+        """Name the target and the Python module of its library, which is imported only when it is needed.
+
+        Args:
+            name: as on the command line.
+            module: of the library.
+            builds_without_gpu: whether it needs no GPU until the engine is run.
+            runs_on: compute capabilities of the GPUs that run its engines. None is every one.
+        """
+        self.runs_on = runs_on
         self.name, self.module, self.builds_without_gpu = name, module, builds_without_gpu
         self.takes_plugins = not builds_without_gpu  # TensorRT-RTX has no plugin package
 
     @property
     def runs_here(self) -> bool:
-        """Tell whether this machine has a GPU."""
+        """Tell whether this machine has a GPU that runs its engines."""
         # Asked when it matters: a probe at import would start CUDA in every process.
-        return torch.cuda.is_available()
+        if not torch.cuda.is_available():
+            return False
+        return self.runs_on is None or "{}.{}".format(*torch.cuda.get_device_capability()) in self.runs_on
 
     def check(self, request: EngineRequest) -> list[str]:
         """List the general reasons, a missing library or GPU, and GPU options that do not fit this library."""

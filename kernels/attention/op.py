@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.dispatch import on_device_of
+
 
 @torch.library.custom_op("resformer::window_attention", mutates_args=())
 def attention_op(qkv: Tensor, bias_rows: Tensor, window_size: int, shift_size: int, scale: float) -> Tensor:
@@ -15,7 +17,8 @@ def attention_op(qkv: Tensor, bias_rows: Tensor, window_size: int, shift_size: i
     # Imported here because defining and exporting the operator must not need Triton.
     from kernels.attention.triton_launch import launch_forward
 
-    return launch_forward(qkv.contiguous(), bias_rows, window_size, shift_size, scale)
+    with on_device_of(qkv):
+        return launch_forward(qkv.contiguous(), bias_rows, window_size, shift_size, scale)
 
 
 @attention_op.register_fake
@@ -32,7 +35,8 @@ def attention_backward_op(
     """Return the gradients of qkv and of the bias rows."""
     from kernels.attention.triton_launch import launch_backward
 
-    return launch_backward(grad.contiguous(), qkv.contiguous(), bias_rows, out, window_size, shift_size, scale)
+    with on_device_of(qkv):
+        return launch_backward(grad.contiguous(), qkv.contiguous(), bias_rows, out, window_size, shift_size, scale)
 
 
 @attention_backward_op.register_fake

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kernels.dispatch import on_device_of
+
 
 @torch.library.custom_op("resformer::dilated_fusion", mutates_args=())
 def dilated_op(x: Tensor, taps: Tensor, bias: Tensor, dilations: Sequence[int]) -> Tensor:
@@ -15,7 +17,8 @@ def dilated_op(x: Tensor, taps: Tensor, bias: Tensor, dilations: Sequence[int]) 
     # Imported here because defining and exporting the operator must not need Triton.
     from kernels.dilated.triton_launch import launch
 
-    return launch(x.contiguous(), taps, bias.contiguous(), dilations)
+    with on_device_of(x):
+        return launch(x.contiguous(), taps, bias.contiguous(), dilations)
 
 
 @dilated_op.register_fake

@@ -1,6 +1,7 @@
 """Test what the kernels do apart from accurate sums: memory, strides, operators, special values."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from kernels.attention.op import attention_op
 from kernels.attention.triton_launch import launch_forward
 from kernels.dilated.op import dilated_op
 from kernels.dilated.triton_launch import launch
+from kernels.dispatch import device_refusal, on_device_of
 from tests.kernels.fences import fenced
 
 ATTENTION: dict[str, Any] = {"num_heads": 1, "window_size": 7, "shift_size": 3}
@@ -162,6 +164,30 @@ def test_compile_and_export_keep_the_operator(device: torch.device) -> None:
     )
     assert "resformer.window_attention" in str(program.graph)
     assert program.module()(qkv[:1], table).shape == (1, 4, 4, 16)
+
+
+class OnGpu:
+    """Stand for a tensor on the second GPU of a machine."""
+
+    device, is_cuda = torch.device("cuda", 1), True
+
+
+@pytest.mark.parametrize(("capability", "refused"), [((7, 5), True), ((8, 0), False), ((12, 0), False)])
+def test_gpus_without_code_for_their_tensor_cores_are_refused(
+    capability: tuple[int, int], refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    refusal = device_refusal(OnGpu())  # type: ignore[arg-type]
+    assert refusal == ("it needs compute capability 8.0 or later, got 7.5" if refused else None)
+
+
+def test_a_launch_is_on_the_gpu_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device", lambda device: nullcontext(device))
+    with on_device_of(OnGpu()) as device:  # type: ignore[arg-type]
+        assert device == torch.device("cuda", 1)
+    with on_device_of(torch.zeros(1)) as device:
+        assert device is None
 
 
 def test_auto_is_the_reference_on_a_cpu(caplog: pytest.LogCaptureFixture) -> None:

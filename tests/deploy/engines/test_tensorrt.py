@@ -44,6 +44,18 @@ def test_an_engine_of_this_library_is_not_refused(plan: bytes) -> None:
     check_plan(trt, trt.Runtime(collecting_logger(trt)), plan, "some.engine")
 
 
+@pytest.mark.parametrize(
+    ("capability", "runs"), [((8, 0), False), ((9, 0), False), ((10, 0), False), ((8, 9), True), ((12, 0), True)]
+)
+def test_engines_for_rtx_gpus_are_only_built_on_others(
+    capability: tuple[int, int], runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device=None: capability)
+    assert RTX.runs_here is runs
+    assert RTX.check(EngineRequest(precision="fp32")) == []
+
+
 @pytest.mark.parametrize("length", [0, 8, 40])
 def test_a_file_that_is_no_engine_is_refused(length: int, plan: bytes) -> None:
     damaged = b"no engine at all"[:length].ljust(length) + plan[length:] if length else b""
