@@ -142,8 +142,8 @@ def _build_locked(job: Job, console: Console) -> Report:
     for left in job.output.glob(f"{SCRATCH}*"):
         shutil.rmtree(left)
     state = cache.load(job)
+    _check_refusals(state)
     if state.finished:
-        _check_refusals(job, state.finished)
         console.print(f"nothing has changed: {len(state.keys)} engines in {job.output} are current")
         return state.finished
     # MONAI and NNCF take seconds to import, and a repeat needs neither.
@@ -155,12 +155,13 @@ def _build_locked(job: Job, console: Console) -> Report:
         return publish(builder.build(state, Path(scratch), console))
 
 
-def _check_refusals(job: Job, report: Report) -> None:
+def _check_refusals(state: cache.BuildState) -> None:
     """Raise BuildError where an engine that was asked for by its precision was refused by the last build."""
-    if job.options.precision == AUTO:
+    options = state.job.options
+    if options.precision == AUTO:
         return
-    wanted = {spec.file for spec in plan_engines(job.options)}
-    for engine in report.engines:
+    wanted = {spec.file for spec in plan_engines(options)}
+    for engine in state.current:
         if engine.refused and engine.file in wanted:
             raise BuildError(f"{engine.refused} (by the last build, and nothing has changed since)")
 

@@ -195,6 +195,9 @@ def test_auto_goes_on_without_what_fails_and_serves_the_fastest_that_passes(
     # A refusal is remembered: the same engine is not built again to be refused again.
     assert moved.again(*auto) == 0
     assert "nothing has changed" in capsys.readouterr().out
+    # Asked for by name, it is an error as it would have been then.
+    assert moved.again(*auto[:-1], "bf16") == 1
+    assert re.search(r"^error: openvino bf16 is refused .*nothing has changed since\)$", capsys.readouterr().err)
 
 
 def test_the_cpu_server_gets_no_engine_of_a_gpu(built: Built) -> None:
