@@ -62,22 +62,18 @@ def device_refusal(tensor: Tensor) -> str | None:
     if os.environ.get("TRITON_INTERPRET") == "1":
         return None
     if tensor.device.type == "cuda":
-        capability = _capability(tensor.device)
-        # Before Ampere there is no tensor-core code for these kernels: they would spill 10 KB a thread.
-        return None if capability >= OLDEST else f"it needs compute capability 8.0 or later, got {_dotted(capability)}"
+        # A question to the driver would break the graph that torch.compile traces.
+        return None if torch.compiler.is_compiling() else _too_old(tensor.device)
     # An exported program only names the operator. Its device is chosen where the program runs.
     if torch.compiler.is_exporting():
         return None
     return f"it needs a CUDA device (or TRITON_INTERPRET=1), got {tensor.device}"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
-
-
-def _dotted(capability: tuple[int, int]) -> str:
-    return ".".join(map(str, capability))
+def _too_old(device: torch.device) -> str | None:
+    # Before Ampere there is no tensor-core code for these kernels: they would spill 10 KB a thread.
+    capability = torch.cuda.get_device_capability(device)
+    return None if capability >= OLDEST else "it needs compute capability 8.0 or later, got {}.{}".format(*capability)
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
