@@ -36,7 +36,8 @@ def test_a_repeat_returns_the_same_report_without_building(built: Built, capfd: 
 
 def test_a_repeat_need_not_wait_for_what_builds() -> None:
     # In a process of its own, because this one has loaded them. They take seconds to import.
-    code = "import sys, deploy.build_engine; print({'nncf', 'monai', 'nvidia', 'matplotlib', 'torch._dynamo'} & sys.modules.keys())"
+    slow = {"nncf", "monai", "nvidia", "matplotlib", "torch._dynamo"}
+    code = f"import sys, deploy.build_engine; print({slow} & sys.modules.keys())"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == "set()"
 
