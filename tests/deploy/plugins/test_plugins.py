@@ -112,9 +112,7 @@ def test_the_export_names_the_plugins(tmp_path: Path) -> None:
 def test_a_network_that_the_kernels_do_not_take_is_refused_in_one_line(tmp_path: Path) -> None:
     contract = replace(CONTRACT, max_batch=1)
     # Heads of 8 channels, where the attention kernel takes 16, 32 and 64.
-    with pytest.raises(
-        BuildError, match=r"^this network cannot be built with --plugins: .* head dim .* got 8$"
-    ):
+    with pytest.raises(BuildError, match=r"^this network cannot be built with --plugins: .* head dim .* got 8$"):
         export_onnx(lived_in(SMALLEST), contract, tmp_path / "plugins.onnx", plugins=True)
     assert not list(tmp_path.iterdir())
 
