@@ -80,6 +80,14 @@ class Machine:
             raise UndefinedError(f"a read of {operand.name}, which nothing has written")
         return self.registers[operand.name].view(dtype)
 
+    def piece(self, operand: Operand) -> Array:
+        """Return a register that is put beside another, with poison where nothing has written it.
+
+        LLVM leaves the half of a pair undefined of which nothing reads the result.
+        """
+        stored = STORED[operand.kind]
+        return self.registers[operand.name] if operand.name in self.registers else poison(stored)
+
     def write(self, operand: Operand, value: Array, mask: Mask | None) -> None:
         """Write a value of a register's width to it, for the threads that execute."""
         if operand.kind == "_":
@@ -87,8 +95,7 @@ class Machine:
         stored = STORED[operand.kind]
         bits = value.view(stored)
         if mask is not None:
-            poison = np.array([[POISON]], np.uint64).astype(stored)
-            bits = np.where(mask, bits, self.registers.get(operand.name, poison))
+            bits = np.where(mask, bits, self.piece(operand))
         self.registers[operand.name] = bits
 
     def address(self, operand: Operand) -> Array:
@@ -116,6 +123,11 @@ class Machine:
                 for group in self.groups
             ],
         )
+
+
+def poison(dtype: Any) -> Array:
+    """Return a value that spoils what is computed from it."""
+    return np.array([[POISON]], np.uint64).astype(dtype)
 
 
 @lru_cache(maxsize=4096)

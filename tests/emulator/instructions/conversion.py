@@ -25,12 +25,12 @@ def join(machine: Machine, operands: tuple[Operand, ...], mask: Mask | None) -> 
     wide, items = STORED[operands[0].kind], operands[1].items
     total = np.zeros((1, 1), wide)
     for place, item in enumerate(items):
-        part = machine.read(item, STORED[item.kind])
-        total = total | part.astype(wide) << wide(8 * part.itemsize * place)
+        piece = machine.piece(item)
+        total = total | piece.astype(wide) << wide(8 * piece.itemsize * place)
     machine.write(operands[0], total, mask)
 
 
-def part(machine: Machine, operands: tuple[Operand, ...], mask: Mask | None) -> None:
+def separate(machine: Machine, operands: tuple[Operand, ...], mask: Mask | None) -> None:
     """Write the pieces of a wide register, the lowest bits into the first."""
     value = machine.read(operands[1], STORED[operands[1].kind])
     bits = 8 * value.itemsize // len(operands[0].items)
@@ -78,8 +78,8 @@ define("mov.u32", "r %tid.x|%tid.y|%tid.z|%ctaid.x|%ctaid.y|%ctaid.z", lambda ma
 define("mov.b32", "r symbol", locate)
 define("mov.b32", "r {rs,rs}", join)
 define("mov.b64", "rd {r,r}", join)
-define("mov.b32", "{rs,rs}|{rs,_}|{_,rs} r", part)
-define("mov.b64", "{r,r}|{r,_}|{_,r} rd", part)
+define("mov.b32", "{rs,rs}|{rs,_}|{_,rs} r", separate)
+define("mov.b64", "{r,r}|{r,_}|{_,r} rd", separate)
 compute("prmt.b32", "b32 = b32 b32 b32", permute)
 
 compute("cvt.s64.s32", "s64 = s32", lambda a: a.astype(np.int64))

@@ -1,0 +1,126 @@
+"""List what the emulator compares with float64, and compare one case.
+
+The rule is that of the interpreter's tests: at most twice the error of eager PyTorch in the kernel's dtype.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels import Impl, dilated_fusion
+from kernels.aot.configurations import PRESETS, TRITON_TYPES, Preset
+from tests.kernels.accuracy import DTYPES, FACTOR, error
+from tests.kernels.test_attention_accuracy import AttentionCase, gradients
+from tests.kernels.test_dilated_accuracy import FusionCase
+
+CAPABILITIES = (80, 89, 120)
+HALVES = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Describe one call of an operation: its shape, its dtype, and whether its gradients are computed too."""
+
+    shape: AttentionCase | FusionCase
+    dtype: torch.dtype
+    backward: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return a name that is unique and has no blanks."""
+        kind = "attention" if isinstance(self.shape, AttentionCase) else "dilated"
+        shape = re.sub(r"[(), ]+", "-", str(self.shape)).strip("-")
+        return f"{kind}-{shape}-{TRITON_TYPES[self.dtype]}{'-backward' if self.backward else ''}"
+
+    def compare(self) -> dict[str, tuple[float, float]]:
+        """Return the error of each result of the kernels, and the bound of the error."""
+        inputs = self.shape.inputs(self.dtype, torch.device("cpu"))
+        compute = self._results()
+        exact = compute("reference", *(one.double() for one in inputs))
+        pairs = zip(compute("triton", *inputs), compute("reference", *inputs), exact, strict=True)
+        names = ("output", "first gradient", "second gradient")
+        return {
+            name: (error(got, target), FACTOR * error(usual, target))
+            for name, (got, usual, target) in zip(names, pairs, strict=False)
+        }
+
+    def _results(self) -> Callable[..., list[Tensor]]:
+        shape, backward = self.shape, self.backward
+
+        def attend(impl: Impl, *inputs: Tensor) -> list[Tensor]:
+            assert isinstance(shape, AttentionCase)
+            return gradients(shape, inputs, impl) if backward else [shape.attend(inputs[0], inputs[1], impl)]
+
+        def fuse(impl: Impl, *inputs: Tensor) -> list[Tensor]:
+            assert isinstance(shape, FusionCase)
+            return [dilated_fusion(*inputs, dilations=shape.dilations, impl=impl)]
+
+        return attend if isinstance(shape, AttentionCase) else fuse
+
+
+def attention(*sizes: int) -> AttentionCase:
+    """Make a shape from batch, height, width, window, shift, heads and head dim."""
+    names = ("batch", "height", "width", "window", "shift", "heads", "head_dim")
+    return AttentionCase(**dict(zip(names, sizes, strict=True)))
+
+
+def fusion(*sizes: int, dilations: tuple[int, ...] = (6, 12, 18)) -> FusionCase:
+    """Make a shape from batch, height, width and the two numbers of channels."""
+    names = ("batch", "height", "width", "c_in", "c_out")
+    return FusionCase(**dict(zip(names, sizes, strict=True)), dilations=dilations)
+
+
+# All kernels in all dtypes, at awkward sizes: H unlike W, padded columns, partial tiles of tokens, pixels and channels.
+SHORT = (
+    *(Case(attention(1, 7, 14, 7, 3, 2, 32), dtype, backward=True) for dtype in DTYPES),
+    *(Case(attention(1, 14, 28, 14, 7, 1, 32), dtype, backward=True) for dtype in HALVES),
+    Case(attention(2, 8, 12, 4, 1, 1, 16), torch.float16, backward=True),
+    Case(attention(3, 8, 8, 8, 0, 1, 16), torch.float16),
+    *(Case(fusion(2, 20, 13, 32, 48), dtype) for dtype in DTYPES),
+    Case(fusion(1, 6, 7, 33, 70, dilations=(2, 2, 9)), torch.float16),
+    Case(fusion(1, 50, 49, 16, 16), torch.float16),
+)
+
+
+def of_preset(preset: Preset, dtype: torch.dtype) -> list[Case]:
+    """List what a preset launches for one image, each configuration at the smallest map that it serves."""
+    window = preset.image_size // 16
+    # Stage 4 has one window, which is never shifted. Stage 3 has four, and half as many heads.
+    heads = preset.channels // preset.head_dim
+    attentions = [
+        attention(1, side, side, window, shift, heads * more, preset.head_dim)
+        for side, shift, more in ((window, 0, 8), (2 * window, window // 2, 4))
+    ]
+    stages = [(preset.image_size >> stage, preset.channels << stage - 1) for stage in (1, 2, 3, 4)]
+    fusions = [fusion(1, side, side, one, one, dilations=preset.dilations) for side, one in stages]
+    return [*(Case(one, dtype, preset.trains) for one in attentions), *(Case(one, dtype) for one in fusions)]
+
+
+# Every configuration that is shipped, at the paper's sizes: see `kernels.aot.configurations.shipped`.
+PAPER = tuple(
+    case
+    for preset in PRESETS
+    for dtype in HALVES
+    if preset.trains or dtype == torch.float16
+    for case in of_preset(preset, dtype)
+)
+LISTS: dict[str, tuple[Case, ...]] = {"short": SHORT, "paper": PAPER}
+
+
+def outcome(case: Case, gpu: Any) -> dict[str, Any]:
+    """Return what came of a case on an emulated GPU."""
+    gpu.outcomes.clear()
+    try:
+        errors = case.compare()
+    except RuntimeError as raised:
+        return {"failure": f"{gpu.failure or raised!r}"}
+    return {
+        "errors": errors,
+        "races": sum(one.races for one in gpu.outcomes),
+        "launches": len(gpu.outcomes),
+        "executed": sum(one.executed for one in gpu.outcomes),
+    }
