@@ -11,7 +11,10 @@ from typing import Any, TypeVar
 
 import rich
 from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from data_pipeline.startup import INTERRUPTED, SCRIPTS, leave
 
@@ -35,22 +38,40 @@ class Output(Console):
         """Print as `Console.print` does, lines without markup and tables without anything cut."""
         if any(isinstance(one, Table) for one in objects):
             objects = tuple(part for one in objects for part in (self._whole(one) if isinstance(one, Table) else [one]))
-            super().print(*objects, sep="\n", **options)
+            super().print(*objects, sep="\n", highlight=False, **options)
         else:
             # Names and paths may hold brackets and colons. Wrapped by the terminal itself, they can be copied whole.
             plain = {"soft_wrap": True, "markup": False, "highlight": False, "emoji": False}
             super().print(*objects, **(plain | options if all(isinstance(one, str) for one in objects) else options))
 
     def _whole(self, table: Table) -> list[Any]:
-        """Return a table whose narrow cells are folded, or for a file or a pipe its title, bare columns and caption."""
-        if self.is_terminal:
+        """Return a table for a terminal, or for a file or a pipe its title, bare columns and caption."""
+        least = Measurement.get(self, self.options.update(width=UNLIMITED), table).minimum
+        if self.is_terminal and least <= self.width:
             for column in table.columns:
-                column.overflow = "fold"
+                # Else rich shrinks the widest column first, even one of single words, which it then cuts.
+                column.no_wrap = not any(" " in _words(cell) for cell in (column.header, *column.cells))
             return [table]
-        parts = [table.title, table, table.caption]
+        # Folded into narrow columns, numbers would be broken over two lines.
+        rows = [table] if not self.is_terminal else _as_lines(table)
+        parts = [table.title, *rows, table.caption]
         table.title = table.caption = table.box = None
         table.pad_edge = False
         return [part for part in parts if part]
+
+
+def _as_lines(table: Table) -> list[str]:
+    """Return a line for each row, which names the columns."""
+    names, *rows = zip(*(map(_words, (column.header, *column.cells)) for column in table.columns), strict=True)
+    lines = []
+    for first, *cells in rows:
+        figures = ", ".join(f"{name} {cell}" for name, cell in zip(names[1:], cells, strict=True) if cell)
+        lines.append(escape(f"{first}: {figures}"))
+    return lines
+
+
+def _words(cell: Any) -> str:
+    return cell.plain if isinstance(cell, Text) else Text.from_markup(cell).plain
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from rich.table import Table
+from rich.text import Text
 
+from data_pipeline.command_line import Output
 from tests.helpers.imports import ROOT
 
 COMMANDS = (
@@ -114,6 +117,20 @@ def test_output_fits_a_narrow_terminal(tmp_path: Path) -> None:
     assert table and all(len(line) <= 60 for line in table)
     # Folded, not cut.
     assert "…" not in shown.decode()
+
+
+def test_a_table_too_wide_for_the_terminal_is_a_line_a_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "xterm")
+    table = Table("engine", "ms", *(f"a score number {index}" for index in range(5)), title="[b]weights[/b]")
+    table.add_row(Text("[red]"), "370.1", *["0.9327"] * 4, "")
+    Output().print(table)
+    printed = " ".join(capsys.readouterr().out.split())
+    scores = ", ".join(f"a score number {index} 0.9327" for index in range(4))
+    assert printed == f"\x1b[1mweights\x1b[0m [red]: ms 370.1, {scores}"
 
 
 def test_a_reader_who_leaves_ends_the_command_without_a_traceback(tmp_path: Path) -> None:
