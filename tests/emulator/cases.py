@@ -17,7 +17,7 @@ from tests.kernels.accuracy import DTYPES, FACTOR, error
 from tests.kernels.test_attention_accuracy import AttentionCase, gradients
 from tests.kernels.test_dilated_accuracy import FusionCase
 
-CAPABILITIES = (80, 89, 120)
+CAPABILITIES = (80, 89, 90, 120)
 HALVES = (torch.float16, torch.bfloat16)
 
 

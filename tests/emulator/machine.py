@@ -46,6 +46,7 @@ class Machine:
     shared: memory of the blocks.
     memory: of all blocks.
     groups: asynchronous copies, each list one group, of which the last is open.
+    reads: addresses of products of warp groups, in groups alike.
     forks: the machines that go on where blocks part at a branch.
     """
 
@@ -57,6 +58,7 @@ class Machine:
     shared: SharedMemory
     memory: GlobalMemory
     groups: list[list[Copy]] = field(default_factory=lambda: [[]])
+    reads: list[list[Array]] = field(default_factory=lambda: [[]])
     forks: "list[Machine]" = field(default_factory=list)
 
     @property
@@ -122,6 +124,7 @@ class Machine:
                 [Copy(one.addresses[chosen], one.data[chosen], one.mask[chosen]) for one in group]
                 for group in self.groups
             ],
+            reads=[[addresses[chosen] for addresses in group] for group in self.reads],
         )
 
 

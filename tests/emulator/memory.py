@@ -129,6 +129,13 @@ class SharedMemory:
         out[block, thread] = self._rows(size)[block, row]
         return out
 
+    def gather(self, addresses: Bits) -> Bytes:
+        """Return the 16 bytes at each of `(blocks, count)` addresses, read by no thread but by the matrix unit."""
+        block, _, row = self._touch(addresses, 16, np.ones(addresses.shape, np.bool_))
+        self.races.read_outside_threads(block, row, 16 // self.grain)
+        found: Bytes = self._rows(16)[block, row].reshape(*addresses.shape, 16)
+        return found
+
     def store(self, addresses: Bits, data: Bytes, mask: Bits) -> None:
         """Store `(blocks, threads, size)` bytes where the mask is on."""
         size = data.shape[-1]

@@ -9,6 +9,7 @@ Indices = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 NEVER, SEVERAL = -1, -2
 WARP = 32
+MATRIX_UNIT = 2**15 - 1  # a thread of a warp of its own
 
 
 class Races:
@@ -24,13 +25,13 @@ class Races:
         self.written_at, self.read_at = (np.full((blocks, words), NEVER, np.int32) for _ in range(2))
         # A reader's warp is kept beside the reader: several threads may read a word, of one warp or of several.
         self.writer, self.reader, self.reader_warp = (np.full((blocks, words), NEVER, np.int16) for _ in range(3))
-        self.on_its_way = np.zeros((blocks, words), np.bool_)
+        self.on_its_way, self.unfenced = (np.zeros((blocks, words), np.bool_) for _ in range(2))
 
     def select(self, chosen: Indices) -> "Races":
         """Return the record of some of the blocks, with nothing found yet."""
         part = Races(0, 0)
         part.clock, part.last_barrier, part.last_warp_barrier = self.clock, self.last_barrier, self.last_warp_barrier
-        for name in ("written_at", "read_at", "writer", "reader", "reader_warp", "on_its_way"):
+        for name in ("written_at", "read_at", "writer", "reader", "reader_warp", "on_its_way", "unfenced"):
             setattr(part, name, getattr(self, name)[chosen])
         return part
 
@@ -58,6 +59,15 @@ class Races:
             record[at[0][mixed], at[1][mixed]] = SEVERAL
         self.read_at[at] = self.clock
 
+    def fence(self) -> None:
+        """Let the matrix unit see what has been written."""
+        self.unfenced[:] = False
+
+    def read_outside_threads(self, block: Indices, row: Indices, words: int) -> None:
+        """Record that the matrix unit reads rows, which have to be written, fenced and behind a barrier."""
+        self.read(block, np.full_like(block, MATRIX_UNIT), row, words)
+        self._count(self.unfenced[_spread(block, block, row, words)[0]])
+
     def write(self, block: Indices, thread: Indices, row: Indices, words: int) -> None:
         """Record that threads write rows of `words` words."""
         at, who = _spread(block, thread, row, words)
@@ -65,6 +75,7 @@ class Races:
         self._count(self.on_its_way[at] | after_reader | self._after_writer(at, who))
         self.writer[at] = who
         self.written_at[at] = self.clock
+        self.unfenced[at] = True
 
     def expect(self, block: Indices, thread: Indices, row: Indices, words: int) -> None:
         """Record that asynchronous stores begin."""

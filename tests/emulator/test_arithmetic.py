@@ -15,7 +15,10 @@ from tests.emulator.snippets import Column, apply, random_bits, width
 
 COUNT = 256
 # The opcodes that move data or steer, which the other tests of this folder hold.
-OTHERS = ("mov.", "ld.", "st.", "cp.", "red.", "bar.", "bra", "ret", "shfl.", "ldmatrix.", "stmatrix.", "mma.")
+OTHERS = (
+    *("mov.", "ld.", "st.", "cp.", "red.", "atom.", "bar.", "bra", "ret"),
+    *("shfl.", "ldmatrix.", "stmatrix.", "mma.", "wgmma.", "fence."),
+)
 
 
 def extract(a: int, position: int, length: int, signed: bool) -> int:

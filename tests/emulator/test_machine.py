@@ -139,11 +139,12 @@ def test_additions_to_one_place_all_count() -> None:
         + """ld.global.b32 %r1, [%rd82];
         red.global.gpu.relaxed.add.f32 [%rd90+4], %r1;
         setp.lt.u32 %p1, %r90, 2;
-        @%p1 red.global.gpu.relaxed.add.v2.f32 [%rd90+8], {%r1, %r1};""",
+        @%p1 red.global.gpu.relaxed.add.v2.f32 [%rd90+8], {%r1, %r1};
+        atom.global.gpu.relaxed.add.f32 %r2, [%rd90], %r1;""",
         *(total, value),
         threads=64,
     )
-    assert total.tolist() == [0, 63 * 32, 1, 1]
+    assert total.tolist() == [63 * 32, 63 * 32, 1, 1]
 
 
 COPY = """mul.wide.u32 %rd80, %r90, 16;

@@ -5,7 +5,7 @@ import numpy as np
 from tests.emulator.errors import UnknownFormError
 from tests.emulator.instructions.control import for_all
 from tests.emulator.instructions.table import define
-from tests.emulator.machine import STORED, Copy, Handler, Machine, Mask
+from tests.emulator.machine import STORED, Copy, Handler, Machine, Mask, poison
 from tests.emulator.parser import Operand
 
 
@@ -60,6 +60,13 @@ def add(machine: Machine, operands: tuple[Operand, ...], mask: Mask | None) -> N
     machine.memory.add_float32(machine.address(operands[0])[active], values[active])
 
 
+def add_and_return(machine: Machine, operands: tuple[Operand, ...], mask: Mask | None) -> None:
+    """Add as above. The values before, which our kernels do not use, are not known: poison stands for them."""
+    add(machine, operands[1:], mask)
+    for item in operands[0].items or (operands[0],):
+        machine.write(item, poison(np.uint32), mask)
+
+
 def copy(sizes: tuple[int, ...]) -> Handler:
     """Make the asynchronous copy to shared memory of one of `sizes` bytes, zeros where it is told to read none."""
 
@@ -111,6 +118,9 @@ define("ld.shared.b32", "rd [r]", load("shared", 32))
 for _count in (1, 2, 4):
     _many = f".v{_count}" if _count > 1 else ""
     define(f"red.global.gpu.relaxed.add{_many}.f32", f"[rd] {vector('r', _count)}", add)
+    define(
+        f"atom.global.gpu.relaxed.add{_many}.f32", f"{vector('r', _count)} [rd] {vector('r', _count)}", add_and_return
+    )
 for _operands in ("[r] [rd] n", "[r] [rd] n r|n"):
     define("cp.async.ca.shared.global", _operands, copy((4, 8, 16)))
     define("cp.async.cg.shared.global", _operands, copy((16,)))
