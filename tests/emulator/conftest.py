@@ -34,13 +34,14 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def start(library: Path) -> Start:
-    """Return what starts a module of this folder with the driver and arguments."""
+    """Return what starts a module of this folder with the driver, arguments, and a folder of packages that go first."""
 
-    def run(module: str, *arguments: object) -> "subprocess.Popen[str]":
+    def run(module: str, *arguments: object, packages: Path | None = None) -> "subprocess.Popen[str]":
         # Kernels of this process are interpreted (tests/conftest.py), and several processes share the machine.
         clean = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
         command = [sys.executable, "-m", f"tests.emulator.{module}", str(library), *map(str, arguments)]
-        environment = {**clean, "OMP_NUM_THREADS": "1"}
+        paths = [str(packages) if packages else "", os.environ.get("PYTHONPATH", "")]
+        environment = {**clean, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         return subprocess.Popen(
             command, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
