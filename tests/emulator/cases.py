@@ -114,6 +114,7 @@ LISTS: dict[str, tuple[Case, ...]] = {"short": SHORT, "paper": PAPER}
 def outcome(case: Case, gpu: Any) -> dict[str, Any]:
     """Return what came of a case on an emulated GPU."""
     gpu.outcomes.clear()
+    gpu.failure = None
     try:
         errors = case.compare()
     except RuntimeError as raised:
