@@ -1,6 +1,7 @@
 """Let Triton interpret its kernels where there is no GPU, and fail every test that asks for another host."""
 
 import os
+import signal
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +15,10 @@ import deploy  # noqa: F401 - turns off the telemetry of what test modules impor
 # Here, before any test module imports triton: it reads the variable once, for the whole process.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# A job in the background of a shell inherits that Ctrl-C is ignored, and so would the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 OUTSIDE = Path(__file__).parent / "helpers" / "outside"
 LOG = Path(mkstemp(prefix="other-hosts-")[1])
