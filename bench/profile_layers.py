@@ -21,7 +21,7 @@ Kind = tuple[str, str]  # the layer's type, the implementation that ran
 def layer_ms(path: Path, threads: int) -> tuple[Mapping[Kind, float], Mapping[Kind, int]]:
     """Return the milliseconds of one call, the mean of a few, and the number of layers, both by kind of layer."""
     compiled = compile_model(read_model(path), "f32", threads, profiled=True)
-    shape = tuple(compiled.input().shape)
+    shape = [1, *(length.get_length() for length in list(compiled.input().partial_shape)[1:])]
     images, request = np.random.default_rng(0).standard_normal(shape, np.float32), compiled.create_infer_request()
     request.infer([images])
     times: defaultdict[Kind, float] = defaultdict(float)
