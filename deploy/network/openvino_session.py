@@ -35,8 +35,8 @@ def compile_model(
         threads: 0 takes every core.
         profiled: whether requests know the time of each layer.
     """
-    # At a static shape OpenVINO 2026.4 loses the scale of the labels' quantised linear layer on processors with VNNI or
-    # AMX, but not with AVX2 alone. That layer by itself is right, so the fault is in a fusion with what comes before it.
+    # At a static shape OpenVINO 2026.4 computes the labels' quantised linear layer wrongly on processors with VNNI or
+    # AMX, not with AVX2 alone. A graph of that layer by itself is right; the cause is not known.
     if not any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()):
         image = model.input().partial_shape
         image[0] = 1
