@@ -88,6 +88,17 @@ class AttentionProblem:
         return 4 * self.num_heads * kinds * rows * padded_size(self.window_size)
 
     @property
+    def l2_bytes(self) -> int:
+        """Count the bytes that leave or enter the L2 cache: all tensors, and each bias row once in a program."""
+        # Loads of q, k and v bypass the L1 cache, which answers a program's repeated reads of a bias row. Not counted
+        # are the rows of a second kind that windows at the edge of a shifted map read.
+        tokens = self.window_size**2
+        sizes = [min(self._tiles.block_m, tokens - first) for first in range(0, tokens, self._tiles.block_m)]
+        rows = sum(size + (self.window_size - 1) * min(size, self.window_size) for size in sizes)
+        windows = self.programs // self._blocks
+        return self.moved_bytes + 4 * windows * rows * padded_size(self.window_size)
+
+    @property
     def flops(self) -> int:
         """Count the FLOPs of the two matrix products, without padding."""
         return 4 * self._values * self.window_size**2
@@ -157,6 +168,11 @@ class DilatedProblem:
         return ceil_div(self.c_out, self._tiles.block_n)
 
     @property
+    def programs(self) -> int:
+        """Count the programs of the launch."""
+        return dilated.program_count(self.batch, self.height, self.width, self.c_out, self._tiles)
+
+    @property
     def main_loop_iterations(self) -> int:
         """Count the iterations of the main loops of all programs together."""
         return self.live_tiles * self._channel_blocks * ceil_div(self.c_in, self._tiles.block_k)
@@ -169,9 +185,10 @@ class DilatedProblem:
         return (pixels * (self.c_in + self.c_out) + weights) * self.dtype.itemsize + 4 * self.c_out
 
     @property
-    def moved_bytes(self) -> int:
-        """Count the bytes that the kernel loads and stores, most of them answered by the caches."""
-        # x is read once per live tap and block of output channels, each live tap's weights once per tile.
+    def l2_bytes(self) -> int:
+        """Count the bytes that the kernel loads and stores, all of them through the L2 cache."""
+        # The loads bypass the L1 cache. x is read once per live tap and block of output channels, the weights of a live
+        # tap once per tile.
         inputs = self._live_pixels * self.c_in * self._channel_blocks + self.live_tiles * self.c_in * self.c_out
         tiles = self.batch * ceil_div(self.height, self._tiles.tile_y) * ceil_div(self.width, self._tiles.tile_x)
         outputs = self.batch * self.height * self.width * self.c_out

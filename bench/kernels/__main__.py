@@ -12,12 +12,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from bench.kernels.gpus import GPUS, Gpu
+from bench.kernels.gpus import GPUS, Gpu, Work
 from bench.kernels.stages import Call, calls
 from data_pipeline.command_line import new_parser, positive, run_command
 from data_pipeline.files import write_whole
 
-COLUMNS = ("kernel", "preset", "stage", "compulsory MB", "kernel MB", "unfused MB", "FLOP/byte", "executed/exact")
+COLUMNS = ("kernel", "preset", "stage", "compulsory MB", "L2 MB", "unfused MB", "FLOP/byte", "executed/exact")
 
 
 class MachineCodeError(Exception):
@@ -52,13 +52,19 @@ def file_of(call: Call, gpu: Gpu) -> str:
 def modelled_time(call: Call, gpu: Gpu, machine_code: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Model the time of a call on a GPU and name what limits it.
 
-    The limits are the compulsory bytes, the executed FLOPs and the warp instructions that the main loops issue.
+    The limits are the compulsory bytes of the memory, all bytes of the L2 cache, the executed FLOPs and the warp
+    instructions that the main loops issue.
     """
-    row = machine_code[file_of(call, gpu)]
-    instructions = call.loop_iterations * row["loop_instructions"] * row["warps"]
-    problem = call.problem
-    # Compulsory and not moved bytes: the model assumes that caches answer whatever is read again.
-    seconds, limit = gpu.seconds(problem.compulsory_bytes, problem.executed_flops, instructions)
+    row, problem = machine_code[file_of(call, gpu)], call.problem
+    work = Work(
+        programs=problem.programs,
+        # Compulsory bytes: the model assumes that the L2 cache answers whatever is read again.
+        dram_bytes=problem.compulsory_bytes,
+        l2_bytes=problem.l2_bytes,
+        flops=problem.executed_flops,
+        instructions=call.loop_iterations * row["loop_instructions"] * row["warps"],
+    )
+    seconds, limit = gpu.seconds(work)
     return {"microseconds_modelled": round(seconds * 1e6, 2), "limit": limit}
 
 
@@ -70,7 +76,7 @@ def describe(call: Call, machine_code: dict[str, dict[str, Any]]) -> dict[str, A
         "preset": call.preset,
         "stage": call.stage,
         "compulsory_bytes": problem.compulsory_bytes,
-        "kernel_bytes": problem.moved_bytes,
+        "l2_bytes": problem.l2_bytes,
         "unfused_bytes": call.unfused_bytes,
         "flops": problem.flops,
         "executed_flops": problem.executed_flops,
@@ -84,7 +90,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     head = [*COLUMNS, *(f"{gpu.name}, us" for gpu in GPUS)]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row in rows:
-        megabytes = (f"{row[key] / 1e6:.2f}" for key in ("compulsory_bytes", "kernel_bytes", "unfused_bytes"))
+        megabytes = (f"{row[key] / 1e6:.2f}" for key in ("compulsory_bytes", "l2_bytes", "unfused_bytes"))
         times = (f"{one['microseconds_modelled']:.1f} ({one['limit']})" for one in row["modelled"].values())
         ratio = f"{row['executed_flops'] / row['flops']:.2f}"
         cells = [
@@ -118,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
         wanted = calls(options.batch)
         machine_code = load_machine_code(options.kernels, {file_of(call, gpu) for call in wanted for gpu in GPUS})
         rows = [describe(call, machine_code) for call in wanted]
-        print(f"Modelled, fp16, batch {options.batch}: no GPU ran. Kernel MB include what caches answer.\n")
+        print(f"Modelled, fp16, batch {options.batch}: no GPU ran. L2 MB include what the L2 cache answers.\n")
         print(table(rows))
         write_whole(options.output, json.dumps({"batch": options.batch, "modelled": rows}, indent=1))
 

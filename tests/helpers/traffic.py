@@ -28,6 +28,13 @@ class Traffic:
         """Return the (total, unique) bytes loaded from the tensor."""
         return _bytes_within(self.loads, tensor)
 
+    def loaded_once(self, tensor: Tensor, count: int) -> int:
+        """Return the bytes loaded from the tensor if each `count` loads in a row, a program, load none twice."""
+        first, last = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+        inside = [kept for addresses, _ in self.loads if (kept := _between(addresses, first, last)).size]
+        programs = [inside[start : start + count] for start in range(0, len(inside), count)]
+        return sum(np.unique(np.concatenate(loads)).size for loads in programs) * tensor.element_size()
+
     def stored(self, tensor: Tensor) -> tuple[int, int]:
         """Return the (total, unique) bytes stored to the tensor."""
         return _bytes_within(self.stores, tensor)
