@@ -1,6 +1,7 @@
 """Load training batches: one epoch of augmented samples as torch tensors, every sample exactly once."""
 
 import ctypes
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -64,7 +65,7 @@ class TrainingLoader:
         augment: whether to augment, by ranges for colour or for grey images as the data set says.
         shuffle: whether to visit the samples in random order.
         seed: of the order and of the augmentation.
-        threads: of DALI, and as many that read and draw its inputs.
+        threads: of DALI, and as many that read and draw its inputs. None is this process's share of the machine.
         shard: (number, count), to load only every `count`-th sample from `number` on.
         device: where DALI decodes and augments.
 
@@ -81,13 +82,14 @@ class TrainingLoader:
         augment: bool,
         shuffle: bool,
         seed: int,
-        threads: int = 2,
+        threads: int | None = None,
         shard: tuple[int, int] = (0, 1),
         device: Device = "cpu",
     ) -> None:
         self.dataset, self.spec, self.batch_size = dataset, spec, batch_size
         self.ranges = (GREY if dataset.grey else COLOUR) if augment else None
-        self.shuffle, self.seed, self.threads, self.shard, self.device = shuffle, seed, threads, shard, device
+        self.shuffle, self.seed, self.shard, self.device = shuffle, seed, shard, device
+        self.threads = threads or share_of_cores()
         self.epoch, self.position = 0, 0
         self.pixels = load_pixels(dataset.prepared, spec.image_size) if dataset.prepared else None
         self.labels = torch.tensor([record.labels for record in dataset.records], dtype=torch.float32)
@@ -194,13 +196,15 @@ class TrainingLoader:
     def _pixels_of(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the image and mask that DALI need not decode, or NO_PIXELS for each that it must.
 
-        They are views of prepared files, or a JPEG decoded at reduced size.
+        They are views of prepared files, or a JPEG decoded at reduced size on the CPU.
         """
         if self.pixels is not None:
             return self.pixels.images[index], self.pixels.masks[index]
-        # Without augmentation the image must be what serving computes, and that decodes at full size.
-        image = self.dataset.records[index].image
-        return NO_PIXELS if self.ranges is None else read_reduced(image, self.spec.image_size), NO_PIXELS
+        # Without augmentation the image must be what serving computes, and that decodes at full size. A GPU decodes at
+        # full size in less time than a core takes for the reduced one.
+        if self.ranges is None or self.device == "gpu":
+            return NO_PIXELS, NO_PIXELS
+        return read_reduced(self.dataset.records[index].image, self.spec.image_size), NO_PIXELS
 
     def _to_torch(self, indices: NDArray[np.int64], images: TensorListCPU, masks: TensorListCPU) -> Batch:
         index = torch.from_numpy(indices)
@@ -208,6 +212,11 @@ class TrainingLoader:
         image = from_dlpack(images.as_tensor()).clone()
         mask = from_dlpack(masks.as_tensor()).squeeze(-1).long()
         return Batch(image=image, mask=mask, labels=self.labels[index], index=index)
+
+
+def share_of_cores() -> int:
+    """Return the number of cores that this process may use, divided by the processes that torchrun started here."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def read_reduced(path: Path, size: int) -> NDArray[np.uint8]:

@@ -1,5 +1,7 @@
 """Preprocess images outside of training: one at a time in process, or in the server's DALI backend."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -62,25 +64,42 @@ class Preprocessor:
 
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
-def serving_pipeline(spec: Preprocessing, input_name: str, device: Device) -> DataNode:
+def serving_pipeline(
+    spec: Preprocessing, input_name: str, device: Device, max_pixels: int | None = None
+) -> DataNode:
     """Build the graph from image files to the network's input.
 
     Args:
         spec: size and normalisation of the result.
         input_name: name of the graph's input: bytes of an image file, UINT8, 1-D.
         device: where the images are computed.
+        max_pixels: number of pixels above which the graph itself fails before it decodes. None leaves that to a caller.
 
     Returns:
         (3, S, S) FLOAT.
     """
     encoded = fn.external_source(name=input_name, dtype=types.UINT8, ndim=1)
+    if max_pixels is not None:
+        encoded = refuse_above(encoded, max_pixels)
     return preprocess(encoded, spec, device)
+
+
+def refuse_above(encoded: DataNode, max_pixels: int) -> DataNode:
+    """Return an image file's bytes, or fail where its header claims more than `max_pixels` pixels."""
+    height_width = fn.cast(fn.peek_image_shape(encoded), dtype=types.INT64)
+    too_many = height_width[0] * height_width[1] > max_pixels
+    # DALI has no operator that fails on purpose, and Python does not run in its backend: one byte more is asked for
+    # than the file has.
+    end = fn.cast(encoded.shape()[0], dtype=types.INT32) + fn.cast(too_many, dtype=types.INT32)
+    return fn.slice(encoded, start=0, end=end, axes=[0], out_of_bounds_policy="error")
 
 
 def serialize_serving(
     path: Path, spec: Preprocessing, *, input_name: str, max_batch: int, device: Device, threads: int = 4
 ) -> None:
     """Write the serving graph as the `model.dali` of the server's DALI backend.
+
+    It fails on images of more than `MAX_PIXELS` pixels before it decodes them.
 
     Args:
         path: file to write.
@@ -90,16 +109,35 @@ def serialize_serving(
         device: "gpu" is written on a machine without a GPU too.
         threads: of DALI in the server.
     """
-    pipeline = serving_pipeline(
-        spec,
-        input_name,
-        device,
-        batch_size=max_batch,
-        num_threads=threads,
-        # The backend gives the pipeline its device when it loads it.
-        device_id=None,
-        # The backend needs the type and rank of the output in the file.
-        output_dtype=types.FLOAT,
-        output_ndim=3,
-    )
-    write_whole(path, pipeline.serialize())
+    with _without_traces():
+        pipeline = serving_pipeline(
+            spec,
+            input_name,
+            device,
+            MAX_PIXELS,
+            batch_size=max_batch,
+            num_threads=threads,
+            # The backend gives the pipeline its device when it loads it.
+            device_id=None,
+            # The backend needs the type and rank of the output in the file.
+            output_dtype=types.FLOAT,
+            output_ndim=3,
+        )
+        write_whole(path, pipeline.serialize())
+
+
+@contextmanager
+def _without_traces() -> Iterator[None]:
+    """Keep DALI from writing the source lines of each operator, which name folders of this machine, into the graph.
+
+    Its backend would show them to clients with every image that cannot be decoded.
+    """
+    # DALI has no public switch for it. Imported here, so that nothing else depends on this one.
+    from nvidia.dali._utils import dali_trace
+
+    enabled = dali_trace.is_tracing_enabled()
+    dali_trace.set_tracing(enabled=False)
+    try:
+        yield
+    finally:
+        dali_trace.set_tracing(enabled=enabled)

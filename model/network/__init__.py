@@ -107,11 +107,11 @@ class DecodedNetwork(nn.Module):
         One mask channel is a sigmoid cut at 0.5, more are a softmax.
         """
         segmentation, classification = self.network(image)
-        # The labels are sigmoids in either case: several may be present at once.
+        # The labels are sigmoids in either case: several may be present at once. The mask becomes bytes by way of
+        # floating point, the only type that TensorRT documents a cast to uint8 from.
         if segmentation.shape[1] == 1:
             # A sigmoid is above 0.5 where its logit is above 0.
-            # int32 in between: TensorRT casts neither booleans nor int64 to uint8.
-            mask = (segmentation[:, 0] > 0).int().to(torch.uint8)
+            mask = (segmentation[:, 0] > 0).to(segmentation.dtype).to(torch.uint8)
             return Decoded(mask, torch.sigmoid(classification), torch.sigmoid(segmentation))
-        mask = segmentation.argmax(dim=1).int().to(torch.uint8)
+        mask = segmentation.argmax(dim=1).to(segmentation.dtype).to(torch.uint8)
         return Decoded(mask, torch.sigmoid(classification), torch.softmax(segmentation, dim=1))

@@ -21,6 +21,8 @@ POLYNOMIAL_POWER = 0.9
 GRADIENT_NORM = 1.0
 AVERAGE_DECAY = 0.999
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 class MultiTaskLoss(nn.Module):
     """Add the losses of both tasks.
@@ -91,7 +93,7 @@ class Learner:
         # Convolutions on a CPU are faster channels last, and the attention's token layout is then a view.
         self.network = network.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # The buffers too: averaged weights would not fit the batch norms' statistics of the last step.
-        self.average = AveragedModel(self.network, multi_avg_fn=_average, use_buffers=True)
+        self.average = AveragedModel(self.network, multi_avg_fn=self._update_average, use_buffers=True)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=options.learning_rate, betas=BETAS, weight_decay=WEIGHT_DECAY
         )
@@ -136,14 +138,15 @@ class Learner:
         loss: Tensor = self.loss(logits, joint(batch.mask.to(device)), joint(batch.labels.to(device)))
         return loss
 
-
-@torch.no_grad()
-def _average(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
-    """Update an exponential moving average."""
-    # As long as the steps are few it reaches over their last tenth only, or the random first weights would linger.
-    decay = min(AVERAGE_DECAY, (1 + int(count)) / (10 + int(count)))
-    for old, new in zip(averaged, current, strict=True):
-        if old.is_floating_point():
-            old.lerp_(new, 1 - decay)
+    @torch.no_grad()
+    def _update_average(self, averaged: Tensors, current: Tensors, _: Tensor | int) -> None:
+        """Update an exponential moving average of tensors of one type."""
+        # The argument left out is a copy of this count on the GPU, which the step would have to wait for.
+        count = int(self.average.n_averaged)
+        # As long as the steps are few it reaches over their last tenth only, or the random first weights would linger.
+        decay = min(AVERAGE_DECAY, (1 + count) / (10 + count))
+        # One launch for all tensors and not one for each.
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, 1 - decay)
         else:  # batch norm's count of batches
-            old.copy_(new)
+            torch._foreach_copy_(averaged, current)

@@ -63,6 +63,10 @@ def test_the_serving_graph_is_serialised_without_a_gpu(device: str, spec: Prepro
     content = path.read_bytes()
     assert b"IMAGE_BYTES" in content
     assert (b"mixed" in content) == (device == "gpu")
+    # Engines are verified on libjpeg's chroma, which nvJPEG computes only when it is told to.
+    assert (b"jpeg_fancy_upsampling" in content) == (device == "gpu")
+    # DALI would write the path and the text of every line of Python that the graph was made in.
+    assert str(Path(__file__).parents[2]).encode() not in content and b".py" not in content
     assert [file.name for file in tmp_path.iterdir()] == ["model.dali"]
 
 
@@ -74,3 +78,22 @@ def test_the_serialised_cpu_graph_gives_the_same_pixels(spec: Preprocessing, tmp
     served.feed_input("X", [np.frombuffer(JPEG, np.uint8)])
     (result,) = served.run()
     np.testing.assert_array_equal(np.asarray(result[0]), Preprocessor(spec)(JPEG))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_the_serialised_graph_refuses_too_many_pixels(
+    kind: str, spec: Preprocessing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Serve the graph as the DALI backend does, where no Python looks at the header first."""
+    from nvidia.dali.pipeline import Pipeline
+
+    monkeypatch.setattr("data_pipeline.serving.MAX_PIXELS", 110 * 75)
+    serialize_serving(tmp_path / "model.dali", spec, input_name="X", max_batch=1, device="cpu")
+    for height in (75, 76):
+        served = Pipeline.deserialize(filename=str(tmp_path / "model.dali"), prefetch_queue_depth=1)
+        served.feed_input("X", [np.frombuffer(encode(Image.new("RGB", (110, height)), kind), np.uint8)])
+        if height == 75:
+            served.run()
+        else:
+            with pytest.raises(RuntimeError, match="out of bounds"):
+                served.run()

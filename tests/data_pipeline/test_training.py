@@ -209,6 +209,22 @@ def test_the_gpu_training_graph_is_built_and_serialised_without_a_gpu(spec: Prep
         assert b"mixed" in pipeline.serialize()
 
 
+def test_a_gpu_decodes_large_jpegs_by_itself(tmp_path: Path) -> None:
+    Image.fromarray(picture(100, 100)).save(tmp_path / "a.jpg")
+    Image.fromarray(blob(100, 100)).save(tmp_path / "a.png")
+    data = dataset_of(Record(image=tmp_path / "a.jpg", mask=tmp_path / "a.png", labels=(0,)))
+    pixels = {device: loader(data, plain(32), device=device)._sample(0, 0)[2] for device in ("cpu", "gpu")}
+    assert pixels["gpu"] is NO_PIXELS and pixels["cpu"].shape == (50, 50, 3)
+
+
+def test_threads_follow_the_machine(dataset: Dataset, spec: Preprocessing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(48)))
+    assert loader(dataset, spec, threads=None).threads == 48
+    # torchrun's number of processes on this machine.
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "5")
+    assert loader(dataset, spec, threads=None).threads == 9
+
+
 @pytest.mark.gpu
 def test_the_gpu_gives_what_the_cpu_gives(tmp_path: Path, spec: Preprocessing) -> None:
     data = make_dataset(tmp_path, 6)
