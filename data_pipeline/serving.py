@@ -64,9 +64,7 @@ class Preprocessor:
 
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
-def serving_pipeline(
-    spec: Preprocessing, input_name: str, device: Device, max_pixels: int | None = None
-) -> DataNode:
+def serving_pipeline(spec: Preprocessing, input_name: str, device: Device, max_pixels: int | None = None) -> DataNode:
     """Build the graph from image files to the network's input.
 
     Args:

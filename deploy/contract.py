@@ -26,6 +26,7 @@ from data_pipeline.spec import SIXTEEN_BITS, Preprocessing
 PIPELINE_MODEL = "resformer"
 NETWORK_MODEL = "resformer_network"
 CONTRACT = "the served model's contract"  # what messages call it
+OUTPUTS = ("MASK", "CLASS_PROBS", "SEG_PROBS")  # in the order in which every engine returns them
 PROBE_ID = "probe"  # the id of the supervisor's own requests, which the log leaves out
 LONGEST_ID = 128  # characters of a request's id that the log keeps
 # The header that carries a client's token over gRPC. tritonserver checks it by itself and demands this prefix. Over
@@ -98,10 +99,11 @@ class Contract:
         probabilities that the mask is decided from.
         """
         side = self.image_size
+        mask, class_probs, seg_probs = OUTPUTS
         return (
-            TensorSpec("MASK", "UINT8", (side, side)),
-            TensorSpec("CLASS_PROBS", "FP32", (len(self.labels),)),
-            TensorSpec("SEG_PROBS", "FP32", (self.seg_channels, side, side)),
+            TensorSpec(mask, "UINT8", (side, side)),
+            TensorSpec(class_probs, "FP32", (len(self.labels),)),
+            TensorSpec(seg_probs, "FP32", (self.seg_channels, side, side)),
         )
 
     def to_fields(self) -> dict[str, Any]:

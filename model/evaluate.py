@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import track
 
@@ -43,7 +44,7 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
     dataset = open_usable(options.data, "test", samples=options.samples, **opening)
     # Before the network runs: masks of other classes would give scores that mean nothing.
     dataset.check_classes(info.seg_classes, info.labels)
-    spec, network = info.preprocessing, checkpoint.build()
+    spec, network = info.preprocessing, checkpoint.build().to("cuda" if torch.cuda.is_available() else "cpu")
     scored = score_cases(network, dataset, spec)
     shown, total = console.is_terminal, len(dataset.records)
     cases = list(track(scored, "scoring images", total=total, console=console, transient=True, disable=not shown))

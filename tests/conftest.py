@@ -16,6 +16,9 @@ import deploy  # noqa: F401 - turns off the telemetry of what test modules impor
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+# cuBLAS reads it when it starts. Without it the deterministic mode of some tests warns of every matrix product.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 # A job in the background of a shell inherits that Ctrl-C is ignored, and so would the commands that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

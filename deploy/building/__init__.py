@@ -89,7 +89,7 @@ def build(
         optimization_level=optimization_level,
     )
     if plugins:
-        check_plugins(targets, precision, max_batch)
+        check_plugins(targets, precision, max_batch, any_gpu)
     # Before the checkpoint is read: what this machine cannot do is the quickest answer.
     chosen = choose_targets(targets, precision, gpu)
     try:

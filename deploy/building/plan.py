@@ -141,7 +141,8 @@ def choose_targets(named: Sequence[str] | None, precision: str, gpu: GpuOptions)
     first = "fp32" if precision == AUTO else precision
     if named is None:
         # Without the GPU options, so that one that fits no target is an error and not a build without that target.
-        named = [name for name in (ONNX, *TARGETS) if not _check(name, EngineRequest(precision=first))]
+        usual = [ONNX, *(name for name, target in TARGETS.items() if target.by_default)]
+        named = [name for name in usual if not _check(name, EngineRequest(precision=first))]
     refused = [reason for name in named for reason in _check(name, EngineRequest(precision=first, gpu=gpu))]
     refused = refused or _without_meaning(named, gpu)
     if refused or not named:
@@ -172,11 +173,13 @@ def with_point(capability: str) -> str:
     return f"{capability[:-1]}.{capability[-1]}" if capability.isdecimal() and len(capability) > 1 else capability
 
 
-def check_plugins(named: Sequence[str] | None, precision: str, max_batch: int) -> None:
+def check_plugins(named: Sequence[str] | None, precision: str, max_batch: int, any_gpu: bool) -> None:
     """Raise BuildError unless `--plugins` comes with a target, a precision and a batch that the export can serve."""
     refused = []
     if not named or set(named) == {ONNX}:
-        refused.append("--plugins needs --target tensorrt or --target torch-tensorrt")
+        refused.append("--plugins needs --target tensorrt")
+    if any_gpu:
+        refused.append("--plugins compiles the kernels for the GPU at hand: leave --any-gpu out")
     if precision not in EXPORT_DTYPES:
         refused.append(f"--plugins builds {', '.join(EXPORT_DTYPES)}, not {precision}")
     # A plugin's launch is compiled for one shape.

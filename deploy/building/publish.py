@@ -13,7 +13,7 @@ from deploy.report.page import gallery, write_page
 from deploy.repository import write_repository
 from deploy.repository.gpu import write_gpu_repository
 
-PLAN_TARGETS = ("tensorrt", "torch-tensorrt")  # what NVIDIA's server can load as a plan
+PLAN_TARGETS = ("tensorrt",)  # what NVIDIA's server can load as a plan, with the contract's tensors
 
 
 def publish(result: BuildResult) -> Report:

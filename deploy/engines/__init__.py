@@ -1,5 +1,8 @@
 """List the kinds of engine that an exported network can be built into, and open what was built."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -71,15 +74,28 @@ def onnx_version() -> str:
 
 
 def pytorch_runner(model: MultiTaskResFormer) -> Runner:
-    """Run `model` in fp32, neither folded nor exported, on PyTorch's own number of threads."""
-    network = DecodedNetwork(model).eval()
+    """Run `model` in fp32, neither folded nor exported: on this machine's GPU, else on PyTorch's own threads."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # A copy on a GPU, because the model itself is still to be exported.
+    network = DecodedNetwork(deepcopy(model).to(device) if device == "cuda" else model).eval()
 
     def run(images: NDArray[np.float32]) -> EngineOutput:
         check_finite(images)
-        with torch.inference_mode():
-            return EngineOutput(*(output.numpy() for output in network(torch.from_numpy(images))))
+        with torch.inference_mode(), _exact_convolutions():
+            return EngineOutput(*(output.cpu().numpy() for output in network(torch.from_numpy(images).to(device))))
 
     return run
+
+
+@contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """Keep cuDNN from multiplying float32 numbers with the 10 bits of TF32, as it does by default."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 __all__ = [

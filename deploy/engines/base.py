@@ -94,6 +94,7 @@ class Target(ABC):
     suffix: of its files.
     precisions: those it can be built in.
     takes_plugins: whether this project's own kernels can run inside it.
+    by_default: whether a build without --target makes it, where this machine can.
     """
 
     # Set by each class, or by its `__init__` where one class serves two libraries.
@@ -101,6 +102,7 @@ class Target(ABC):
     suffix: str
     precisions: tuple[Precision, ...]
     takes_plugins = False
+    by_default = True
 
     @property
     def runs_here(self) -> bool:
@@ -114,7 +116,7 @@ class Target(ABC):
         if request.precision not in self.precisions:
             reasons.append(f"{self.name} builds {', '.join(self.precisions)}, not {request.precision}")
         if request.gpu.plugins and not self.takes_plugins:
-            others = "leave --plugins out, or build --target tensorrt or torch-tensorrt"
+            others = "leave --plugins out, or build --target tensorrt"
             reasons.append(f"{self.name} takes no plugins: {others}")
         return reasons
 

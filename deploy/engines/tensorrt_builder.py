@@ -8,6 +8,7 @@ from typing import Any
 from data_pipeline.files import write_whole
 from deploy.contract import Contract
 from deploy.engines.base import BuildRequest, Progress
+from deploy.engines.tensorrt_log import error_log
 from deploy.engines.tensorrt_runner import check_plan
 from deploy.errors import BuildError
 
@@ -17,7 +18,8 @@ def build_plan(trt: Any, request: BuildRequest, progress: Progress) -> memoryvie
 
     Raises BuildError with every message that the library gave.
     """
-    logger = collecting_logger(trt)
+    logger = error_log(trt)
+    logger.take_errors()  # those of an earlier engine say nothing about this one
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
@@ -30,29 +32,11 @@ def build_plan(trt: Any, request: BuildRequest, progress: Progress) -> memoryvie
     # The library reports a failure by returning None, and its reasons only to the logger.
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise BuildError(f"the builder gave no engine: {'; '.join(logger.errors) or 'it gave no reason'}")
+        raise BuildError(f"the builder gave no engine: {logger.take_errors()}")
     if request.timing_cache:
         write_whole(request.timing_cache, bytes(config.get_timing_cache().serialize()))
     check_plan(trt, trt.Runtime(logger), memoryview(plan), "the engine just built")
     return memoryview(plan)
-
-
-def collecting_logger(trt: Any) -> Any:
-    """Make a logger that keeps errors in a list for the message of an exception instead of printing them."""
-
-    class CollectingLogger(trt.ILogger):  # type: ignore[misc]
-        """Keep errors."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            """Keep an error and drop everything else."""
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(message)
-
-    return CollectingLogger()
 
 
 def _describe(error: Any) -> str:
@@ -72,7 +56,8 @@ def _check_tensors(network: Any, contract: Contract) -> None:
 def _configuration(trt: Any, builder: Any, request: BuildRequest) -> Any:
     """Configure the builder: the batches to expect, the GPUs to build for, and how hard to try."""
     config = builder.create_builder_config()
-    config.add_optimization_profile(_batch_profile(builder, request.contract))
+    for largest in batch_profiles(request.contract.max_batch):
+        config.add_optimization_profile(_profile(builder, request.contract, largest))
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # names and tactics for the report of layers
     if request.precision != "tf32":
         config.clear_flag(trt.BuilderFlag.TF32)  # set by default, although it rounds what fp32 multiplies to 10 bits
@@ -82,19 +67,30 @@ def _configuration(trt: Any, builder: Any, request: BuildRequest) -> Any:
         config.builder_optimization_level = request.gpu.optimization_level
     if request.timing_cache:
         known = request.timing_cache.read_bytes() if request.timing_cache.exists() else b""
-        # A cache of another GPU or version is refused. The build then times everything again.
-        if not config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False):
-            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+        _set_timing_cache(config, known)
     _set_compute_capabilities(trt, config, request.gpu.compute_capabilities)
     return config
 
 
-def _batch_profile(builder: Any, contract: Contract) -> Any:
-    """Expect batches of 1 to max_batch."""
-    profile = builder.create_optimization_profile()
-    spec = contract.network_input
-    # The middle shape is the one that is tuned for: a single image is the request that someone waits for.
-    profile.set_shape(spec.name, (1, *spec.shape), (1, *spec.shape), (contract.max_batch, *spec.shape))
+def _set_timing_cache(config: Any, known: bytes) -> None:
+    """Let a build take its measurements from those of an earlier one."""
+    # A cache that is damaged cannot be created, and one of another GPU or version is refused. The build then times
+    # everything again.
+    cache = config.create_timing_cache(known)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+
+
+def batch_profiles(max_batch: int) -> tuple[int, ...]:
+    """Return the largest batch of each optimization profile, which is the one that it is tuned for."""
+    # A single image is the request that someone waits for, a full batch is what a busy server runs.
+    return (1,) if max_batch == 1 else (1, max_batch)
+
+
+def _profile(builder: Any, contract: Contract, largest: int) -> Any:
+    """Expect batches of 1 to `largest`."""
+    profile, spec = builder.create_optimization_profile(), contract.network_input
+    profile.set_shape(spec.name, (1, *spec.shape), (largest, *spec.shape), (largest, *spec.shape))
     return profile
 
 

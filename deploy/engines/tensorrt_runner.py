@@ -1,6 +1,6 @@
 """Run a TensorRT or TensorRT-RTX engine on torch CUDA tensors, replayed as CUDA graphs. Not yet run on a GPU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deploy.contract import OUTPUTS
 from deploy.engines.base import EngineOutput
+from deploy.engines.tensorrt_log import error_log
 from deploy.errors import BuildError
 from deploy.network import check_finite
 
@@ -24,17 +26,20 @@ REASONS = {
 }
 
 
-@dataclass(frozen=True)
+def as_is(*outputs: Tensor) -> Sequence[Tensor]:
+    """Return the outputs of an engine that computes all of `EngineOutput` itself."""
+    return outputs
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecordedBatch:
     """Hold what runs the engine on batches of one size.
 
-    image: the input's buffer on the GPU.
-    outputs: the outputs' buffers on the GPU.
-    launch: starts the engine from the one buffer to the others.
+    buffers: the tensors on the GPU that it reads and writes, by name.
+    launch: starts the engine from its input to its outputs.
     """
 
-    image: Tensor
-    outputs: list[Tensor]
+    buffers: dict[str, Tensor]
     launch: Callable[[], None]
 
 
@@ -45,17 +50,29 @@ class PlanRunner:
     its own execution context and buffers (TensorRT developer guide, "CUDA Graphs").
     """
 
-    def __init__(self, trt: Any, logger: Any, path: Path) -> None:
-        """Load an engine with `trt`, the module that built it.
+    def __init__(
+        self, trt: Any, path: Path, outputs: Sequence[str] = OUTPUTS, finish: Callable[..., Sequence[Tensor]] = as_is
+    ) -> None:
+        """Load an engine.
 
-        Raises BuildError where the file is not an engine of that library or was not built for this GPU.
+        Args:
+            trt: the module of the library that built it.
+            path: the engine's file.
+            outputs: names of its outputs.
+            finish: makes the mask, class_probs and seg_probs of `EngineOutput` of those outputs.
+
+        Raises:
+            BuildError: the file is not an engine of that library, or was not built for this GPU.
         """
         plan, self.trt, self.name = path.read_bytes(), trt, path.name
-        self.runtime = trt.Runtime(logger)  # must outlive the engine
+        self.outputs, self.finish, log = outputs, finish, error_log(trt)
+        log.take_errors()  # those of an earlier engine say nothing about this one
+        self.runtime = trt.Runtime(log)  # must outlive the engine
         check_plan(trt, self.runtime, plan, path.name)
         self.engine = self.runtime.deserialize_cuda_engine(plan)
         if self.engine is None:
-            raise BuildError(f"{path.name} cannot be loaded: {'; '.join(logger.errors) or 'no reason was given'}")
+            raise BuildError(f"{path.name} cannot be loaded: {log.take_errors()}")
+        self.input = input_name(trt, self.engine, outputs, path.name)
         # A graph cannot be recorded on the default stream.
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.batches: dict[int, RecordedBatch] = {}
@@ -67,10 +84,11 @@ class PlanRunner:
             self.batches[rows] = self._record(rows)
         batch = self.batches[rows]
         with torch.cuda.stream(self.stream):
-            batch.image.copy_(torch.from_numpy(images))
+            batch.buffers[self.input].copy_(torch.from_numpy(images))
             batch.launch()
+            finished = self.finish(*(batch.buffers[name] for name in self.outputs))
             # The copies to the host wait for the stream.
-            return EngineOutput(*(tensor.cpu().numpy() for tensor in batch.outputs))
+            return EngineOutput(*(tensor.cpu().numpy() for tensor in finished))
 
     def layers(self) -> str:
         """Describe what TensorRT made of each layer as JSON (TensorRT developer guide, "Engine Inspector")."""
@@ -79,22 +97,23 @@ class PlanRunner:
 
     def _record(self, rows: int) -> RecordedBatch:
         context, records_itself = self._context()
-        # The contract's order: the input, then the outputs as `EngineOutput` has them.
-        names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
-        image = names[0]
+        # The first profile is for a single image, the last one for any batch.
+        profile = 0 if rows == 1 else self.engine.num_optimization_profiles - 1
+        done = context.set_optimization_profile_async(profile, self.stream.cuda_stream)
+        self._require(done, f"has no profile {profile}")
+        self.stream.synchronize()
+        shape = (rows, *tuple(self.engine.get_tensor_shape(self.input))[1:])
+        self._require(context.set_input_shape(self.input, shape), f"takes no batch of {rows}")
         # The outputs' shapes are known only after the input's is set.
-        context.set_input_shape(image, (rows, *tuple(context.get_tensor_shape(image))[1:]))
-        buffers = [self._buffer(context, name) for name in names]
+        buffers = {name: self._buffer(context, name) for name in (self.input, *self.outputs)}
 
         def execute() -> None:
-            if not context.execute_async_v3(self.stream.cuda_stream):
-                raise BuildError(f"{self.name} failed in a batch of {rows}")
+            self._require(context.execute_async_v3(self.stream.cuda_stream), f"failed in a batch of {rows}")
 
         with torch.cuda.stream(self.stream):
             execute()  # what is loaded or compiled on first use cannot be recorded
         self.stream.synchronize()
-        launch = execute if records_itself else self._graph(execute)
-        return RecordedBatch(buffers[0], buffers[1:], launch)
+        return RecordedBatch(buffers=buffers, launch=execute if records_itself else self._graph(execute))
 
     def _context(self) -> tuple[Any, bool]:
         """Make an execution context, and tell whether it keeps CUDA graphs by itself."""
@@ -108,14 +127,30 @@ class PlanRunner:
     def _buffer(self, context: Any, name: str) -> Tensor:
         dtype = getattr(torch, np.dtype(self.trt.nptype(self.engine.get_tensor_dtype(name))).name)
         buffer = torch.empty(tuple(context.get_tensor_shape(name)), dtype=dtype, device="cuda")
-        context.set_tensor_address(name, buffer.data_ptr())
+        self._require(context.set_tensor_address(name, buffer.data_ptr()), f"takes no buffer for {name}")
         return buffer
+
+    def _require(self, done: bool, failure: str) -> None:
+        """Raise BuildError with the library's reasons unless a call of it succeeded."""
+        if not done:
+            raise BuildError(f"{self.name} {failure}: {error_log(self.trt).take_errors()}")
 
     def _graph(self, execute: Callable[[], None]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self.stream):
             execute()
         return graph.replay
+
+
+def input_name(trt: Any, engine: Any, outputs: Sequence[str], file: str) -> str:
+    """Return the name of an engine's only input, or raise BuildError where its outputs are not those."""
+    # By name and mode: nothing promises the order in which an engine lists its tensors.
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    found = [name for name in names if name not in inputs]
+    if len(inputs) != 1 or sorted(found) != sorted(outputs):
+        raise BuildError(f"{file} must have one input and the outputs {', '.join(outputs)}, got {inputs} and {found}")
+    return str(inputs[0])
 
 
 def check_plan(trt: Any, runtime: Any, plan: bytes | memoryview, name: str) -> None:

@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from deploy.engines.base import BuildRequest, EngineRequest, Precision, Progress, Runner, Target
-from deploy.engines.tensorrt_builder import build_plan, collecting_logger
+from deploy.engines.gpu import capability_here, plugin_refusals
+from deploy.engines.tensorrt_builder import build_plan
 from deploy.engines.tensorrt_runner import PlanRunner
 from deploy.export import export_onnx
 
@@ -46,10 +45,8 @@ class TensorRtTarget(Target):
     @property
     def runs_here(self) -> bool:
         """Tell whether this machine has a GPU that runs its engines."""
-        # Asked when it matters: a probe at import would start CUDA in every process.
-        if not torch.cuda.is_available():
-            return False
-        return self.runs_on is None or "{}.{}".format(*torch.cuda.get_device_capability()) in self.runs_on
+        here = capability_here()
+        return here is not None and (self.runs_on is None or here in self.runs_on)
 
     def check(self, request: EngineRequest) -> list[str]:
         """List the general reasons, a missing library or GPU, and GPU options that do not fit this library."""
@@ -61,11 +58,12 @@ class TensorRtTarget(Target):
         except ImportError as error:
             return [f"{self.name} needs the Python package {self.module} ({error})"]
         reasons = super().check(request)
-        if request.precision == "fp8" and self.runs_here:
-            here = float("{}.{}".format(*torch.cuda.get_device_capability()))
-            if here < FP8_SINCE:
-                need = f"a GPU of compute capability {FP8_SINCE} or later"
-                reasons.append(f"{self.name} fp8 needs {need}; this one has {here}")
+        here = capability_here()
+        if request.precision == "fp8" and self.runs_here and here and float(here) < FP8_SINCE:
+            need = f"a GPU of compute capability {FP8_SINCE} or later"
+            reasons.append(f"{self.name} fp8 needs {need}; this one has {here}")
+        if request.gpu.plugins and self.takes_plugins:
+            reasons += plugin_refusals()
         if request.gpu.any_gpu and self.builds_without_gpu:
             named = "every GPU that --compute-capability names"
             reasons.append(f"{self.name} engines run on {named}; leave --any-gpu out")
@@ -107,11 +105,11 @@ class TensorRtTarget(Target):
         trt = importlib.import_module(self.module)
         path.write_bytes(build_plan(trt, request, progress))
         if self.runs_here:
-            path.with_suffix(".layers.json").write_text(PlanRunner(trt, collecting_logger(trt), path).layers())
+            path.with_suffix(".layers.json").write_text(PlanRunner(trt, path).layers())
 
     def runner(self, path: Path) -> Runner | None:
         """Open the engine on this machine's GPU, or return None where there is none."""
         if not self.runs_here:
             return None
         trt = importlib.import_module(self.module)
-        return PlanRunner(trt, collecting_logger(trt), path)
+        return PlanRunner(trt, path)

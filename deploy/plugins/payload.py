@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 import torch
 
+from kernels import KernelInputError
 from kernels.aot import compile_payload
 from kernels.aot.configurations import Configuration, attention_forward, dilated_fusion
 from kernels.attention import triton_launch as attention
 from kernels.dilated import triton_launch as dilated
 
-# A driver refuses PTX of an instruction set that is newer than itself, so each GPU gets the first set that knows it.
-# With an older set LLVM ends the whole process.
-PTX_VERSIONS = {100: 86, 103: 88, 110: 90, 120: 87, 121: 88}
-OLDEST_PTX_VERSION = 80  # of CUDA 12.0, for all GPUs before those
+# A driver refuses PTX of an instruction set that is newer than itself, so each GPU gets the first set that knows it, or
+# 8.0, of CUDA 12.0, where that is newer. With an older set, or for an unknown GPU, LLVM ends the whole process.
+PTX_VERSIONS = {80: 80, 86: 80, 87: 80, 89: 80, 90: 80, 100: 86, 103: 88, 110: 90, 120: 87, 121: 88}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +93,22 @@ def dilated_payload(
     return _payload(configuration, (height, width), grid, capability)
 
 
+def gpu_refusal(capability: int) -> str | None:
+    """Return why the kernels cannot be compiled for a GPU, or None.
+
+    Args:
+        capability: its compute capability, as 80 or 120.
+    """
+    if capability in PTX_VERSIONS:
+        return None
+    known = ", ".join(f"{one // 10}.{one % 10}" for one in PTX_VERSIONS)
+    return f"plugins need a GPU of compute capability {known}, got {capability // 10}.{capability % 10}"
+
+
 def _payload(configuration: Configuration, extras: tuple[int, ...], grid: int, capability: int) -> Payload:
-    compiled = compile_payload(configuration, capability, PTX_VERSIONS.get(capability, OLDEST_PTX_VERSION))
+    if refusal := gpu_refusal(capability):
+        raise KernelInputError(refusal)
+    compiled = compile_payload(configuration, capability, PTX_VERSIONS[capability])
     return Payload(
         entry=compiled.entry,
         ptx=compiled.ptx,

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from data_pipeline.fields import as_line
 from data_pipeline.files import write_whole
+from deploy.engines.gpu import name_here
 from deploy.verify import SCORES, Change, Parity
 
 REPORT, PAGE = "report.json", "report.html"
@@ -112,6 +113,7 @@ def machine() -> dict[str, str]:
     """Describe the processor and the system that figures are measured on."""
     about = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in _cpuinfo())}
     present = set(about.get("flags", "").split())
+    gpu = name_here()
     return {
         # `platform` does not know a processor's name on Linux.
         "processor": about.get("model name") or platform.processor() or platform.machine(),
@@ -119,6 +121,7 @@ def machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "system": platform.platform(),
         "python": platform.python_version(),
+        **({"gpu": gpu} if gpu else {}),
     }
 
 

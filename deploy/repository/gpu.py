@@ -11,6 +11,7 @@ from tritonclient.grpc import model_config_pb2 as schema
 from data_pipeline import serialize_serving
 from data_pipeline.files import whole_folder
 from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract, sample_image
+from deploy.engines.tensorrt_builder import batch_profiles
 from deploy.files import GPU_DIRECTORY, VERSION, write_config
 from deploy.repository import data_type, model_config
 
@@ -18,8 +19,10 @@ PREPROCESSING_MODEL = "resformer_preprocessing"
 PLAN, DALI_GRAPH = "model.plan", "model.dali"
 # Long enough for a burst to fill a batch, and short compared with an inference.
 QUEUE_MICROSECONDS = 500
-# One instance copies while the other computes.
+# One instance of the network copies while the other computes. DALI's own pipeline overlaps both, and its backend's
+# documentation advises one instance a GPU.
 INSTANCES = 2
+WAITING = 256  # images that may wait for the network before the server refuses more
 WARMUP_IMAGE = "sample.jpg"
 
 
@@ -59,7 +62,8 @@ def preprocessing_config(contract: Contract) -> schema.ModelConfig:
     """Configure the model that turns encoded images into the network's input, on the GPU's decoder."""
     config = model_config(PREPROCESSING_MODEL, contract.encoded_image, (contract.network_input,), contract)
     config.backend = "dali"
-    config.instance_group.add(kind=schema.ModelInstanceGroup.KIND_GPU, count=INSTANCES)
+    # No dynamic batching: images of different requests would fail together with one that cannot be decoded.
+    config.instance_group.add(kind=schema.ModelInstanceGroup.KIND_GPU, count=1)
     # A real image, because zeros or noise are no JPEG file.
     image = schema.ModelWarmup.Input(
         data_type=data_type(contract.encoded_image), dims=[len(sample_image())], input_data_file=WARMUP_IMAGE
@@ -74,8 +78,12 @@ def network_config(contract: Contract) -> schema.ModelConfig:
     config = model_config(NETWORK_MODEL, source, contract.outputs, contract)
     config.platform = "tensorrt_plan"
     config.default_model_filename = PLAN
-    config.instance_group.add(kind=schema.ModelInstanceGroup.KIND_GPU, count=INSTANCES)
+    instances = config.instance_group.add(kind=schema.ModelInstanceGroup.KIND_GPU, count=INSTANCES)
+    # The server takes, for each batch, the profile of the plan that fits it best.
+    instances.profile.extend(str(number) for number, _ in enumerate(batch_profiles(contract.max_batch)))
     config.dynamic_batching.max_queue_delay_microseconds = QUEUE_MICROSECONDS
+    # Decoding is faster than inference, and decoded images take GPU memory while they wait.
+    config.dynamic_batching.default_queue_policy.max_queue_size = WAITING
     config.optimization.input_pinned_memory.enable = True
     config.optimization.output_pinned_memory.enable = True
     config.optimization.cuda.graphs = True
@@ -92,8 +100,6 @@ def ensemble_config(contract: Contract) -> schema.ModelConfig:
     """Configure `resformer`: both models joined inside the server, so that no decoded image crosses the wire."""
     config = model_config(PIPELINE_MODEL, contract.encoded_image, contract.outputs, contract)
     config.platform = "ensemble"
-    # Decoding runs ahead of inference: without a limit, decoded images pile up in GPU memory.
-    config.ensemble_scheduling.max_inflight_requests = 2 * contract.max_batch
     between = contract.network_input.name
     # A model version of -1 is the latest.
     decode = config.ensemble_scheduling.step.add(model_name=PREPROCESSING_MODEL, model_version=-1)

@@ -94,24 +94,27 @@ class Decoded(NamedTuple):
     seg_probs: Tensor
 
 
+def decode(prediction: Prediction) -> Decoded:
+    """Turn logits into a mask and probabilities: one mask channel is a sigmoid cut at 0.5, more are a softmax."""
+    segmentation, classification = prediction
+    # The labels are sigmoids in either case: several may be present at once.
+    class_probs = torch.sigmoid(classification)
+    # The mask becomes bytes by way of floating point, the only type that TensorRT documents a cast to uint8 from.
+    if segmentation.shape[1] == 1:
+        # A sigmoid is above 0.5 where its logit is above 0.
+        mask = (segmentation[:, 0] > 0).to(segmentation.dtype).to(torch.uint8)
+        return Decoded(mask, class_probs, torch.sigmoid(segmentation))
+    mask = segmentation.argmax(dim=1).to(segmentation.dtype).to(torch.uint8)
+    return Decoded(mask, class_probs, torch.softmax(segmentation, dim=1))
+
+
 class DecodedNetwork(nn.Module):
-    """Append argmax, softmax and sigmoids to the network: what is exported, evaluated and served."""
+    """Append `decode` to the network: what is exported, evaluated and served."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, image: Tensor) -> Decoded:
-        """Map normalised RGB (B, 3, H, W) to `Decoded`.
-
-        One mask channel is a sigmoid cut at 0.5, more are a softmax.
-        """
-        segmentation, classification = self.network(image)
-        # The labels are sigmoids in either case: several may be present at once. The mask becomes bytes by way of
-        # floating point, the only type that TensorRT documents a cast to uint8 from.
-        if segmentation.shape[1] == 1:
-            # A sigmoid is above 0.5 where its logit is above 0.
-            mask = (segmentation[:, 0] > 0).to(segmentation.dtype).to(torch.uint8)
-            return Decoded(mask, torch.sigmoid(classification), torch.sigmoid(segmentation))
-        mask = segmentation.argmax(dim=1).to(segmentation.dtype).to(torch.uint8)
-        return Decoded(mask, torch.sigmoid(classification), torch.softmax(segmentation, dim=1))
+        """Map normalised RGB (B, 3, H, W) to `Decoded`."""
+        return decode(self.network(image))

@@ -4,11 +4,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+# How long a process waits for the others. PyTorch's own limits, 10 and 30 minutes, are shorter than the first process
+# takes to look through a large data set, or to validate on one.
+PATIENCE = timedelta(days=1)
 # The variables that torchrun sets, with their values for a process that runs alone.
 ENVIRONMENT = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
@@ -36,7 +40,7 @@ class Processes:
             torch.cuda.set_device(device)
         # The command and its trainer both join, and PyTorch refuses a second initialisation.
         if count > 1 and not distributed.is_initialized():
-            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         return cls(rank, count, device)
 
     @contextmanager

@@ -6,6 +6,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -118,15 +119,14 @@ def test_the_kept_weights_are_the_moving_average_and_gradients_are_clipped(data:
 def test_the_average_takes_one_launch_and_waits_for_no_gpu(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learner, launches = trainer(data, tmp_path).learner, []
-    lerp = torch._foreach_lerp_
-    monkeypatch.setattr("torch._foreach_lerp_", lambda *tensors: launches.append(len(tensors[0])) or lerp(*tensors))
+    learner, launches = trainer(data, tmp_path).learner, Mock(wraps=torch._foreach_lerp_)
+    monkeypatch.setattr("torch._foreach_lerp_", launches)
     learner.average.update_parameters(learner.network)
     learner.average.update_parameters(learner.network)
     floating = [p for p in (*learner.network.parameters(), *learner.network.buffers()) if p.is_floating_point()]
-    assert launches == [len(floating)]
+    assert [len(call.args[0]) for call in launches.call_args_list] == [len(floating)]
     # What PyTorch passes as the count lies on the GPU, and would have to be waited for.
-    learner.average.multi_avg_fn([torch.zeros(1)], [torch.zeros(1)], cast(int, None))
+    learner._update_average([torch.zeros(1)], [torch.zeros(1)], cast(int, None))
 
 
 def test_resuming_something_else_is_refused(data: Dataset, tmp_path: Path) -> None:

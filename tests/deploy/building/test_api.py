@@ -76,7 +76,7 @@ def test_quantising_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[
         ({"threads": 0}, "^threads must be at least 1, got 0$"),
         ({"optimization_level": 6}, "^optimization_level must be 0 to 5, got 6$"),
         ({"targets": ["tensorrt-rtx"], "compute_capabilities": ["9.0"]}, "must be one of 7.5, .*, got 9.0$"),
-        ({"plugins": True, "max_batch": 1}, "^--plugins needs --target tensorrt or --target torch-tensorrt$"),
+        ({"plugins": True, "max_batch": 1}, "^--plugins needs --target tensorrt$"),
         ({"checkpoint": "absent.safetensors"}, "absent.safetensors does not exist"),
         ({"checkpoint": "random:huge"}, "preset must be one of paper-224"),
         ({"data": "synthetic:lung"}, "synthetic:lung"),

@@ -1,14 +1,17 @@
 """Test TensorRT's builder and engine files through TensorRT-RTX, which builds without a GPU."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from deploy.engines import TARGETS, BuildRequest, EngineRequest, GpuOptions, cpu_runner
-from deploy.engines.tensorrt_builder import collecting_logger
+from deploy.engines.tensorrt_builder import _configuration, _set_timing_cache
+from deploy.engines.tensorrt_log import error_log
 from deploy.engines.tensorrt_runner import check_plan
 from deploy.engines.tensorrt_target import TensorRtTarget
 from deploy.errors import BuildError
@@ -40,8 +43,39 @@ def test_tf32_is_another_engine_than_fp32(plan: bytes, exported: Path, tmp_path:
     assert build(tmp_path / "engine", exported, "tf32").read_bytes() != plan
 
 
+def test_a_process_has_one_logger_and_every_message_is_taken_once() -> None:
+    log = error_log(trt)
+    # The library keeps the first logger that it is given, so that a second one would never hear of an error.
+    assert error_log(trt) is log
+    log.take_errors()  # of tests before
+    log.log(trt.ILogger.Severity.ERROR, "first")
+    log.log(trt.ILogger.Severity.INFO, "not an error")
+    log.log(trt.ILogger.Severity.INTERNAL_ERROR, "second")
+    assert [log.take_errors(), log.take_errors()] == ["first; second", "it gave no reason"]
+
+
+@pytest.mark.parametrize("known", ["damaged", "of another GPU"])
+def test_a_timing_cache_of_no_use_is_replaced_by_an_empty_one(known: str) -> None:
+    """Imitate a builder's configuration: TensorRT-RTX times nothing."""
+    config = Mock()
+    config.create_timing_cache.side_effect = lambda content: None if content == b"damaged" else content
+    config.set_timing_cache.side_effect = lambda cache, ignore_mismatch: cache == b""
+    _set_timing_cache(config, known.encode())
+    config.set_timing_cache.assert_called_with(b"", ignore_mismatch=False)
+
+
+@pytest.mark.parametrize(("max_batch", "count"), [(1, 1), (4, 2)])
+def test_a_builder_expects_one_image_and_a_full_batch(max_batch: int, count: int, tmp_path: Path) -> None:
+    contract = dataclasses.replace(CONTRACT, max_batch=max_batch)
+    request = BuildRequest(
+        model=build_model(SMALLEST), onnx=tmp_path / "model.onnx", contract=contract, precision="fp32"
+    )
+    config = _configuration(trt, trt.Builder(error_log(trt)), request)
+    assert config.num_optimization_profiles == count
+
+
 def test_an_engine_of_this_library_is_not_refused(plan: bytes) -> None:
-    check_plan(trt, trt.Runtime(collecting_logger(trt)), plan, "some.engine")
+    check_plan(trt, trt.Runtime(error_log(trt)), plan, "some.engine")
 
 
 @pytest.mark.parametrize(
@@ -60,7 +94,7 @@ def test_engines_for_rtx_gpus_are_only_built_on_others(
 def test_a_file_that_is_no_engine_is_refused(length: int, plan: bytes) -> None:
     damaged = b"no engine at all"[:length].ljust(length) + plan[length:] if length else b""
     with pytest.raises(BuildError, match=r"^some\.engine cannot be used: it is no engine of this library"):
-        check_plan(trt, trt.Runtime(collecting_logger(trt)), damaged, "some.engine")
+        check_plan(trt, trt.Runtime(error_log(trt)), damaged, "some.engine")
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,15 @@ from typing import Any
 
 import onnx
 import pytest
+import torch
 import triton
 
 from deploy import build_engine
+from deploy.engines.gpu import plugin_refusals
 from deploy.errors import BuildError
 from deploy.export import export_onnx
+from deploy.plugins.payload import dilated_payload
+from kernels import KernelInputError
 from model import ModelConfig
 from tests.helpers.networks import SMALLEST, lived_in
 from tests.helpers.smallest import CONTRACT
@@ -117,6 +121,19 @@ def test_a_network_that_the_kernels_do_not_take_is_refused_in_one_line(tmp_path:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("capability", "refused"), [((8, 0), False), ((12, 1), False), ((12, 3), True)])
+def test_a_gpu_that_the_compiler_does_not_know_is_refused(
+    capability: tuple[int, int], refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ask before anything is compiled: for an unknown GPU, LLVM ends the whole process."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device=None: capability)
+    assert [reason.endswith("got 12.3") for reason in plugin_refusals()] == [True] * refused
+    if refused:
+        with pytest.raises(KernelInputError, match=r"^plugins need a GPU of compute capability 8\.0, .*, got 12\.3$"):
+            dilated_payload((1, 8, 8, 16), 16, (1, 2), torch.float16, 123)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -125,7 +142,8 @@ def test_a_network_that_the_kernels_do_not_take_is_refused_in_one_line(tmp_path:
             "tensorrt-rtx takes no plugins: leave --plugins out, or build --target tensorrt",
         ),
         (["--target", "openvino"], "openvino takes no plugins"),
-        ([], "--plugins needs --target tensorrt or --target torch-tensorrt"),
+        ([], "--plugins needs --target tensorrt"),
+        (["--target", "tensorrt", "--any-gpu"], "--plugins compiles the kernels for the GPU at hand"),
         (["--target", "tensorrt", "--max-batch", "8"], "--plugins builds static shapes: give --max-batch 1, got 8"),
         (["--target", "tensorrt", "--precision", "int8"], "--plugins builds fp32, tf32, fp16, not int8"),
     ],

@@ -80,6 +80,23 @@ def test_every_batch_size_has_a_graph_and_a_warm_up(configs: dict[str, schema.Mo
     assert [warmup.batch_size for warmup in network.model_warmup] == sizes
 
 
+def test_a_bad_image_cannot_fail_another_request(configs: dict[str, schema.ModelConfig]) -> None:
+    # The server merges requests only where it is told to, and the images of one request are decoded together.
+    assert not configs[PREPROCESSING_MODEL].HasField("dynamic_batching")
+    assert configs[NETWORK_MODEL].HasField("dynamic_batching")
+
+
+def test_nothing_needs_a_server_newer_than_the_plan(configs: dict[str, schema.ModelConfig]) -> None:
+    # Servers before 25.11 do not load a configuration with this field.
+    assert configs[PIPELINE_MODEL].ensemble_scheduling.max_inflight_requests == 0
+    assert configs[NETWORK_MODEL].dynamic_batching.default_queue_policy.max_queue_size > 0
+
+
+def test_the_network_may_use_every_profile_of_its_plan(configs: dict[str, schema.ModelConfig]) -> None:
+    assert list(configs[NETWORK_MODEL].instance_group[0].profile) == ["0", "1"]
+    assert [group.count for group in configs[PREPROCESSING_MODEL].instance_group] == [1]
+
+
 def test_warm_up_image_is_what_the_configuration_says(served: Contract, tmp_path: Path) -> None:
     folder = write_gpu_repository(tmp_path, served, None) / PREPROCESSING_MODEL
     (image,) = read_config(folder).model_warmup[0].inputs.values()
