@@ -16,7 +16,8 @@ demo: install
 	$(BIN)/python -m deploy.demo --output build/demo
 
 test: install
-	$(BIN)/python -m pytest
+	# Whole files, so that what they share is made once. More than four servers and compilers at once want much memory.
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

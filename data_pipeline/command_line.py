@@ -16,6 +16,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from data_pipeline.fields import as_line
 from data_pipeline.startup import INTERRUPTED, SCRIPTS, leave
 
 Number = TypeVar("Number", int, float)
@@ -147,7 +148,8 @@ def run_command(action: Callable[[], int | None], *errors: type[Exception], inte
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except errors as error:
-        print(f"error: {error}", file=sys.stderr)
+        # A file's name, which may hold a newline or a terminal's escape, is part of many messages.
+        print(f"error: {as_line(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)

@@ -90,7 +90,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--threads",
         type=positive(int),
-        default=os.cpu_count(),
+        default=len(os.sched_getaffinity(0)),
         metavar="N",
         help="threads of CPU engines when they are timed (default: every core)",
     )

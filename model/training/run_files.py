@@ -18,6 +18,7 @@ from model.training.learner import Learner
 
 Row = dict[str, float]
 CURVES = ("loss", "dice", "auc")
+PLACE = ("settings", "loader", "losses", "history", "best")  # what `save_state` is given beside the tensors
 
 
 def save_state(path: Path, learner: Learner, place: dict[str, Any]) -> None:
@@ -44,19 +45,21 @@ def load_state(path: Path, learner: Learner) -> dict[str, Any]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            place: dict[str, Any] = json.loads(file.metadata()["place"])
+            found = json.loads(file.metadata()["place"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        place = {name: found[name] for name in PLACE}
+        moments = _moments(_under(tensors, "optimizer/"))
         learner.network.load_state_dict(_under(tensors, "model/"))
         learner.average.load_state_dict(_under(tensors, "average/"))
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
-        # A checkpoint of ours has metadata without a place (KeyError), a foreign file none at all (TypeError).
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        # A checkpoint of ours has metadata without a place (KeyError), a foreign file none at all (TypeError), and a
+        # changed one may hold anything (ValueError).
         raise CheckpointError(f"{path} is not a training state ({error}); omit --resume to start again") from None
     except RuntimeError:
         # From `load_state_dict`: names or shapes differ.
         raise CheckpointError(
             f"{path} was trained with another preset or data; use its settings or another --output"
         ) from None
-    moments = _moments(_under(tensors, "optimizer/"))
     learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": moments})
     return place
 

@@ -1,7 +1,9 @@
 """Share one real build, and one real server over a small but real network, among all tests of `deploy`."""
 
+import hashlib
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +23,7 @@ from deploy.export import export_onnx
 from deploy.repository import write_repository
 from deploy.server import Server
 from deploy.server.options import FREE_PORTS
+from model import MultiTaskResFormer
 from model.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
 from tests.helpers.networks import SMALLEST, lived_in
 from tests.helpers.smallest import CONTRACT
@@ -69,6 +72,25 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     export_onnx(lived_in(SMALLEST), CONTRACT, path)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_export_of_each_network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let the builds of this process export a network once, and copy the file afterwards: an export takes seconds."""
+    folder = tmp_path_factory.mktemp("exports")
+
+    def export_or_copy(model: MultiTaskResFormer, contract: Contract, path: Path) -> None:
+        state = hashlib.sha256(f"{model.config} {contract.to_json()}".encode())
+        for name, tensor in model.state_dict().items():
+            state.update(name.encode() + tensor.numpy().tobytes())
+        kept = folder / state.hexdigest()
+        if not kept.exists():
+            export_onnx(model, contract, kept)
+        shutil.copyfile(kept, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deploy.building.builder.export_onnx", export_or_copy)
+        yield
 
 
 @pytest.fixture(scope="session")

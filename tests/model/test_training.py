@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from data_pipeline import Batch, Dataset, open_source
 from deploy.building.plan import contract_of
 from model import PRESETS, MultiTaskResFormer, Prediction, evaluate, train
-from model.checkpoint import CheckpointError, load_checkpoint
+from model.checkpoint import CheckpointError, load_checkpoint, write_tensors
 from model.training import TrainingError, TrainingOptions
 from model.training.learner import MultiTaskLoss, balanced_weights
 from model.training.trainer import Trainer
@@ -144,6 +144,10 @@ def test_resuming_something_else_is_refused(data: Dataset, tmp_path: Path) -> No
     cast(MultiTaskResFormer, other.learner.network).decoder.classify = torch.nn.Conv2d(8, 2, 1)
     with pytest.raises(CheckpointError, match="another preset or data"):
         other.resume()
+    for place in ("no JSON", '{"settings": {}}'):
+        write_tensors(tmp_path / "last.safetensors", {}, {"place": place})
+        with pytest.raises(CheckpointError, match="not a training state"):
+            trainer(data, tmp_path, short).resume()
     (tmp_path / "last.safetensors").write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match="not a training state"):
         trainer(data, tmp_path, short).resume()

@@ -46,7 +46,7 @@ def test_a_build_prints_nothing(built: Built, tmp_path: Path, capfd: pytest.Capt
     output = tmp_path / "new" / "out"
     # In a new directory, where the validation images are not generated yet.
     with working_directory(tmp_path):
-        report = build(str(built.checkpoint), str(output), targets=["onnx"], **SAME)
+        report = build(str(built.checkpoint), str(output), targets=["onnx"], **{**SAME, "max_batch": 3})
     assert [engine.name for engine in report.engines] == ["onnx fp32"]
     assert (output / report.served.file).exists()
     assert capfd.readouterr() == ("", "")
