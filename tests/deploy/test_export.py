@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from deploy.engines import cpu_runner, pytorch_runner
 from deploy.errors import BuildError
 from deploy.export import check_onnx, export_onnx
 from deploy.verify import broken_tolerances, compare
+from model.network import Prediction, decode
 from tests.helpers.networks import SMALLEST, lived_in
 from tests.helpers.smallest import CONTRACT, images
 
@@ -44,6 +47,18 @@ def test_the_graph_holds_no_batch_norm_that_could_fold_and_one_convolution_a_bra
         if attribute.name == "dilations" and list(attribute.ints) == [5, 5]
     ]
     assert len(dilated) == 3  # maps of 32, 16 and 8 px: at 4 px it is a centre tap, in another branch
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_the_mask_becomes_bytes_by_way_of_floating_point(channels: int) -> None:
+    """Look at the traced program: TensorRT documents a cast to uint8 from floating point only."""
+    logits = Prediction(torch.zeros(2, channels, 8, 8), torch.zeros(2, 3))
+    graph = make_fx(lambda: decode(logits))().graph
+    (last,) = [
+        node for node in graph.nodes if node.meta.get("tensor_meta") and node.meta["tensor_meta"].dtype is torch.uint8
+    ]
+    (source,) = last.all_input_nodes
+    assert source.meta["tensor_meta"].dtype is torch.float32
 
 
 def test_a_file_with_other_tensors_or_broken_rules_is_refused(exported: Path, tmp_path: Path) -> None:

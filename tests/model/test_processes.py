@@ -3,7 +3,9 @@
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -51,6 +53,15 @@ def test_two_processes_have_the_gradients_of_one_with_the_joint_batch_and_run_th
             torch.testing.assert_close(shared[name], gradient, rtol=1e-4, atol=1e-6)
     assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 3
     assert done.stdout.count("wrote ") == 1
+
+
+def test_a_process_waits_longer_than_a_scan_or_a_validation_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    join = Mock()
+    monkeypatch.setattr("torch.distributed.init_process_group", join)
+    Processes.join()
+    # NCCL's own limit is ten minutes.
+    assert join.call_args.kwargs["timeout"] >= timedelta(hours=12)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,14 @@
 """Test the numeric tolerances that engines are verified with."""
 
+from typing import cast
+
 import numpy as np
+import torch
+from torch import nn
 
 from deploy.engines import PRECISIONS, pytorch_runner
 from deploy.verify import PARITY_TOLERANCE, broken_tolerances, compare
+from model import MultiTaskResFormer, Prediction
 from tests.helpers.networks import SMALLEST, lived_in
 from tests.helpers.smallest import images
 
@@ -11,6 +16,20 @@ from tests.helpers.smallest import images
 # A missing one would be found only on the machine that runs such an engine, and tf32 runs on a GPU alone.
 def test_every_precision_has_a_tolerance() -> None:
     assert PARITY_TOLERANCE.keys() == set(PRECISIONS)
+
+
+def test_the_reference_is_not_rounded_to_tf32() -> None:
+    """Look at the setting from inside the network: cuDNN rounds by default, and only a GPU would show it."""
+    seen = []
+
+    class Seeing(nn.Module):
+        def forward(self, image: torch.Tensor) -> Prediction:
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return Prediction(image[:, :1], image[:, :, 0, 0])
+
+    before = torch.backends.cudnn.allow_tf32
+    pytorch_runner(cast(MultiTaskResFormer, Seeing()))(images(1))
+    assert seen == [False] and torch.backends.cudnn.allow_tf32 is before
 
 
 def test_parity_tolerances_notice_what_matters() -> None:
