@@ -1,6 +1,6 @@
 """Open the ways into the server that are closed to clients, to measure them next to the open ones.
 
-They need the key of the server's start, which only the process that started it has.
+They are sockets, which only the user who started the server can reach.
 """
 
 from contextlib import AbstractContextManager, closing
@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc as grpc_api
-import tritonclient.http as http_api
 from tritonclient.utils import shared_memory
 
 from bench.conftest import Subject
 from deploy.client.transport import inference_request
 from deploy.contract import PIPELINE_MODEL
 from deploy.server import Server
-from deploy.server.internal_endpoint import ADDRESS
 
 OUTPUTS = ("MASK", "CLASS_PROBS")
 
@@ -27,17 +25,16 @@ def request_for(api: Any, subject: Subject) -> dict[str, Any]:
     return inference_request(api, image, subject.contract, list(OUTPUTS), "bench")
 
 
-def bare_http(server: Server) -> AbstractContextManager[Any]:
-    """Connect to tritonserver's own HTTP endpoint, past the proxy."""
-    return closing(http_api.InferenceServerClient(f"{ADDRESS}:{server.internal.port}"))
+def bare_grpc(server: Server) -> AbstractContextManager[Any]:
+    """Connect to tritonserver's own gRPC endpoint, past the proxy."""
+    return closing(grpc_api.InferenceServerClient(f"unix:{server.internal.grpc}"))
 
 
 class SharedMemory:
     """Share the memory of image and mask with the server, so that the request carries neither."""
 
     def __init__(self, server: Server, subject: Subject) -> None:
-        self._client = grpc_api.InferenceServerClient(server.grpc_url)
-        self._headers = {"triton-grpc-protocol-resformer-key": server.internal.key}
+        self._client = grpc_api.InferenceServerClient(f"unix:{server.internal.grpc}")
         image = np.frombuffer(subject.image, np.uint8)[None]
         mask_bytes = subject.contract.image_size**2
         self._regions = {
@@ -53,7 +50,7 @@ class SharedMemory:
         mask.set_shared_memory("bench_mask", mask_bytes)
         self._arguments = {"model_name": PIPELINE_MODEL, "inputs": [source], "outputs": [mask, classes]}
         for name, size in (("bench_image", image.nbytes), ("bench_mask", mask_bytes)):
-            self._client.register_system_shared_memory(name, f"/{name}", size, headers=self._headers)
+            self._client.register_system_shared_memory(name, f"/{name}", size)
 
     def infer(self) -> Any:
         """Run one inference and return the mask, (S, S) uint8, which lies in the region."""
@@ -68,7 +65,7 @@ class SharedMemory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # The server lets go of the regions before they are destroyed under it.
-        self._client.unregister_system_shared_memory(headers=self._headers)
+        self._client.unregister_system_shared_memory()
         for region in self._regions.values():
             shared_memory.destroy_shared_memory_region(region)
         self._client.close()

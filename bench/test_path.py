@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from functools import partial
 
 import pytest
-import tritonclient.http as http_api
+import tritonclient.grpc as grpc_api
 
 from bench.conftest import Subject
 from bench.contenders import EAGER, Contenders, report_of
-from bench.shared_memory import SharedMemory, bare_http, request_for
+from bench.shared_memory import SharedMemory, bare_grpc, request_for
 from bench.turns import Turn
 from data_pipeline import Preprocessor
 from deploy.client import Client
@@ -29,8 +29,8 @@ STAGES = {
     "in-process": "image file in, mask out, in process",
     "grpc": "served over gRPC",
     "grpc-shared-memory": "served over gRPC, image and mask in shared memory (closed to clients)",
+    "grpc-without-proxy": "served over gRPC without the proxy (closed to clients)",
     "http": "served over HTTP",
-    "http-without-proxy": "served over HTTP without the proxy (closed to clients)",
 }
 Openers = dict[str, Callable[[], Operation]]
 
@@ -59,8 +59,8 @@ def openers(request: pytest.FixtureRequest, subject: Subject, contenders: Conten
             return timed(opened.enter_context(SharedMemory(server(), subject)).infer)
 
         def bare() -> Operation:
-            triton, headers = opened.enter_context(bare_http(server())), server().internal.headers
-            return timed(lambda: triton.infer(**request_for(http_api, subject), headers=headers))
+            triton = opened.enter_context(bare_grpc(server()))
+            return timed(lambda: triton.infer(**request_for(grpc_api, subject)))
 
         yield {
             "preprocess": preprocess,
@@ -68,8 +68,8 @@ def openers(request: pytest.FixtureRequest, subject: Subject, contenders: Conten
             "in-process": in_process,
             "grpc": partial(client, "grpc"),
             "grpc-shared-memory": shared,
+            "grpc-without-proxy": bare,
             "http": partial(client, "http"),
-            "http-without-proxy": bare,
         }
 
 

@@ -27,10 +27,11 @@ PIPELINE_MODEL = "resformer"
 NETWORK_MODEL = "resformer_network"
 CONTRACT = "the served model's contract"  # what messages call it
 OUTPUTS = ("MASK", "CLASS_PROBS", "SEG_PROBS")  # in the order in which every engine returns them
-PROBE_ID = "probe"  # the id of the supervisor's own requests, which the log leaves out
+# Tells workers the id of the supervisor's own requests, which the log leaves out: a secret, or clients would use it.
+PROBE_VARIABLE = "RESFORMER_PROBE_ID"
 LONGEST_ID = 128  # characters of a request's id that the log keeps
-# The header that carries a client's token over gRPC. tritonserver checks it by itself and demands this prefix. Over
-# HTTP our proxy checks the usual "Authorization: Bearer TOKEN".
+# The header that carries a client's token over gRPC, with the prefix that a tritonserver which checks it by itself
+# demands. Over HTTP it is the usual "Authorization: Bearer TOKEN".
 GRPC_TOKEN_HEADER = "triton-grpc-protocol-resformer-token"
 
 

@@ -1,12 +1,15 @@
-"""Load, unload and probe models through tritonserver's own HTTP endpoint, which only the key of this start opens.
+"""Load, unload and probe models through tritonserver's own endpoints, which are sockets in a folder of this user's.
 
-The proxy forwards requests to it. Clients reach the proxy and the gRPC port instead.
+The proxy forwards requests to them. Clients reach the proxy instead.
 """
 
+import errno
 import http.client
 import json
 import secrets
+import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,19 +19,16 @@ from tritonclient.grpc import model_config_pb2 as schema
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import triton_to_np_dtype
 
-from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, PROBE_ID, Contract, TensorSpec, sample_image
+from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, PROBE_VARIABLE, Contract, TensorSpec, sample_image
 from deploy.errors import ServerError
 
-ADDRESS = "127.0.0.1"
-# Every API of the HTTP endpoint is closed without the key: the proxy decides what clients may use.
-_RESTRICTED_HTTP = "health,metadata,inference,shared-memory,model-config,model-repository,statistics,trace,logging"
-# The gRPC port is open to clients, so what would let them harm the server is closed one API at a time.
-_RESTRICTED_GRPC = "model-repository,shared-memory,trace,logging"
 # Compiling a large network takes its time.
 LOAD_SECONDS = 120.0
 # A worker's first inference may still compile kernels.
 FIRST_SECONDS = 60.0
 PATIENCE_SECONDS = 2.0
+# What this process lacks says nothing about the server.
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 Headers = dict[str, str]
 
@@ -36,27 +36,32 @@ Headers = dict[str, str]
 class InternalEndpoint:
     """Send requests to tritonserver, and load and unload its models.
 
-    port: of its HTTP endpoint.
-    metrics_port: of its Prometheus metrics.
-    headers: what every request to it must carry.
+    Its sockets lie in a folder that only this user can enter, so that no other user of the machine can load a model,
+    which is code. A key would have to stand on tritonserver's command line, where everybody can read it.
+
+    http, grpc, metrics: the sockets.
+    probe_id: the id of this object's inferences.
     """
 
-    def __init__(self, port: int, metrics_port: int) -> None:
-        self.port, self.metrics_port = port, metrics_port
-        # Local users can read it in the process list. It keeps remote clients of the gRPC port from loading models.
-        self.key = secrets.token_hex(16)
-        self.headers = {"resformer-key": self.key}
+    def __init__(self, folder: Path) -> None:
+        """Name the sockets in `folder`."""
+        self.http, self.metrics = folder / "http", folder / "metrics"
+        # The server puts the port behind the path.
+        self.grpc = folder / "grpc:1"
+        self.probe_id = secrets.token_hex(16)
 
     def arguments(self) -> list[str]:
         """Return the command-line arguments that make tritonserver listen here."""
         return [
-            f"--http-address={ADDRESS}",
-            f"--http-port={self.port}",
-            f"--metrics-address={ADDRESS}",
-            f"--metrics-port={self.metrics_port}",
-            f"--http-restricted-api={_RESTRICTED_HTTP}:resformer-key={self.key}",
-            f"--grpc-restricted-protocol={_RESTRICTED_GRPC}:resformer-key={self.key}",
+            f"--http-address=unix:{self.http}",
+            f"--metrics-address=unix:{self.metrics}",
+            f"--grpc-address=unix:{self.grpc.with_name('grpc')}",
+            "--grpc-port=1",
         ]
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that workers need. No other user can read them."""
+        return {PROBE_VARIABLE: self.probe_id}
 
     def request(
         self, method: str, path: str, body: bytes = b"", *, timeout: float, headers: Headers | None = None
@@ -64,17 +69,19 @@ class InternalEndpoint:
         """Send one request and return the body of a response with status 200.
 
         Raises ServerError with the server's reason for any other status, and where there is no response within
-        `timeout` seconds.
+        `timeout` seconds. Raises OSError where this process lacks what a request takes.
         """
         # A connection per request: tritonserver does not end while an idle one is open.
-        connection = http.client.HTTPConnection(ADDRESS, self.port, timeout=timeout)
+        connection = _Connection(self.metrics if path == "/metrics" else self.http, timeout)
         try:
-            connection.request(method, path, body, self.headers | (headers or {}))
+            connection.request(method, path, body, headers or {})
             response = connection.getresponse()
             content = response.read()
         except TimeoutError:
             raise ServerError(f"no answer within {timeout:g} s") from None
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and error.errno in EXHAUSTED:
+                raise
             raise ServerError(f"the server cannot be reached: {error}") from None
         finally:
             connection.close()
@@ -100,6 +107,20 @@ class InternalEndpoint:
 
     def _control(self, name: str, action: str, timeout: float, body: bytes = b"") -> None:
         self.request("POST", f"/v2/repository/models/{name}/{action}", body, timeout=timeout)
+
+
+class _Connection(http.client.HTTPConnection):
+    """Connect to a socket in the file system."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Open the connection."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
 
 
 def _reason(content: bytes) -> str:
@@ -147,7 +168,9 @@ class Probe:
         tensor.set_data_from_numpy(values)
         # The smallest output: the probe checks for life and needs no mask.
         requested = [InferRequestedOutput(self._contract.outputs[1].name)]
-        body, length = InferenceServerClient.generate_request_body([tensor], outputs=requested, request_id=PROBE_ID)
+        body, length = InferenceServerClient.generate_request_body(
+            [tensor], outputs=requested, request_id=self._internal.probe_id
+        )
         self._request(model, "POST", "infer", timeout, body, {"Inference-Header-Content-Length": str(length)})
 
     def _executions(self, model: str) -> int:

@@ -1,6 +1,7 @@
 """Read and check a repository's model configurations, and adapt them to this machine."""
 
 import os
+import stat
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -33,11 +34,19 @@ def read_repository(repository: Path) -> dict[str, schema.ModelConfig]:
         # Without this file the server would wait forever for a worker that has nothing to run.
         if not any(file.parent.glob("*/model.py")):
             raise ServerError(f"{file.parent} holds no model.py: build the repository again with deploy.build_engine")
+        check_owner(file.parent)
         check_network(file.parent, config)
         configs[config.name] = config
     if PIPELINE_MODEL not in configs:
         raise ServerError(f"{repository} holds no model {PIPELINE_MODEL}: build it again with deploy.build_engine")
     return configs
+
+
+def check_owner(folder: Path) -> None:
+    """Raise ServerError where any user could change the model, which is code."""
+    for path in (folder.parent, folder, *folder.rglob("*")):
+        if path.stat().st_mode & stat.S_IWOTH:
+            raise ServerError(f"{path} can be changed by every user of this machine: run chmod -R o-w {folder.parent}")
 
 
 def check_network(folder: Path, config: schema.ModelConfig) -> None:

@@ -4,23 +4,25 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from types import TracebackType
 
 from deploy.contract import PIPELINE_MODEL
 from deploy.errors import ServerError
-from deploy.server.internal_endpoint import ADDRESS, InternalEndpoint, Probe
+from deploy.server.internal_endpoint import InternalEndpoint, Probe
 from deploy.server.model_configs import read_contract, read_repository, tuned
-from deploy.server.options import ServerOptions, free_ports
-from deploy.server.process import DRAIN_SECONDS, ServerProcess, server_command
+from deploy.server.options import ServerOptions
+from deploy.server.process import DRAIN_SECONDS, ServerProcess, guardian, server_command
 from deploy.server.process.installation import environment, lay_out_backends
-from deploy.server.process.workers import kill_workers, new_prefix, remove_leftovers, remove_regions, workers_of
+from deploy.server.process.leftovers import new_name, remove_leftovers
+from deploy.server.process.workers import kill_workers, workers_of
 from deploy.server.proxy import Proxy
 
 START_SECONDS = 60.0
 # The server gives up draining by itself first, and says so in its log.
 KILL_AFTER_SECONDS = 2.0
 UNLOAD_SECONDS = 5.0
+LONGEST_SOCKET = 107  # bytes of a socket's path on Linux
 
 
 class Server:
@@ -32,7 +34,7 @@ class Server:
     configs: the models' configurations by name, as they are loaded.
     contract: what the served model takes and gives.
     ready: whether every model answered when it was last checked. The HTTP health endpoints say the same.
-    internal: tritonserver's own HTTP endpoint, behind the proxy.
+    internal: tritonserver's own endpoints, behind the proxy.
     """
 
     def __init__(
@@ -57,8 +59,8 @@ class Server:
         self._repository, self._log = repository, log
         self.ready = False
         self._process: ServerProcess | None = None
-        self._regions = new_prefix()
-        self.internal = InternalEndpoint(*free_ports(ADDRESS, 2))
+        self._folder = Path(gettempdir(), new_name())
+        self.internal = InternalEndpoint(self._folder)
         self._probe = Probe(self.internal, self.contract)
         self._resources = ExitStack()
 
@@ -83,13 +85,14 @@ class Server:
         Raises ServerError, with nothing left running.
         """
         remove_leftovers()
-        backends = Path(self._resources.enter_context(TemporaryDirectory(prefix="resformer-server-")))
         try:
-            lay_out_backends(backends)
+            self._make_folder()
+            lay_out_backends(self._folder)
             # Before the models are loaded: health then answers "not ready" rather than not at all.
             self._start_proxy()
-            command = server_command(self._repository, backends, self.options, self.internal, self._regions)
-            self._process = ServerProcess(command, environment(), self._log)
+            command = server_command(self._repository.resolve(), self._folder, self.internal, f"{self._folder.name}-")
+            variables = environment() | self.internal.environment()
+            self._process = ServerProcess(command, variables, self._log, folder=self._folder)
             self._process.wait_started(START_SECONDS)
             # All at once, since each load compiles a network.
             with ThreadPoolExecutor() as pool:
@@ -133,7 +136,8 @@ class Server:
             return self._process.stop(DRAIN_SECONDS + KILL_AFTER_SECONDS) if self._process else True
         finally:
             self._process = None
-            remove_regions(self._regions)
+            # The guardian has done it unless it was killed.
+            guardian.remove(self._folder.name, str(self._folder))
             # The proxy goes after the server: it still writes the responses of requests that the server finished.
             self._resources.close()
 
@@ -160,6 +164,15 @@ class Server:
     def running(self) -> bool:
         """Return whether the server's process exists."""
         return self._process is not None and self._process.running
+
+    def _make_folder(self) -> None:
+        try:
+            # Only this user may enter it, whatever the umask.
+            self._folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise ServerError(f"the server's folder {self._folder} cannot be made: {error.strerror}") from None
+        if len(str(self.internal.metrics)) > LONGEST_SOCKET:
+            raise ServerError(f"{self._folder} is too long a path for sockets: set TMPDIR to a shorter one")
 
     def _start_proxy(self) -> None:
         # A new one for each start, since the supervisor restarts a server. It reads `ready` at each request.

@@ -4,6 +4,7 @@ A repository's `model.py` imports one of the classes as `TritonPythonModel`, the
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from data_pipeline import ImageError, Preprocessor
-from deploy.contract import LONGEST_ID, PROBE_ID, Contract
+from deploy.contract import LONGEST_ID, PROBE_VARIABLE, Contract
 from deploy.network import InputError, Network
 
 
@@ -126,7 +127,7 @@ def read(request: Any, name: str) -> NDArray[Any]:
 def log_request(identity: str, rejected: str, seconds: float) -> None:
     """Print one line of JSON about a request for the server's log."""
     # The probe asks every second and would fill the log.
-    if identity != PROBE_ID:
+    if identity != os.environ.get(PROBE_VARIABLE):
         line = {"request": identity[:LONGEST_ID], "rejected": rejected, "milliseconds": round(1000 * seconds, 1)}
         print(json.dumps(line), flush=True)
 

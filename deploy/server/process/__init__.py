@@ -1,18 +1,19 @@
 """Run tritonserver as a child process: its command line, its output line by line, and an orderly end."""
 
+import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from deploy.contract import GRPC_TOKEN_HEADER
 from deploy.errors import ServerError
 from deploy.server.internal_endpoint import InternalEndpoint
-from deploy.server.options import ServerOptions
+from deploy.server.process import guardian
 from deploy.server.process.installation import server_root
 from deploy.server.process.workers import children_of
 
@@ -20,8 +21,6 @@ from deploy.server.process.workers import children_of
 _STARTED = "Started Metrics Service at"
 # 2026-01-31T12:00:00Z E 4711 main.cc:257] "failed to start HTTP service: ..." and, before logging is up, error: ...
 _FAILURE = re.compile(r'^(?:\S+ E \d+ \S+\] "(?=failed to start)|error: )(?P<reason>.*?)"?\s*$')
-# What clients use over gRPC. Health stays open, and the internal endpoint's key closes the rest.
-_TOKEN_PROTECTED = "inference,metadata,model-config,statistics"
 # How long the server waits, once told to end, for the requests that it has accepted.
 DRAIN_SECONDS = 12
 POLL_SECONDS = 0.05
@@ -29,16 +28,13 @@ POLL_SECONDS = 0.05
 LAST_RESPONSES_SECONDS = 1.0
 
 
-def server_command(
-    repository: Path, backends: Path, options: ServerOptions, internal: InternalEndpoint, regions: str
-) -> list[str]:
-    """Return the command that starts tritonserver with gRPC as `options` say, and with no model loaded.
+def server_command(repository: Path, backends: Path, internal: InternalEndpoint, regions: str) -> list[str]:
+    """Return the command that starts tritonserver with no model loaded.
 
     Args:
         repository: the model repository.
         backends: the folder that `lay_out_backends` filled.
-        options: where gRPC listens, and its TLS and token.
-        internal: where HTTP and the metrics listen.
+        internal: where it listens.
         regions: prefix of the names of its shared-memory regions.
     """
     return [
@@ -54,47 +50,56 @@ def server_command(
         # The form that deploy.server.log parses.
         "--log-format=ISO8601",
         f"--exit-timeout-secs={DRAIN_SECONDS}",
-        f"--grpc-address={options.address}",
-        f"--grpc-port={options.grpc_port}",
         *internal.arguments(),
-        *_protection(options),
     ]
 
 
-def _protection(options: ServerOptions) -> list[str]:
-    """Return the arguments for TLS and the token over gRPC.
-
-    Over HTTP the proxy sees to both.
-    """
-    arguments = []
-    if options.tls:
-        certificate, key = options.tls.certificate, options.tls.key
-        arguments += ["--grpc-use-ssl=true", f"--grpc-server-cert={certificate}", f"--grpc-server-key={key}"]
-    if options.token:
-        # The server adds this prefix to the header's name itself.
-        name = GRPC_TOKEN_HEADER.removeprefix("triton-grpc-protocol-")
-        arguments += [f"--grpc-restricted-protocol={_TOKEN_PROTECTED}:{name}={options.token}"]
-    return arguments
-
-
 class ServerProcess:
-    """Run one `tritonserver`.
+    """Run one `tritonserver` under a guardian, which ends it and its workers when this process is gone.
 
     Each line that it or its workers print goes to `log`, called in a thread of this object.
     """
 
-    def __init__(self, command: Sequence[str], environment: dict[str, str], log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: dict[str, str],
+        log: Callable[[str], None],
+        *,
+        folder: Path,
+    ) -> None:
+        """Start it.
+
+        Args:
+            command: tritonserver's.
+            environment: variables of its process and its workers.
+            log: takes each line.
+            folder: the server's own, which is removed once it has ended. Shared memory whose name begins with the
+                folder's is removed as well.
+
+        Raises:
+            ServerError: where the guardian does not run.
+        """
         # In a session of its own: Ctrl-C at a terminal must reach only the parent, which drains the server first.
-        self._process = subprocess.Popen(
-            command,
+        self._guardian = subprocess.Popen(
+            [sys.executable, "-I", "-S", guardian.__file__, folder.name, str(folder), *command],
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
             start_new_session=True,
         )
+        assert self._guardian.stdin is not None
+        assert self._guardian.stdout is not None
+        self._input, self._output = self._guardian.stdin, self._guardian.stdout
+        first = self._output.readline().strip()
+        if not first.isdecimal():
+            self._guardian.kill()
+            raise ServerError(f"tritonserver's guardian does not run: {first or 'it says nothing'}")
+        # Its workers are its children.
+        self.pid = int(first)
         self._log = log
         self._changed = threading.Event()
         self._started = False
@@ -104,20 +109,12 @@ class ServerProcess:
         self._reader.start()
 
     @property
-    def pid(self) -> int:
-        """Return the server's process id.
-
-        Its workers are its children.
-        """
-        return self._process.pid
-
-    @property
     def running(self) -> bool:
         """Return whether the process exists.
 
         It may still be unable to answer.
         """
-        return self._process.poll() is None
+        return self._guardian.poll() is None
 
     def wait_started(self, timeout: float) -> None:
         """Wait until its services start.
@@ -136,7 +133,7 @@ class ServerProcess:
         if not self.running:
             # The reason may be in the last lines, which the reader has not taken yet.
             self._reader.join(1.0)
-            return self._failure or f"the server ended with exit code {self._process.returncode}"
+            return self._failure or f"the server ended with exit code {self._guardian.returncode}"
         return self._failure
 
     def stop(self, drain: float) -> bool:
@@ -144,7 +141,10 @@ class ServerProcess:
 
         SIGTERM lets it finish them within `drain` seconds. SIGKILL is the last step.
         """
-        self._process.send_signal(signal.SIGTERM)
+        # Asked, the guardian sends SIGTERM.
+        with suppress(OSError):
+            self._input.write("e")
+            self._input.flush()
         deadline = time.monotonic() + drain
         drained = False
         try:
@@ -156,18 +156,22 @@ class ServerProcess:
         except KeyboardInterrupt:
             # A second request to stop ends the waiting.
             drained = False
-        self._process.kill()
-        self._process.wait()
+        # The end of its input makes the guardian kill what is left.
+        with suppress(OSError):
+            self._input.close()
+        if self._guardian.wait() < 0:
+            # It was killed itself, and tritonserver with it, but not the workers.
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
         self._reader.join(1.0)
-        return drained or self._process.returncode == 0
+        return drained or self._guardian.returncode == 0
 
     def _wait(self, seconds: float) -> None:
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(seconds)
+            self._guardian.wait(seconds)
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as lines:
+        with self._output as lines:
             for line in lines:
                 self._take(line)
         # The output has ended, so the start will not come: end the wait for it.

@@ -1,14 +1,11 @@
-"""Find and end the server's worker processes, and remove the shared memory that they leave behind."""
+"""Find and end the server's worker processes."""
 
 import os
-import secrets
 import signal
 from contextlib import suppress
 from pathlib import Path
 
 _ZOMBIE = "Z"  # the state of a process whose exit was not collected yet
-_FOLDER = Path("/dev/shm")  # of the shared-memory regions
-_MARK = "resformer_server_"  # the beginning of their names
 
 
 def children_of(server_pid: int) -> list[int]:
@@ -46,26 +43,3 @@ def _model_of(pid: int) -> str | None:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         return Path(os.fsdecode(arguments[1])).parent.parent.name if len(arguments) > 1 else None
     return None
-
-
-def new_prefix() -> str:
-    """Return a new prefix for the names of one server's regions, which tells the process that started the server."""
-    # The random part keeps apart the servers of one process.
-    return f"{_MARK}{os.getpid()}_{secrets.token_hex(4)}_"
-
-
-def remove_regions(prefix: str) -> None:
-    """Remove the regions of one server, which must have ended."""
-    for region in _FOLDER.glob(f"{prefix}*"):
-        # The file may be another user's, or another server may remove it at the same moment.
-        with suppress(OSError):
-            region.unlink()
-
-
-def remove_leftovers() -> None:
-    """Remove the regions of every server whose starting process is gone."""
-    owners = {region.name.removeprefix(_MARK).partition("_")[0] for region in _FOLDER.glob(f"{_MARK}*")}
-    for owner in owners:
-        # A process id that was given to another program only delays the removal.
-        if owner.isdecimal() and not Path("/proc", owner).exists():
-            remove_regions(f"{_MARK}{owner}_")

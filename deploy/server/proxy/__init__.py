@@ -1,4 +1,4 @@
-"""Listen for HTTP clients in a thread of this process, and serve all metrics at one address."""
+"""Listen for clients over HTTP and gRPC in threads of this process, and serve all metrics at one address."""
 
 import asyncio
 import ssl
@@ -6,12 +6,14 @@ import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
-from aiohttp import ClientSession, DummyCookieJar, TCPConnector, web
+from aiohttp import ClientSession, DummyCookieJar, UnixConnector, web
 
 from deploy.errors import ServerError
 from deploy.server.internal_endpoint import InternalEndpoint
 from deploy.server.options import ServerOptions
+from deploy.server.proxy.grpc_proxy import GrpcProxy
 from deploy.server.proxy.handlers import Handlers
+from deploy.server.proxy.request import Rejections
 
 START_SECONDS = 10.0
 # tritonserver does not end while a connection to its HTTP endpoint is open.
@@ -21,7 +23,7 @@ CLOSE_SECONDS = 1.0
 
 
 class Proxy:
-    """Listen from `start` to `stop`, on the ports for HTTP and for metrics.
+    """Listen from `start` to `stop`, on the ports for HTTP, gRPC and metrics.
 
     An instance is started once.
     """
@@ -44,6 +46,8 @@ class Proxy:
         """
         self._options, self._internal = options, internal
         self._ready, self._log = ready, log
+        self._rejections = Rejections()
+        self._grpc = GrpcProxy(options, internal.grpc, ready=ready, log=log, rejections=self._rejections)
         # An event loop in a thread: a program uses the server through plain blocking calls.
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -58,12 +62,14 @@ class Proxy:
         self._thread.start()
         try:
             asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(START_SECONDS)
+            self._grpc.start()
         except OSError as error:
             self.stop()
-            raise ServerError(f"the HTTP proxy cannot start: {error}") from None
+            raise ServerError(f"the proxy cannot start: {error}") from None
 
     def stop(self) -> None:
         """Finish the responses that are being written, then stop listening and end the thread."""
+        self._grpc.stop(CLOSE_SECONDS)
         # Each of the two sites may take CLOSE_SECONDS.
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(2 * CLOSE_SECONDS + 1)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -72,7 +78,7 @@ class Proxy:
 
     async def _listen(self) -> None:
         session = ClientSession(
-            connector=TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS),
+            connector=UnixConnector(str(self._internal.http), limit=0, keepalive_timeout=IDLE_SECONDS),
             cookie_jar=DummyCookieJar(),
             # Given aiohttp's own header, the server would compress masks, at the cost of latency.
             skip_auto_headers=["Accept-Encoding"],
@@ -86,6 +92,7 @@ class Proxy:
             max_bytes=options.max_request_bytes,
             token=options.token,
             log=self._log,
+            rejections=self._rejections,
         )
         await self._serve(handlers.application(), options.http_port, tls_context(options))
         await self._serve(handlers.metrics_application(), options.metrics_port, None)

@@ -8,13 +8,15 @@ import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
 from deploy.contract import LONGEST_ID
-from deploy.server.internal_endpoint import ADDRESS, InternalEndpoint
+from deploy.errors import ServerError
+from deploy.server.internal_endpoint import InternalEndpoint
 from deploy.server.proxy.request import InferenceRequest, Rejection, Rejections, read_request
 
 ID_HEADER, LENGTH_HEADER = "X-Request-Id", "Inference-Header-Content-Length"
@@ -50,7 +52,7 @@ class Handlers:
     max_bytes: int
     token: str
     log: Callable[[str], None]
-    rejections: Rejections = field(default_factory=Rejections)
+    rejections: Rejections
 
     def application(self) -> web.Application:
         """Return the application with every path that clients may use.
@@ -117,10 +119,9 @@ class Handlers:
     async def metrics(self, _request: web.Request) -> web.Response:
         """Answer with the server's families of metrics, where it runs, and the proxy's own."""
         families = ""
-        with suppress(ClientError, asyncio.TimeoutError):
-            url = f"http://{ADDRESS}:{self.internal.metrics_port}/metrics"
-            async with self.session.get(url, timeout=ClientTimeout(total=METRICS_SECONDS)) as response:
-                families = await response.text()
+        with suppress(ServerError, OSError):
+            request = partial(self.internal.request, "GET", "/metrics", timeout=METRICS_SECONDS)
+            families = (await asyncio.to_thread(request)).decode()
         return web.Response(text=families + self.rejections.text())
 
     async def _respond(self, request: web.Request, handler: Handler) -> tuple[web.StreamResponse, str]:
@@ -145,11 +146,10 @@ class Handlers:
             return error_response(500, "the server failed on this request; its log says why"), ""
 
     async def _forward(self, request: web.Request, body: bytes, headers: dict[str, str]) -> web.Response:
-        url = f"http://{ADDRESS}:{self.internal.port}{request.rel_url.path}"
+        # The session knows the socket. The name only fills a header.
+        url = f"http://localhost{request.rel_url.path}"
         timeout = ClientTimeout(total=RESPONSE_SECONDS)
-        async with self.session.request(
-            request.method, url, data=body, headers=self.internal.headers | headers, timeout=timeout
-        ) as response:
+        async with self.session.request(request.method, url, data=body, headers=headers, timeout=timeout) as response:
             content = await response.read()
             if response.status == HTTPStatus.INTERNAL_SERVER_ERROR and content.startswith(UNPARSED):
                 raise Rejection(400, "malformed_request", json.loads(content)["error"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -28,15 +29,18 @@ class Rejections:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
+        # HTTP and gRPC are served in different threads.
+        self._lock = threading.Lock()
 
     def add(self, reason: str) -> None:
         """Count one more for `reason`."""
         # Every reason is a literal of this code: text from a client would let it add metrics without limit.
-        self._counts[reason] += 1
+        with self._lock:
+            self._counts[reason] += 1
 
     def text(self) -> str:
         """Return the family of counters as Prometheus reads it."""
-        head = [f"# HELP {NAME} Requests over HTTP that were refused before inference", f"# TYPE {NAME} counter"]
+        head = [f"# HELP {NAME} Requests that were refused before inference", f"# TYPE {NAME} counter"]
         lines = [f'{NAME}{{reason="{reason}"}} {count}' for reason, count in sorted(self._counts.items())]
         return "\n".join([*head, *lines, ""])
 

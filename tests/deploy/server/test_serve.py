@@ -5,8 +5,6 @@ import json
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -22,27 +20,17 @@ from deploy.serve import main
 from deploy.server import Server, ServerError
 from deploy.server.log import log_server_line
 from deploy.server.options import FREE_PORTS
-
-
-def serve(repository: Path) -> tuple[subprocess.Popen[str], str]:
-    """Start the command in a process and return it with the gRPC address that it printed."""
-    command = [sys.executable, "-m", "deploy.serve", "--repository", str(repository)]
-    ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
-    process = subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    return process, line.partition("gRPC ")[2].partition(",")[0]
+from tests.helpers.serving import start
 
 
 def test_sigterm_answers_what_it_accepted_and_leaves_nothing(
     repository: Path, make_image: Callable[..., bytes]
 ) -> None:
-    before = set(Path("/dev/shm").glob("resformer_server_*"))
-    process, url = serve(repository)
+    server = start(repository)
     answered, refused = [], []
 
     def call() -> None:
-        with Client(url) as client:
+        with Client(server.grpc) as client:
             try:
                 while True:
                     answered.append(client.segment(make_image()).mask.shape)
@@ -55,13 +43,14 @@ def test_sigterm_answers_what_it_accepted_and_leaves_nothing(
     # Stopped under load, with requests in flight.
     while len(answered) < 20:
         callers[0].join(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert server.files()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(20) == 0
     for caller in callers:
         caller.join(10)
     # Each caller ends by being turned away, never by an answer lost on its way: that would be another error.
     assert len(refused) == len(callers)
-    assert set(Path("/dev/shm").glob("resformer_server_*")) <= before
+    assert server.files() == []
 
 
 @pytest.mark.parametrize("side", ["http", "grpc", "metrics"])
@@ -94,6 +83,7 @@ def older(root: Path) -> None:
         (lambda root: (root / "resformer" / "1" / "model.onnx").unlink(), "model.onnx cannot be read: No such file"),
         (lambda root: (root / "resformer" / "1" / "model.bin").write_bytes(b"added"), "not the network that was"),
         (lambda root: (root / "resformer" / "1" / "model.py").unlink(), "no model.py"),
+        (lambda root: (root / "resformer" / "1" / "model.py").chmod(0o666), "can be changed by every user"),
         (older, "does not say how its network is run: build it again"),
     ],
     ids=[
@@ -106,6 +96,7 @@ def older(root: Path) -> None:
             "no network",
             "other weights",
             "no code",
+            "open to all",
         ),
         "of an older version",
     ],

@@ -1,10 +1,12 @@
 """Kill and stop workers, which the server itself neither notices nor replaces."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
@@ -12,7 +14,10 @@ from deploy.client import Client, ClientError
 from deploy.contract import PIPELINE_MODEL
 from deploy.server import Server, ServerError, Supervisor
 from deploy.server.options import FREE_PORTS
-from deploy.server.process.workers import remove_leftovers, workers_of
+from deploy.server.process.leftovers import remove_leftovers
+from deploy.server.process.workers import workers_of
+
+NOBODY = 65534
 
 
 @pytest.fixture(scope="module")
@@ -79,19 +84,34 @@ def test_dead_server_is_started_again(fragile: Server, answers: Callable[[], int
     assert answers() == 4
 
 
+def unused_id() -> int:
+    """Return the highest process id that no process has, which is the last to be given out."""
+    return next(pid for pid in range(2**22 - 1, 0, -1) if not Path("/proc", str(pid)).exists())
+
+
 def test_leftovers_of_dead_servers_are_removed_and_others_kept() -> None:
-    folder = Path("/dev/shm")
-    # The highest possible ids are the last to be given out.
-    unused = next(pid for pid in range(2**22 - 1, 0, -1) if not Path("/proc", str(pid)).exists())
-    left = folder / f"resformer_server_{unused}_0123abcd_region"
-    kept = [folder / f"resformer_server_{os.getpid()}_0123abcd_region", folder / "resformer_server_test_region"]
-    # Kept: those of a live process, and those whose name does not tell a process.
-    for file in (left, *kept):
-        file.touch()
+    left, kept = f"resformer-server-{unused_id()}-0123abcd", f"resformer-server-{os.getpid()}-0123abcd"
+    memory, folder = Path("/dev/shm"), Path(gettempdir())
+    gone = [memory / f"{left}-region", folder / left]
+    # Kept: those of a live process, those whose name does not tell a process, and those of another user.
+    stays = [
+        memory / f"{kept}-region",
+        memory / "resformer-server-test-region",
+        folder / kept,
+        folder / f"{left}-theirs",
+    ]
     try:
+        for path in (gone[0], *stays[:2]):
+            path.touch()
+        for path in (gone[1], *stays[2:]):
+            (path / "python").mkdir(parents=True)
+        if os.geteuid() == 0:
+            os.chown(stays[-1], NOBODY, NOBODY)
+        else:
+            stays.remove(folder / f"{left}-theirs")
         remove_leftovers()
-        assert not left.exists()
-        assert all(file.exists() for file in kept)
+        assert [path for path in gone if path.exists()] == []
+        assert [path for path in stays if not path.exists()] == []
     finally:
-        for file in kept:
-            file.unlink()
+        for path in (*gone, *stays):
+            path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,43 @@
+"""Name what a server makes outside its repository, and remove what servers that are gone have left there."""
+
+import os
+import secrets
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from tempfile import gettempdir
+
+from deploy.server.process.guardian import SHARED_MEMORY
+
+_MARK = "resformer-server-"
+
+
+def new_name() -> str:
+    """Return a new name for one start of a server, which tells the process that starts it.
+
+    It is the name of the server's folder, and the names of its shared-memory regions begin with it.
+    """
+    # The random part keeps apart the servers of one process, and cannot be guessed and taken by another user.
+    return f"{_MARK}{os.getpid()}-{secrets.token_hex(8)}"
+
+
+def remove_leftovers() -> None:
+    """Remove the folders and regions of every server of this user whose starting process is gone."""
+    for place in (gettempdir(), SHARED_MEMORY):
+        for left in Path(place).glob(f"{_MARK}*"):
+            owner = left.name.removeprefix(_MARK).partition("-")[0]
+            # A process id that was given to another program only delays the removal.
+            if owner.isdecimal() and not Path("/proc", owner).exists():
+                _remove(left)
+
+
+def _remove(left: Path) -> None:
+    # Another server may remove it at the same moment.
+    with suppress(OSError):
+        # What another user named like this is no concern of ours, even where we could remove it.
+        if left.lstat().st_uid != os.geteuid():
+            return
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
