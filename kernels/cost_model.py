@@ -3,11 +3,13 @@
 `tests/kernels/test_traffic.py` compares these formulas with every load, store and product of the kernels.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from kernels.attention import triton_bias_launch as bias_gradient
 from kernels.attention import triton_launch as attention
 from kernels.attention.prepare import padded_size
 from kernels.dilated import triton_launch as dilated
@@ -99,6 +101,12 @@ class AttentionProblem:
         return self.moved_bytes + 4 * windows * rows * padded_size(self.window_size)
 
     @property
+    def bias_gradient_values(self) -> int:
+        """Count the float32 values of bias gradients that the backward pass stores. It adds none up in memory."""
+        sizes = (self.batch, self.width, self.num_heads, self.window_size, self.shift_size > 0)
+        return math.prod(bias_gradient.grid(*sizes, bias_gradient.choose_tiles(*sizes, self.dtype)))
+
+    @property
     def flops(self) -> int:
         """Count the FLOPs of the two matrix products, without padding."""
         return 4 * self._values * self.window_size**2
@@ -133,7 +141,7 @@ class DilatedProblem:
 
     @property
     def _tiles(self) -> dilated.Tiles:
-        return dilated.choose_tiles(self.height, self.width, self.c_in)
+        return dilated.choose_tiles(self.batch, self.height, self.width, self.c_in, self.c_out, self.dtype)
 
     @property
     def _offsets(self) -> list[tuple[int, int]]:
@@ -190,10 +198,13 @@ class DilatedProblem:
         # The loads bypass the L1 cache. x is read once per live tap and block of output channels, the weights of a live
         # tap once per tile.
         inputs = self._live_pixels * self.c_in * self._channel_blocks + self.live_tiles * self.c_in * self.c_out
+        values, splits = self.batch * self.height * self.width * self.c_out, self._tiles.splits
+        if splits > 1:
+            # The parts are stored and loaded in float32. The second kernel loads the bias for every value.
+            return (inputs + values) * self.dtype.itemsize + 8 * splits * values + 4 * values
         tiles = self.batch * ceil_div(self.height, self._tiles.tile_y) * ceil_div(self.width, self._tiles.tile_x)
-        outputs = self.batch * self.height * self.width * self.c_out
         # The last term is the bias, counted as float32.
-        return (inputs + outputs) * self.dtype.itemsize + 4 * tiles * self.c_out
+        return (inputs + values) * self.dtype.itemsize + 4 * tiles * self.c_out
 
     @property
     def flops(self) -> int:

@@ -88,8 +88,9 @@ def dilated_payload(
         KernelInputError: the kernel does not fit into a plugin (see `kernels.aot.compile_payload`).
     """
     batch, height, width, c_in = shape
-    configuration = dilated_fusion(height, width, c_in, c_out, dilations, dtype)
-    grid = dilated.program_count(batch, height, width, c_out, dilated.choose_tiles(height, width, c_in))
+    (configuration,) = dilated_fusion(shape, c_out, dilations, dtype, one_launch=True)
+    tiles = dilated.choose_tiles(batch, height, width, c_in, c_out, dtype, one_launch=True)
+    grid = dilated.program_count(batch, height, width, c_out, tiles)
     return _payload(configuration, (height, width), grid, capability)
 
 

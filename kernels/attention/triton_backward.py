@@ -1,4 +1,4 @@
-"""Compute the gradients in two kernels: first of q and of the bias rows, then of k and v.
+"""Compute the gradients of q, then those of k and v, in a kernel each.
 
 Scores are never stored: each kernel computes them again.
 """
@@ -11,7 +11,6 @@ import triton.language as tl
 
 from kernels.attention.triton_tiles import (
     bias_offsets,
-    from_fragments,
     locate,
     owned_pixels,
     streamed_pixels,
@@ -22,15 +21,15 @@ from kernels.attention.triton_tiles import (
 
 @triton.jit
 def attention_backward_query(
-    qkv_ptr, bias_ptr, out_ptr, grad_ptr, qkv_grad_ptr, bias_grad_ptr, row_max_ptr, inverse_sum_ptr, delta_ptr,
+    qkv_ptr, bias_ptr, out_ptr, grad_ptr, qkv_grad_ptr, row_max_ptr, inverse_sum_ptr, delta_ptr,
     height, width, num_heads, shift,
     SCALE: tl.constexpr, SCALE_LOG2: tl.constexpr, WINDOW: tl.constexpr, PADDED: tl.constexpr, HEAD_DIM: tl.constexpr,
     SHIFTED: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
-    """Compute dq and the bias gradient for BLOCK_M queries, with streamed keys.
+    """Compute dq for BLOCK_M queries, with streamed keys.
 
-    Stores the softmax statistics and delta = sum(grad * out) of each query for the kernel of dk and dv.
+    Stores the softmax statistics and delta = sum(grad * out) of each query for the other kernels.
     """
     KINDS: tl.constexpr = 3 if SHIFTED else 1
     EVEN: tl.constexpr = WINDOW % (BLOCK_N // PADDED) == 0
@@ -90,16 +89,11 @@ def attention_backward_query(
         bias = to_fragments(bias, BLOCK_M, BLOCK_N, WARPS)
         scores = tl.dot(query, tl.trans(key), bias, input_precision=PRECISION)
         # These weights lack the factor inverse_sum, which both terms of the score gradients carry instead. The score
-        # gradients lack the factor SCALE, which dq and the bias gradient receive below.
+        # gradients lack the factor SCALE, which dq receives below.
         weights = tl.exp2(scores * SCALE_LOG2 - row_max[:, None])
         weights_grad = tl.dot(grad, tl.trans(value), input_precision=PRECISION)
         scores_grad = weights * (weights_grad * inverse_sum[:, None] - (delta * inverse_sum)[:, None])  # [M, N]
         query_grad = tl.dot(scores_grad.to(key.dtype), key, query_grad, input_precision=PRECISION)
-        # Padded columns have no gradient. Many programs add to the same rows: on a GPU the order of those sums, and so
-        # their last bits, change from run to run.
-        real = exists & (tl.arange(0, 16) % PADDED < WINDOW)[None, None, :]
-        tile = from_fragments(scores_grad * SCALE, BLOCK_M, BLOCK_N, WARPS)
-        tl.atomic_add(bias_grad_ptr + bias_offset + offset, tile, mask=real, sem="relaxed")
 
     qkv_grad_ptrs = qkv_grad_ptr + qkv_offset + pixel[:, None] * (3 * channels) + dims
     tl.store(qkv_grad_ptrs, (query_grad * SCALE).to(qkv_grad_ptr.dtype.element_ty), mask=valid[:, None])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kernels.attention.prepare import padded_size
 from kernels.attention.triton_backward import attention_backward_key_value, attention_backward_query
+from kernels.attention.triton_bias_launch import launch_bias_gradient
 from kernels.attention.triton_forward import attention_forward
 from kernels.dispatch import compiler_options, dot_precision
 
@@ -36,11 +37,12 @@ def choose_tiles(window_size: int, dtype: torch.dtype, backward: bool = False) -
     # A 4-window has 16 tokens: one tile is all of it.
     if window_size == 4:
         return Tiles(block_m=16, block_n=16, warps=1, stages=2)
-    # The backward kernels hold two score tiles at a time, which leaves registers for 64 tokens.
-    if backward:
-        return Tiles(block_m=64, block_n=32, warps=4, stages=2)
-    # float32 runs without tensor cores here, and spreads its work over twice the warps.
     single = dtype == torch.float32
+    # The backward kernels hold two score tiles at a time, which leaves registers for 64 tokens. float32, without tensor
+    # cores, would spill with two window rows of 16 slots.
+    if backward:
+        return Tiles(block_m=64, block_n=16 if single and window_size <= 16 else 32, warps=4, stages=2)
+    # In the forward kernel, float32 spreads its work over twice the warps.
     # 128 queries would be mostly padding in a window of at most 64 tokens. Two warps load 32 keys of 16 dims with 16
     # bytes a thread, four would load 8.
     if window_size <= 8:
@@ -100,17 +102,14 @@ def launch_backward(
         "SCALE": scale,
         **compiler_options(tiles.warps, tiles.stages),
     }
-    # The kernels write every value of the first, and add to the second.
-    qkv_grad, bias_grad = torch.empty_like(qkv), torch.zeros_like(bias_rows)
-    # Row maximum, inverse row sum and delta of each query: the first kernel stores them for the second.
+    qkv_grad = torch.empty_like(qkv)
+    # Row maximum, inverse row sum and delta of each query: the first kernel stores them for the others.
     statistics = qkv.new_empty(3, batch, num_heads, height, width, dtype=torch.float32)
     sizes = (height, width, num_heads, shift_size)
-    attention_backward_query[grid](
-        qkv, bias_rows, out, grad, qkv_grad, bias_grad, *statistics.unbind(), *sizes, **shared
-    )
+    attention_backward_query[grid](qkv, bias_rows, out, grad, qkv_grad, *statistics.unbind(), *sizes, **shared)
     mirrored = mirror(bias_rows, window_size)
     attention_backward_key_value[grid](qkv, mirrored, grad, qkv_grad, *statistics.unbind(), *sizes, **shared)
-    return qkv_grad, bias_grad
+    return qkv_grad, launch_bias_gradient(grad, qkv, bias_rows, statistics, window_size, shift_size, scale)
 
 
 def mirror(bias_rows: Tensor, window_size: int) -> Tensor:

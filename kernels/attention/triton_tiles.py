@@ -117,10 +117,3 @@ def to_fragments(tile, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WARPS: tl.c
     # Every thread already holds the elements of its fragment, so this only renames registers.
     tile = tl.reshape(tile, [BLOCK_N // 16, BLOCK_M // (16 * WARPS), 2, WARPS, 8, 4, 2, 2])
     return tl.reshape(tl.permute(tile, [1, 3, 2, 4, 0, 6, 5, 7]), [BLOCK_M, BLOCK_N])
-
-
-@triton.jit
-def from_fragments(scores, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WARPS: tl.constexpr):
-    """Invert `to_fragments`."""
-    tile = tl.reshape(scores, [BLOCK_M // (16 * WARPS), WARPS, 2, 8, BLOCK_N // 16, 2, 4, 2])
-    return tl.reshape(tl.permute(tile, [4, 0, 2, 1, 3, 6, 5, 7]), [BLOCK_N // 16, BLOCK_M, 16])

@@ -12,7 +12,7 @@ from kernels.dispatch import on_device_of
 def dilated_op(x: Tensor, taps: Tensor, bias: Tensor, dilations: Sequence[int]) -> Tensor:
     """Map x `(B, H, W, C_in)` and packed taps to `(B, H, W, C_out)`.
 
-    Allocates its result and nothing else, apart from copies of inputs that are not contiguous.
+    Allocates its result, the parts of sums that are split on small maps, and copies of inputs that are not contiguous.
     """
     # Imported here because defining and exporting the operator must not need Triton.
     from kernels.dilated.triton_launch import launch

@@ -54,16 +54,28 @@ def live_tap(index, first_y, last_y, first_x, last_x, height, width, DILATIONS: 
 
 
 @triton.jit
+def finish(acc, bias):
+    """Return relu(acc + bias)."""
+    # As torch.relu: NaN stays NaN, which a plain maximum would turn into 0.
+    return tl.maximum(acc + bias.to(tl.float32), 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def dilated_forward(
     x_ptr, taps_ptr, bias_ptr, height, width, out_ptr,
     C_IN: tl.constexpr, C_OUT: tl.constexpr, DILATIONS: tl.constexpr, PRECISION: tl.constexpr,
-    TILE_Y: tl.constexpr, TILE_X: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    TILE_Y: tl.constexpr, TILE_X: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """Compute relu(bias + sum of live taps) for TILE_Y x TILE_X pixels and BLOCK_N output channels of one image."""
+    """Compute relu(bias + sum of live taps) for TILE_Y x TILE_X pixels and BLOCK_N output channels of one image.
+
+    With SPLITS above 1, a program computes only its part of the sum, without bias and ReLU. The output is then float32
+    `(B, SPLITS, H, W, C_OUT)`.
+    """
     N_BLOCKS: tl.constexpr = (C_OUT + BLOCK_N - 1) // BLOCK_N
     K_BLOCKS: tl.constexpr = (C_IN + BLOCK_K - 1) // BLOCK_K
     # Blocks of output channels of one tile are neighbours in the grid: they read the same pixels.
-    program = tl.program_id(0)
+    split = tl.program_id(0) % SPLITS
+    program = tl.program_id(0) // SPLITS
     tile = program // N_BLOCKS
     tiles_x = tl.cdiv(width, TILE_X)
     tiles_y = tl.cdiv(height, TILE_Y)
@@ -89,7 +101,8 @@ def dilated_forward(
         steps += live_outer_taps(first_y, last_y, first_x, last_x, height, width, DILATIONS[branch])
     # One flat loop over (live tap, block of input channels) keeps the load pipeline full from tap to tap.
     acc = tl.zeros([TILE_Y * TILE_X, BLOCK_N], tl.float32)
-    for step in range(steps * K_BLOCKS):
+    steps *= K_BLOCKS
+    for step in range(split * steps // SPLITS, (split + 1) * steps // SPLITS):
         tap, dy, dx = live_tap(step // K_BLOCKS, first_y, last_y, first_x, last_x, height, width, DILATIONS)
         first_channel = step % K_BLOCKS * BLOCK_K
         inside = (y + dy >= 0) & (y + dy < height) & (x + dx >= 0) & (x + dx < width)
@@ -103,8 +116,26 @@ def dilated_forward(
         w_tile = tl.load(taps_ptrs + (tap * C_IN + first_channel) * C_OUT, mask=inside_w, other=0.0)
         acc = tl.dot(x_tile, w_tile, acc, input_precision=PRECISION)
 
-    acc += tl.load(bias_ptr + column, mask=column < C_OUT, other=0.0).to(tl.float32)[None, :]
-    # As torch.relu: NaN stays NaN, which a plain maximum would turn into 0.
-    acc = tl.maximum(acc, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    if SPLITS == 1:
+        acc = finish(acc, tl.load(bias_ptr + column, mask=column < C_OUT, other=0.0)[None, :])
+    else:
+        pixel += (image * (SPLITS - 1) + split) * height * width
     inside = (y >= 0)[:, None] & (column < C_OUT)[None, :]
     tl.store(out_ptr + pixel[:, None] * C_OUT + column[None, :], acc.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def dilated_sum(
+    parts_ptr, bias_ptr, height, width, out_ptr, C_OUT: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Compute relu(bias + sum of the SPLITS parts) for BLOCK values of one image."""
+    values = height * width * C_OUT
+    blocks = tl.cdiv(values, BLOCK)
+    image = tl.program_id(0) // blocks
+    place = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    exists = place < values
+    acc = tl.zeros([BLOCK], tl.float32)
+    for split in tl.static_range(SPLITS):
+        acc += tl.load(parts_ptr + (image * SPLITS + split) * values + place, mask=exists, other=0.0)
+    acc = finish(acc, tl.load(bias_ptr + place % C_OUT, mask=exists, other=0.0))
+    tl.store(out_ptr + image * values + place, acc.to(out_ptr.dtype.element_ty), mask=exists)

@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.kernels.__main__ import file_of, main
-from bench.kernels.gpus import GPUS
+from bench.kernels.gpus import GPUS, Work
 from bench.kernels.stages import calls
+from kernels.cost_model import DilatedProblem
+
+(H100,) = (gpu for gpu in GPUS if gpu.capability == 90)
 
 
 def modelled(folder: Path, output: Path) -> int:
@@ -41,3 +45,28 @@ def test_no_table_of_kernels_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
     assert modelled(tmp_path, tmp_path / "model.json") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "python -m kernels.aot" in line
+
+
+def test_the_dilated_kernel_reads_little_from_the_l2_cache() -> None:
+    # Stage 4 of paper-512, where tiles of 4x8 pixels by 64 channels took 553 us.
+    problem = DilatedProblem(
+        batch=8, height=32, width=32, c_in=512, c_out=512, dilations=(6, 12, 18), dtype=torch.float16
+    )
+    work = Work(
+        programs=problem.programs,
+        dram_bytes=problem.compulsory_bytes,
+        l2_bytes=problem.l2_bytes,
+        flops=problem.executed_flops,
+        instructions=0,
+    )
+    seconds, limit = H100.seconds(work)
+    assert limit == "L2" and seconds <= 0.6 * 553e-6
+
+
+def test_multiprocessors_without_a_program_are_idle() -> None:
+    def seconds(programs: int) -> float:
+        return H100.seconds(Work(programs=programs, dram_bytes=0, l2_bytes=0, flops=10**12, instructions=0))[0]
+
+    # The same work: divided evenly, by half of the multiprocessors, and by one of them twice as much as by the rest.
+    assert seconds(66) == pytest.approx(2 * seconds(132))
+    assert seconds(133) == pytest.approx(2 * 132 / 133 * seconds(132))

@@ -6,6 +6,7 @@ The rule is that of the interpreter's tests: at most twice the error of eager Py
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from kernels import Impl, dilated_fusion
 from kernels.aot.configurations import PRESETS, TRITON_TYPES, Preset
+from kernels.dilated.triton_launch import choose_tiles
 from tests.kernels.accuracy import DTYPES, FACTOR, error
 from tests.kernels.test_attention_accuracy import AttentionCase, gradients
 from tests.kernels.test_dilated_accuracy import FusionCase
@@ -82,7 +84,8 @@ SHORT = (
     Case(attention(3, 8, 8, 8, 0, 1, 16), torch.float16),
     *(Case(fusion(2, 20, 13, 32, 48), dtype) for dtype in DTYPES),
     Case(fusion(1, 6, 7, 33, 70, dilations=(2, 2, 9)), torch.float16),
-    Case(fusion(1, 50, 49, 16, 16), torch.float16),
+    # Enough tiles to need no split.
+    Case(fusion(24, 9, 17, 16, 16, dilations=(1, 2)), torch.float16),
 )
 
 
@@ -96,17 +99,26 @@ def of_preset(preset: Preset, dtype: torch.dtype) -> list[Case]:
         for side, shift, more in ((window, 0, 8), (2 * window, window // 2, 4))
     ]
     stages = [(preset.image_size >> stage, preset.channels << stage - 1) for stage in (1, 2, 3, 4)]
-    fusions = [fusion(1, side, side, one, one, dilations=preset.dilations) for side, one in stages]
+
+    def splits(batch: int, side: int, channels: int) -> bool:
+        return choose_tiles(batch, side, side, channels, channels, dtype).splits > 1
+
+    # Sums of small maps are split. What is not split is the same kernel for a large map and for a batch of small ones.
+    sizes = [(1, side, one) for side, one in stages if splits(1, side, one)]
+    sizes += [(next(batch for batch in count(1) if not splits(batch, 16, one)), 16, one) for _, one in stages]
+    fusions = [fusion(batch, side, side, one, one, dilations=preset.dilations) for batch, side, one in sizes]
     return [*(Case(one, dtype, preset.trains) for one in attentions), *(Case(one, dtype) for one in fusions)]
 
 
-# Every configuration that is shipped, at the paper's sizes: see `kernels.aot.configurations.shipped`.
+# Every configuration that is shipped: see `kernels.aot.configurations.shipped`. The plugins are in `test_plugins`.
 PAPER = tuple(
-    case
-    for preset in PRESETS
-    for dtype in HALVES
-    if preset.trains or dtype == torch.float16
-    for case in of_preset(preset, dtype)
+    {
+        case.name: case
+        for preset in PRESETS
+        for dtype in DTYPES
+        if preset.trains or dtype == torch.float16
+        for case in of_preset(preset, dtype)
+    }.values()
 )
 LISTS: dict[str, tuple[Case, ...]] = {"short": SHORT, "paper": PAPER}
 

@@ -17,12 +17,24 @@ class Traffic:
 
     loads: addresses of the elements of each load that its mask lets through, and the bytes of an element.
     stores: the same of each store.
+    atomic_additions: of single values to memory.
     multiply_adds: of all matrix products.
     """
 
     loads: list[tuple[NDArray[np.uint64], int]] = field(default_factory=list)
     stores: list[tuple[NDArray[np.uint64], int]] = field(default_factory=list)
+    atomic_additions: int = 0
     multiply_adds: int = 0
+
+    @property
+    def moved_bytes(self) -> int:
+        """Return the bytes loaded from and stored to all tensors."""
+        return sum(addresses.size * size for addresses, size in (*self.loads, *self.stores))
+
+    @property
+    def stored_bytes(self) -> int:
+        """Return the bytes stored to all tensors."""
+        return sum(addresses.size * size for addresses, size in self.stores)
 
     def loaded(self, tensor: Tensor) -> tuple[int, int]:
         """Return the (total, unique) bytes loaded from the tensor."""
@@ -45,8 +57,8 @@ def recorded_traffic() -> Iterator[Traffic]:
     """Record everything that kernels do inside the block."""
     traffic = Traffic()
     # Masked accesses are all there are: the interpreter sends plain ones through these methods too.
-    names = ("create_masked_load", "create_masked_store", "create_dot")
-    load, store, dot = originals = [getattr(InterpreterBuilder, name) for name in names]
+    names = ("create_masked_load", "create_masked_store", "create_atomic_rmw", "create_dot")
+    load, store, atomic, dot = originals = [getattr(InterpreterBuilder, name) for name in names]
 
     def recording_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
         traffic.loads.append((pointers.data[mask.data], _itemsize(pointers)))
@@ -56,12 +68,18 @@ def recorded_traffic() -> Iterator[Traffic]:
         traffic.stores.append((pointers.data[mask.data], _itemsize(pointers)))
         return store(self, pointers, value, mask, *rest)
 
+    def recording_atomic(self: Any, operation: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        traffic.atomic_additions += int(mask.data.sum())
+        return atomic(self, operation, pointers, value, mask, *rest)
+
     def recording_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
         traffic.multiply_adds += a.data.shape[0] * a.data.shape[1] * b.data.shape[1]
         return dot(self, a, b, *rest)
 
     try:
-        for name, recording in zip(names, (recording_load, recording_store, recording_dot), strict=True):
+        for name, recording in zip(
+            names, (recording_load, recording_store, recording_atomic, recording_dot), strict=True
+        ):
             setattr(InterpreterBuilder, name, recording)
         yield traffic
     finally:

@@ -70,10 +70,12 @@ def test_every_shipped_configuration_has_its_own_row(ampere: list[Row]) -> None:
 
 
 def check_resources(rows: list[Row]) -> None:
-    """Refuse spilled registers and loops without tensor cores."""
+    """Refuse spilled registers, atomic additions and half-precision products without tensor cores."""
     for row in rows:
         assert row["spill_bytes"] == 0, row["file"]
-        assert row["loop_tensor_instructions"] > 0, row["file"]
+        assert not {kind.split()[0] for kind in row["memory_instructions"]} & {"RED", "ATOMG"}, row["file"]
+        if row["dtype"] != "fp32" and row["kernel"] != "dilated_sum":
+            assert row["loop_tensor_instructions"] > 0, row["file"]
 
 
 def test_nothing_spills_and_every_loop_uses_tensor_cores(ampere: list[Row]) -> None:
@@ -91,18 +93,25 @@ def test_both_products_use_tensor_cores(ampere: list[Row]) -> None:
     # kernel has two products, those of the backward kernels have three and four.
     products = {"attention_forward": 2, "attention_backward_query": 3, "attention_backward_key_value": 4}
     for row in ampere:
-        if row["kernel"] in products:
+        if row["kernel"] in products and row["dtype"] != "fp32":
             window, head_dim = (int(part[1:]) for part in row["configuration"].split("-")[:2])
             owned = 128 if row["kernel"] == "attention_forward" and window > 8 else 64
-            tiles = owned // 16 // row["warps"] * 32 // 16
-            assert row["loop_tensor_instructions"] == head_dim // 8 * products[row["kernel"]] * tiles, row["file"]
+            product = head_dim // 8 * (owned // 16 // row["warps"] * 32 // 16)
+            loop = product * products[row["kernel"]]
+            # The assembler writes out the 7 steps of a loop where it likes. Then the one left is the first pass over
+            # the keys, of one product.
+            written_out = window == 14 and row["tensor_instructions"] == product + 7 * loop
+            assert row["loop_tensor_instructions"] == loop or written_out, row["file"]
 
 
 def test_inputs_load_sixteen_bytes_at_a_time(forward: list[Row]) -> None:
-    # The bias vector of the convolution is the one thing that may load less.
+    # The bias vector of the convolution, which does not go through shared memory, is the one thing that may load less.
     for row in forward:
         widths = {kind for kind in row["memory_instructions"] if kind.startswith(("LDG ", "LDGSTS "))}
-        assert widths == ({"LDG 16", "LDGSTS 16"} if row["kernel"] == "attention_forward" else {"LDGSTS 16", "LDG 4"})
+        if row["kernel"] == "attention_forward":
+            assert widths == {"LDG 16", "LDGSTS 16"}, row["file"]
+        else:
+            assert {kind for kind in widths if kind.startswith("LDGSTS")} == {"LDGSTS 16"}, row["file"]
 
 
 def test_instructions_a_tensor_instruction_of_the_main_loop(forward: list[Row]) -> None:
@@ -112,8 +121,15 @@ def test_instructions_a_tensor_instruction_of_the_main_loop(forward: list[Row]) 
     assert ratios["attention_forward-w14-d32-shifted-fp16-sm80"] <= 20
 
 
-def test_shared_memory_stays_below_what_every_driver_grants(forward: list[Row]) -> None:
-    assert all(row["shared_bytes"] < 48 * 1024 for row in forward)
+def test_shared_memory_stays_below_what_every_gpu_grants(ampere: list[Row]) -> None:
+    # 99 KB is what GPUs of compute capability 8.6, 8.9 and 12.0 grant to a program that asks for it.
+    assert all(row["shared_bytes"] <= 99 * 1024 for row in ampere)
+
+
+def test_shared_memory_of_plugins_needs_no_asking(forward: list[Row]) -> None:
+    plugins = [row for row in forward if "in plugins" in row["serves"] or row["kernel"] == "attention_forward"]
+    assert {row["kernel"] for row in plugins} == {"attention_forward", "dilated_fusion"}
+    assert all(row["shared_bytes"] < 48 * 1024 for row in plugins)
 
 
 def parameters(ptx: str, entry: str) -> list[str]:
@@ -145,7 +161,7 @@ def test_payload_fits_what_tensorrt_passes_and_grants() -> None:
     program = (
         "import torch; from kernels.aot import compile_payload; "
         "from kernels.aot.configurations import dilated_fusion; "
-        "one = dilated_fusion(112, 112, 64, 64, (6, 12, 18), torch.float16); "
+        "one, = dilated_fusion((1, 112, 112, 64), 64, (6, 12, 18), torch.float16, one_launch=True); "
         "made = compile_payload(one, 100, ptx_version=86); print(made.shared_bytes); print(made.ptx)"
     )
     clean = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

@@ -42,7 +42,7 @@ def store(space: str, bits: int) -> Handler:
     def execute(machine: Machine, operands: tuple[Operand, ...], mask: Mask | None) -> None:
         items = operands[1].items or (operands[1],)
         addresses, active = machine.address(operands[0]), machine.active(mask)
-        values = [machine.full(machine.read(one, STORED[one.kind])) for one in items]
+        values = [machine.full(machine.read(one, STORED.get(one.kind, f"u{bits // 8}"))) for one in items]
         data = np.stack(values, -1).view(np.uint8)
         if space == "global":
             machine.memory.store(addresses[active], data[active])
@@ -115,6 +115,8 @@ for _space, _base in (("global", "[rd]"), ("shared", "[r]")):
                 define(f"ld.{_space}{_many}.b{_bits}", f"{vector(_kind, _count)} {_base}", load(_space, _bits))
                 define(f"st.{_space}{_many}.b{_bits}", f"{_base} {vector(_kind, _count)}", store(_space, _bits))
 define("ld.shared.b32", "rd [r]", load("shared", 32))
+for _count in (2, 4):
+    define(f"st.shared.v{_count}.b32", f"[r] {vector('n', _count)}", store("shared", 32))
 for _count in (1, 2, 4):
     _many = f".v{_count}" if _count > 1 else ""
     define(f"red.global.gpu.relaxed.add{_many}.f32", f"[rd] {vector('r', _count)}", add)
