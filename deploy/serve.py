@@ -1,14 +1,19 @@
 """Serve a model repository until told to stop."""
 
 import argparse
+import logging
+import os
+import resource
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from data_pipeline.command_line import new_parser, positive, run_command
 from deploy.server import Server, ServerError, ServerOptions, Supervisor, Tls
-from deploy.server.log import log_event, log_server_line
+from deploy.server.log import Log
 
 EXAMPLES = """examples:
   python -m deploy.serve
@@ -26,9 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # SIGTERM raises KeyboardInterrupt as Ctrl-C does, so that a stop during the start is orderly too. A second signal
     # ends the wait for requests in flight.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return run_command(
-        lambda: run(Server(options.repository, server_options(options), log_server_line)), OSError, ServerError
-    )
+    _open_standard_files()
+    _raise_limit_of_files()
+    with _log_of_everything() as log:
+        return run_command(
+            lambda: run(Server(options.repository, server_options(options), log.server_line), log), OSError, ServerError
+        )
 
 
 def server_options(options: argparse.Namespace) -> ServerOptions:
@@ -49,18 +57,62 @@ def server_options(options: argparse.Namespace) -> ServerOptions:
     )
 
 
-def run(server: Server) -> int:
+def run(server: Server, log: Log) -> int:
     """Start the server, print where it listens, watch it until interrupted, and return the exit code."""
     try:
         server.start()
-        # Flushed: a program that started this one waits for the line.
-        print(f"serving on gRPC {server.grpc_url}, HTTP {server.http_url}, metrics {server.metrics_url}", flush=True)
-        Supervisor(server, log_event).watch()
+        announce(f"serving on gRPC {server.grpc_url}, HTTP {server.http_url}, metrics {server.metrics_url}")
+        Supervisor(server, log.event).watch()
     except KeyboardInterrupt:
-        print("stopping: requests in flight are answered first", flush=True)
+        announce("stopping: requests in flight are answered first")
         return 0 if server.stop() else 1
     finally:
         server.stop()
+
+
+def announce(line: str) -> None:
+    """Print a line at once, since a program that started this one may wait for it. Nobody has to read it."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        # What could not be written would be tried again at the end, and fail then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _open_standard_files() -> None:
+    """Open what the caller has closed of stdin, stdout and stderr, or a client's connection would take its place."""
+    # The lowest number that is free is given out first.
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    sys.stdout = sys.stdout or os.fdopen(number, "w")
+
+
+def _raise_limit_of_files() -> None:
+    """Allow this process as many open files as it may allow itself: each connection is one or two."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+@contextmanager
+def _log_of_everything() -> Iterator[Log]:
+    """Write JSON to stderr, also what libraries log or warn of, and what ends a thread."""
+
+    def uncaught(hook: threading.ExceptHookArgs) -> None:
+        logging.getLogger("thread").error("a thread has ended", exc_info=hook.exc_value)
+
+    # Without a stderr its number may by now be that of something else.
+    log = Log(2 if sys.__stderr__ else os.open(os.devnull, os.O_WRONLY))
+    before, root = threading.excepthook, logging.getLogger()
+    threading.excepthook = uncaught
+    root.addHandler(log)
+    logging.captureWarnings(True)
+    try:
+        yield log
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(log)
+        threading.excepthook = before
+        log.close()
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -3,7 +3,6 @@
 The proxy forwards requests to them. Clients reach the proxy instead.
 """
 
-import errno
 import http.client
 import json
 import secrets
@@ -20,15 +19,13 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import triton_to_np_dtype
 
 from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, PROBE_VARIABLE, Contract, TensorSpec, sample_image
-from deploy.errors import ServerError
+from deploy.errors import EXHAUSTED, ServerError
 
 # Compiling a large network takes its time.
 LOAD_SECONDS = 120.0
 # A worker's first inference may still compile kernels.
 FIRST_SECONDS = 60.0
 PATIENCE_SECONDS = 2.0
-# What this process lacks says nothing about the server.
-EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 Headers = dict[str, str]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import gettempdir
 from types import TracebackType
@@ -56,7 +56,7 @@ class Server:
         self.options = (options or ServerOptions()).with_ports()
         self.configs = {name: tuned(config, self.options) for name, config in read_repository(repository).items()}
         self.contract = read_contract(self.configs[PIPELINE_MODEL])
-        self._repository, self._log = repository, log
+        self._repository, self._given_log = repository, log
         self.ready = False
         self._process: ServerProcess | None = None
         self._folder = Path(gettempdir(), new_name())
@@ -164,6 +164,11 @@ class Server:
     def running(self) -> bool:
         """Return whether the server's process exists."""
         return self._process is not None and self._process.running
+
+    def _log(self, line: str) -> None:
+        # A log that fails must stop neither the reader of the server's output nor a response.
+        with suppress(Exception):
+            self._given_log(line)
 
     def _make_folder(self) -> None:
         try:

@@ -33,6 +33,9 @@ class Supervisor:
                 self.attend()
                 # One good check ends a series: faults that are hours apart must not add up.
                 restarts = 0
+            except OSError as error:
+                # Whatever this process lacks, nothing was found out about the server, which goes on.
+                self._report(f"the models were not checked: {error.strerror}")
             except ServerError as error:
                 if restarts == MAX_RESTARTS:
                     raise
@@ -43,7 +46,8 @@ class Supervisor:
     def attend(self) -> None:
         """Check every model once and replace the workers of one that does not answer.
 
-        Raises ServerError where only a restart of the server can help.
+        Raises ServerError where only a restart of the server can help, and OSError where this process lacks files or
+        memory to look.
         """
         for name in self._server.configs:
             self._attend_model(name)
@@ -69,6 +73,6 @@ class Supervisor:
         self._server.stop()
         try:
             self._server.start()
-        except ServerError as error:
+        except (ServerError, OSError) as error:
             # The next check fails as long as there is no server, and counts as the next restart.
             self._report(f"the server did not come back: {error}")

@@ -9,7 +9,10 @@ _ZOMBIE = "Z"  # the state of a process whose exit was not collected yet
 
 
 def children_of(server_pid: int) -> list[int]:
-    """Return the process ids of the server's live workers."""
+    """Return the process ids of the server's live workers.
+
+    Raises OSError where this process lacks what it takes to look, here and below.
+    """
     everyone = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
     return [pid for pid in everyone if _is_live_child(pid, server_pid)]
 
@@ -29,7 +32,7 @@ def kill_workers(server_pid: int, model: str) -> None:
 
 def _is_live_child(pid: int, parent: int) -> bool:
     # A process may end between the listing and the reading.
-    with suppress(OSError):
+    with suppress(FileNotFoundError, ProcessLookupError):
         # The command's name, in brackets, may hold anything. State and parent follow it.
         state, its_parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
         # A killed worker whose exit the server has not collected is still listed, as a zombie.
@@ -38,7 +41,7 @@ def _is_live_child(pid: int, parent: int) -> bool:
 
 
 def _model_of(pid: int) -> str | None:
-    with suppress(OSError):
+    with suppress(FileNotFoundError, ProcessLookupError):
         # triton_python_backend_stub REPOSITORY/MODEL/VERSION/model.py ...
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         return Path(os.fsdecode(arguments[1])).parent.parent.name if len(arguments) > 1 else None

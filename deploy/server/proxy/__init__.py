@@ -1,25 +1,28 @@
 """Listen for clients over HTTP and gRPC in threads of this process, and serve all metrics at one address."""
 
 import asyncio
+import json
+import logging
 import ssl
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from aiohttp import ClientSession, DummyCookieJar, UnixConnector, web
+from aiohttp.http import HttpProcessingError
 
-from deploy.errors import ServerError
+from deploy.errors import EXHAUSTED, ServerError
 from deploy.server.internal_endpoint import InternalEndpoint
 from deploy.server.options import ServerOptions
 from deploy.server.proxy.grpc_proxy import GrpcProxy
 from deploy.server.proxy.handlers import Handlers
+from deploy.server.proxy.limits import CLOSE_SECONDS, Connections, most_connections
 from deploy.server.proxy.request import Rejections
 
 START_SECONDS = 10.0
 # tritonserver does not end while a connection to its HTTP endpoint is open.
-IDLE_SECONDS = 0.5
-# For responses that are still being written when the server has drained.
-CLOSE_SECONDS = 1.0
+KEPT_SECONDS = 0.5
 
 
 class Proxy:
@@ -50,6 +53,11 @@ class Proxy:
         self._grpc = GrpcProxy(options, internal.grpc, ready=ready, log=log, rejections=self._rejections)
         # An event loop in a thread: a program uses the server through plain blocking calls.
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(
+            lambda _loop, context: self._report(context["message"], context.get("exception"))
+        )
+        self._logger = logging.Logger("proxy", logging.DEBUG)
+        self._logger.addHandler(_Records(self._take))
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         # What `_close` gives back, in reverse order.
         self._resources = AsyncExitStack()
@@ -76,9 +84,27 @@ class Proxy:
         self._thread.join()
         self._loop.close()
 
+    def _take(self, record: logging.LogRecord) -> None:
+        """Count what aiohttp says of bytes that are no HTTP, and pass on what else it says."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            self._rejections.add("malformed_http")
+            line = {"request": "", "protocol": "http", "path": "", "status": error.code, "rejected": "malformed_http"}
+            self._log(json.dumps(line))
+        elif record.levelno >= logging.WARNING:
+            self._report(record.getMessage(), error)
+
+    def _report(self, message: str, error: BaseException | None) -> None:
+        """Log a fault of the proxy itself, which its clients are not told about."""
+        if isinstance(error, OSError) and error.errno in EXHAUSTED:
+            # It may come at each connection, and the place in the code says nothing.
+            message, error = f"{message}: {error.strerror}", None
+        trace = "".join(traceback.format_exception(error)) if error else ""
+        self._log(json.dumps({"request": "", "error": message, "traceback": trace}))
+
     async def _listen(self) -> None:
         session = ClientSession(
-            connector=UnixConnector(str(self._internal.http), limit=0, keepalive_timeout=IDLE_SECONDS),
+            connector=UnixConnector(str(self._internal.http), limit=most_connections(), keepalive_timeout=KEPT_SECONDS),
             cookie_jar=DummyCookieJar(),
             # Given aiohttp's own header, the server would compress masks, at the cost of latency.
             skip_auto_headers=["Accept-Encoding"],
@@ -106,10 +132,23 @@ class Proxy:
         await asyncio.gather(*left, return_exceptions=True)
 
     async def _serve(self, app: web.Application, port: int, tls: ssl.SSLContext | None) -> None:
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_SECONDS)
-        self._resources.push_async_callback(runner.cleanup)
-        await runner.setup()
-        await web.TCPSite(runner, self._options.address, port, ssl_context=tls).start()
+        def refused() -> None:
+            self._rejections.add("too_many_connections")
+
+        connections = Connections(app, refused=refused, logger=self._logger)
+        await connections.listen(self._options.address, port, tls, self._resources)
+
+
+class _Records(logging.Handler):
+    """Hand over log records as they are."""
+
+    def __init__(self, take: Callable[[logging.LogRecord], None]) -> None:
+        super().__init__()
+        self._take = take
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand over one record."""
+        self._take(record)
 
 
 def tls_context(options: ServerOptions) -> ssl.SSLContext | None:

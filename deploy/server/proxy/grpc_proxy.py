@@ -14,7 +14,7 @@ from grpc.experimental import ChannelOptions
 
 from deploy.contract import GRPC_TOKEN_HEADER, LONGEST_ID
 from deploy.server.options import ServerOptions
-from deploy.server.proxy.limits import BODY_SECONDS, HEAD_SECONDS, IDLE_SECONDS, connections
+from deploy.server.proxy.limits import BODY_SECONDS, HEAD_SECONDS, IDLE_SECONDS, most_connections
 from deploy.server.proxy.request import Rejections
 
 SERVICE = "/inference.GRPCInferenceService/"
@@ -57,7 +57,7 @@ def _downstream(largest: int) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", largest),
         ("grpc.max_send_message_length", -1),
-        ("grpc.max_allowed_incoming_connections", connections()),
+        ("grpc.max_allowed_incoming_connections", most_connections()),
         ("grpc.server_handshake_timeout_ms", int(1000 * HEAD_SECONDS)),
         ("grpc.max_connection_idle_ms", int(1000 * IDLE_SECONDS)),
         # A peer that is gone without a word is noticed.

@@ -17,11 +17,12 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, web
 from deploy.contract import LONGEST_ID
 from deploy.errors import ServerError
 from deploy.server.internal_endpoint import InternalEndpoint
+from deploy.server.proxy.limits import BODY_SECONDS
 from deploy.server.proxy.request import InferenceRequest, Rejection, Rejections, read_request
 
 ID_HEADER, LENGTH_HEADER = "X-Request-Id", "Inference-Header-Content-Length"
-# For the whole of a request's body to arrive, for the server to respond, and for its metrics.
-BODY_SECONDS, RESPONSE_SECONDS, METRICS_SECONDS = 30.0, 120.0, 2.0
+# For the server to respond, and for its metrics.
+RESPONSE_SECONDS, METRICS_SECONDS = 120.0, 2.0
 MODEL = r"/v2/models/{model:[\w.-]+}{version:(/versions/\d+)?}"
 # The server answers tensor data that it cannot parse with a status of 500, and begins its message like this.
 UNPARSED = b'{"error":"Unable to parse'

@@ -37,7 +37,7 @@ def test_nothing_is_left_of_a_supervisor_that_ended(repository: Path, make_image
         assert until(lambda: not server.files())  # noqa: B023
 
 
-@pytest.mark.parametrize("victim", ["tritonserver", "guardian"])
+@pytest.mark.parametrize("victim", ["tritonserver", pytest.param("guardian", marks=pytest.mark.slow)])
 def test_workers_end_with_what_started_them(repository: Path, make_image: MakeImage, victim: str) -> None:
     server = start(repository)
     before = server.processes()

@@ -18,7 +18,7 @@ from deploy.files import CONFIGURATION, read_config, write_config
 from deploy.repository import write_repository
 from deploy.serve import main
 from deploy.server import Server, ServerError
-from deploy.server.log import log_server_line
+from deploy.server.log import Log
 from deploy.server.options import FREE_PORTS
 from tests.helpers.serving import start
 
@@ -142,9 +142,12 @@ def test_port_out_of_range_is_misuse(repository: Path) -> None:
     assert exit_.value.code == 2
 
 
-def test_every_line_of_the_log_has_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_line_of_the_log_has_a_message(tmp_path: Path) -> None:
     """Log the title of a table of settings, which the server writes as an empty message, and a line of words."""
-    for quoted in ('"', "", '"Collecting CPU metrics"'):
-        log_server_line(f"2026-11-25T23:31:58Z I 4711 server.cc:604] {quoted}")
-    (line,) = capsys.readouterr().err.splitlines()
+    with (tmp_path / "log").open("wb") as file:
+        log = Log(file.fileno())
+        for quoted in ('"', "", '"Collecting CPU metrics"'):
+            log.server_line(f"2026-11-25T23:31:58Z I 4711 server.cc:604] {quoted}")
+        log.close()
+    (line,) = (tmp_path / "log").read_text().splitlines()
     assert json.loads(line)["message"] == "Collecting CPU metrics"
