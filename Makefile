@@ -2,7 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint bench clean
+# Minutes that `make gpu` may take.
+BUDGET ?= 9
+
+.PHONY: install demo test lint bench gpu clean
 
 install: .venv/.installed
 
@@ -26,6 +29,10 @@ lint: install
 
 bench: install
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json=build/bench.json
+
+# Without `install`: it needs torch and triton alone, and takes whichever environment has them.
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu --budget $(BUDGET) --output build/gpu
 
 clean:
 	rm -rf build .venv *.egg-info

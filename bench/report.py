@@ -1,11 +1,12 @@
 """Turn a run's JSON into the tables of bench/README.md and a plot.
 
 python -m bench.report build/bench.json [--update bench/README.md] [--plot bench/engines.png]
+python -m bench.report build/gpu/gpu.json [--update bench/README.md]
 """
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from bench import BASELINE
+from bench.gpu import report as gpu
+from bench.tables import ResultsError, markdown_table, updated
 from data_pipeline.command_line import new_parser, run_command
 from data_pipeline.files import write_whole
 
 Results = dict[str, Any]
 Benchmark = dict[str, Any]
-COMMAND = "python -m pytest bench --benchmark-only --benchmark-json=FILE"
-
-
-class ResultsError(ValueError):
-    """Say what is wrong with a file of results, in one line."""
+COMMAND, GPU_COMMAND = "python -m pytest bench --benchmark-only --benchmark-json=FILE", "python -m bench.gpu"
 
 
 def read_results(path: Path) -> Results:
-    """Read what `--benchmark-json` wrote.
+    """Read what `--benchmark-json` or `python -m bench.gpu` wrote.
 
     Raises ResultsError where the file holds no benchmark of this project.
     """
@@ -35,6 +34,8 @@ def read_results(path: Path) -> Results:
         results = json.loads(path.read_text())
     except ValueError as error:
         raise ResultsError(f"{path} must be a JSON file of `{COMMAND}`, it cannot be read: {error}") from error
+    if isinstance(results, dict) and "steps" in results:
+        return results
     if not isinstance(results, dict) or "resformer" not in results.get("machine_info", {}):
         raise ResultsError(f"{path} must be a JSON file of `{COMMAND}`, it holds other JSON")
     if not results["benchmarks"]:
@@ -182,8 +183,7 @@ def _table(results: Results, subject: str, header: list[str], rows: list[list[st
         f"{subject}, on {info['processor']} ({info['cores']} cores), Python {info['python']}, "
         f"{results['datetime'][:10]}. Measured. Absolute times of a shared machine are noisy."
     )
-    rule = ["---"] * text + ["---:"] * (len(header) - text)
-    return "\n".join([machine, "", *(f"| {' | '.join(row)} |" for row in (header, rule, *rows))])
+    return f"{machine}\n\n{markdown_table(header, rows, text)}"
 
 
 def plot(results: Results, path: Path) -> None:
@@ -227,29 +227,20 @@ def _line(axes: Axes, benches: Sequence[Benchmark], kind: str) -> None:
     axes.set(xlabel=kind, ylabel="ms (median)", title=benches[0]["group"].partition(", ")[2])
 
 
-def updated(file: Path, tables: Mapping[str, str]) -> str:
-    """Return the text of a page with each table between the comments of its name.
-
-    Raises ResultsError where a table has no such place.
-    """
-    page = file.read_text()
-    for name, text in tables.items():
-        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        before, _, rest = page.partition(begin)
-        _old, found, after = rest.partition(end)
-        if not found:
-            raise ResultsError(f"{file} must have a line {begin} and below it a line {end}, it lacks them: add them")
-        page = f"{before}{begin}\n{text}\n{end}{after}"
-    return page
-
-
 TABLES = {"path": path_table, "engines": engines_table, "rewrites": rewrites_table, "load": load_table}
+
+
+def tables_of(results: Results) -> dict[str, str]:
+    """Return the Markdown of what was measured, by the name of its place in bench/README.md."""
+    if "steps" in results:
+        return gpu.tables(results)
+    return {name: text for name, table in TABLES.items() if (text := table(results))}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = new_parser("bench.report", __doc__)
-    parser.add_argument("results", type=Path, help="what --benchmark-json wrote")
+    parser.add_argument("results", type=Path, help="what --benchmark-json wrote, or gpu.json of bench.gpu")
     parser.add_argument("--update", type=Path, metavar="FILE", help="Markdown file that has the tables' markers")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="plot of test_engines.py's results")
     options = parser.parse_args(arguments)
@@ -257,12 +248,13 @@ def main(arguments: list[str] | None = None) -> int:
     def report() -> None:
         results = read_results(options.results)
         try:
-            tables = {name: text for name, table in TABLES.items() if (text := table(results))}
+            tables = tables_of(results)
             if options.plot:
                 plot(results, options.plot)
         except (KeyError, TypeError) as error:
             rule = f"{options.results} must come from this version of the benchmarks"
-            raise ResultsError(f"{rule}, it lacks or changes {error}: run `{COMMAND}` again") from error
+            command = GPU_COMMAND if "steps" in results else COMMAND
+            raise ResultsError(f"{rule}, it lacks or changes {error}: run `{command}` again") from error
         if not tables and not options.plot:
             raise ResultsError(
                 f"{options.results} must hold benchmarks of a table ({', '.join(TABLES)}), it holds others"

@@ -13,19 +13,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from bench import OUTPUT
 from bench.loader_worker import photographs
+from bench.photographs import SIZES, photograph_folder
 from bench.turns import Turn
 from data_pipeline import Preprocessing, Preprocessor
 from data_pipeline.prepare import prepare
-from data_pipeline.sources.synthetic import skin
 from deploy.verify.turns import Operation, Rounds, timed
 
-SIZES = {"1024x768": (768, 1024, 24), "3000x2000": (2000, 3000, 8)}  # height, width, files
 SAMPLES = {"1024x768": 128, "3000x2000": 32}  # an epoch, in which the files repeat
 # By the names of `bench.loader_worker`. A peer is a PyTorch DataLoader.
 LOADERS = {
@@ -39,24 +36,6 @@ SCALES = {f"batch-{size}-threads-{threads}": (size, threads) for size, threads i
 PREPARED = 512
 # An epoch takes seconds, and warms up by itself.
 FEW_EPOCHS = Rounds(fewest=3, seconds=0, warm_up=0)
-
-
-def photograph_folder(name: str) -> Path:
-    """Make JPEG files and PNG masks of this size, once, and return their folder."""
-    height, width, count = SIZES[name]
-    folder = OUTPUT / name
-    # The last file made stands for all of them.
-    if not (folder / f"{count - 1}.png").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        for index in range(count):
-            rng = np.random.default_rng((index, height))
-            image, mask, _ = skin.generate(rng)
-            large = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC), np.int16)
-            # Smooth images have few coefficients. Noise makes them as hard to decode as photographs.
-            noisy = np.clip(large + rng.integers(-6, 7, large.shape), 0, 255).astype(np.uint8)
-            Image.fromarray(noisy).save(folder / f"{index}.jpg", quality=90)
-            Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST).save(folder / f"{index}.png")
-    return folder
 
 
 def measure(kind: str, folder: Path, **options: int) -> dict[str, float]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kernels import window_attention
+from kernels import Impl, window_attention
 from model.network.layers import ChannelGate, DropPath
 
 
@@ -43,10 +43,14 @@ class SwinBlock(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Project around `kernels.window_attention`, which does partition, shift, bias and mask."""
+    """Project around `kernels.window_attention`, which does partition, shift, bias and mask.
+
+    impl: which implementation of it runs.
+    """
 
     def __init__(self, channels: int, head_dim: int, window_size: int, shifted: bool) -> None:
         super().__init__()
+        self.impl: Impl = "auto"
         self.num_heads = channels // head_dim
         self.scale = head_dim**-0.5
         self.window_size = window_size
@@ -66,6 +70,7 @@ class WindowAttention(nn.Module):
             window_size=self.window_size,
             shift_size=self.shift_on(tokens),
             scale=self.scale,
+            impl=self.impl,
         )
         out: Tensor = self.proj(mixed)
         return out

@@ -1,0 +1,1 @@
+"""Test `bench.gpu` on a machine without a GPU."""
