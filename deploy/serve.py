@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def server_options(options: argparse.Namespace) -> ServerOptions:
     """Return the command line's options as the server takes them.
 
-    Raises OSError where the token's file cannot be read.
+    Raises OSError where the token's file cannot be read, and ServerError where it holds no token.
     """
     return ServerOptions(
         address=options.address,
@@ -52,9 +52,20 @@ def server_options(options: argparse.Namespace) -> ServerOptions:
         tuning=options.tuning,
         max_request_bytes=options.max_request_mb * 2**20,
         tls=Tls(options.tls_certificate, options.tls_key) if options.tls_certificate else None,
-        # From a file: the command line of a process is open to every local user.
-        token=options.token_file.read_text().strip() if options.token_file else "",
+        token=read_token(options.token_file) if options.token_file else "",
     )
+
+
+def read_token(file: Path) -> str:
+    """Read a token from a file, since the command line of a process is open to every local user.
+
+    Raises OSError where it cannot be read, and ServerError where a header could not carry it.
+    """
+    token = file.read_bytes().strip()
+    # Without one, the server would be open to all where its operator thinks it is not.
+    if not token or any(not 0x21 <= byte <= 0x7E for byte in token):
+        raise ServerError(f"{file} must hold one token of printable ASCII characters without spaces")
+    return token.decode()
 
 
 def run(server: Server, log: Log) -> int:

@@ -19,6 +19,7 @@ from deploy.server.proxy.grpc_proxy import GrpcProxy
 from deploy.server.proxy.handlers import Handlers
 from deploy.server.proxy.limits import CLOSE_SECONDS, Connections, most_connections
 from deploy.server.proxy.request import Rejections
+from deploy.server.proxy.tls import server_context
 
 START_SECONDS = 10.0
 # tritonserver does not end while a connection to its HTTP endpoint is open.
@@ -65,13 +66,13 @@ class Proxy:
     def start(self) -> None:
         """Start to listen.
 
-        Raises ServerError where a port is taken or the certificate is not one.
+        Raises ServerError where a port is taken or the certificate cannot be used.
         """
         self._thread.start()
         try:
             asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(START_SECONDS)
             self._grpc.start()
-        except OSError as error:
+        except (OSError, ServerError) as error:
             self.stop()
             raise ServerError(f"the proxy cannot start: {error}") from None
 
@@ -120,7 +121,7 @@ class Proxy:
             log=self._log,
             rejections=self._rejections,
         )
-        await self._serve(handlers.application(), options.http_port, tls_context(options))
+        await self._serve(handlers.application(), options.http_port, server_context(options.tls))
         await self._serve(handlers.metrics_application(), options.metrics_port, None)
 
     async def _close(self) -> None:
@@ -149,15 +150,3 @@ class _Records(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Hand over one record."""
         self._take(record)
-
-
-def tls_context(options: ServerOptions) -> ssl.SSLContext | None:
-    """Return the TLS context of the options' certificate, or None where they name none.
-
-    Raises OSError (ssl.SSLError) for files that are not a certificate and its key.
-    """
-    if options.tls is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(options.tls.certificate, options.tls.key)
-    return context

@@ -21,6 +21,7 @@ from deploy.contract import PIPELINE_MODEL
 from deploy.server import Server, ServerError, Supervisor, Tls
 from deploy.server.options import FREE_PORTS
 from deploy.server.process.workers import workers_of
+from deploy.server.proxy.tls import server_context
 
 MakeImage = Callable[..., bytes]
 TOKEN = "open-sesame"
@@ -192,8 +193,61 @@ def test_a_slow_client_is_given_up(server: Server, monkeypatch: pytest.MonkeyPat
         assert connection.recv(4096).startswith(b"HTTP/1.1 408")
 
 
-def test_a_certificate_that_is_none(repository: Path, certificate: Tls) -> None:
-    # The key stands for a file that is PEM and holds no certificate.
-    wrong = replace(FREE_PORTS, tls=Tls(certificate.key, certificate.key))
-    with pytest.raises(ServerError, match="cannot start"), Server(repository, wrong):
+def of_passphrase(tls: Tls, folder: Path) -> Tls:
+    """Return the same certificate with its key under a passphrase."""
+    key = folder / "secret.pem"
+    command = ["openssl", "pkey", "-in", str(tls.key), "-out", str(key), "-aes256", "-passout", "pass:secret"]
+    subprocess.run(command, check=True)
+    return Tls(tls.certificate, key)
+
+
+CA = """[ca]
+default_ca = own
+[own]
+database = {folder}/index
+new_certs_dir = {folder}
+rand_serial = yes
+default_md = sha256
+policy = names
+[names]
+commonName = supplied
+"""
+
+
+def of_dates(tls: Tls, folder: Path, first: str, last: str) -> Tls:
+    """Return a certificate of the same key that is valid from `first` to `last`."""
+    config, request, dated = folder / "ca.conf", folder / "request.pem", folder / "dated.pem"
+    config.write_text(CA.format(folder=folder))
+    (folder / "index").touch()
+    key = ["-key", str(tls.key), "-subj", "/CN=localhost", "-out", str(request)]
+    subprocess.run(["openssl", "req", "-new", *key], check=True, capture_output=True)
+    files = ["-config", str(config), "-keyfile", str(tls.key), "-in", str(request), "-out", str(dated), "-notext"]
+    sign = ["openssl", "ca", "-batch", "-selfsign", *files, "-startdate", first, "-enddate", last]
+    subprocess.run(sign, check=True, capture_output=True)
+    return Tls(dated, tls.key)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        # The key stands for a file that is PEM and holds no certificate.
+        (lambda tls, folder: Tls(tls.key, tls.key), "are no certificate with its key"),
+        (lambda tls, folder: Tls(tls.certificate, folder / "none.pem"), "cannot be read: No such file"),
+        (of_passphrase, "has a passphrase"),
+        (lambda tls, folder: of_dates(tls, folder, "20200101000000Z", "20210101000000Z"), "has expired"),
+        (lambda tls, folder: of_dates(tls, folder, "20900101000000Z", "20910101000000Z"), "is not valid yet"),
+    ],
+    ids=["no certificate", "no key", "passphrase", "expired", "of the future"],
+)
+def test_a_certificate_that_cannot_be_used(
+    repository: Path, certificate: Tls, tmp_path: Path, spoil: Callable[[Tls, Path], Tls], says: str
+) -> None:
+    wrong = replace(FREE_PORTS, tls=spoil(certificate, tmp_path))
+    with pytest.raises(ServerError, match=says) as error, Server(repository, wrong):
         pass
+    assert "\n" not in str(error.value)
+
+
+def test_a_certificate_in_its_dates_can_be_used(certificate: Tls, tmp_path: Path) -> None:
+    """Hold the expired certificates above to be refused for their dates alone."""
+    assert server_context(of_dates(certificate, tmp_path, "20200101000000Z", "20900101000000Z")) is not None

@@ -136,6 +136,16 @@ def test_without_pytriton(repository: Path, monkeypatch: pytest.MonkeyPatch) -> 
         pass
 
 
+@pytest.mark.parametrize("content", [b"", b" \n", b"two words", b"two\nlines", "für alle".encode(), b"\xff\0"])
+def test_a_file_without_a_token_is_an_error(
+    repository: Path, tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "token").write_bytes(content)
+    assert main(["--repository", str(repository), "--token-file", str(tmp_path / "token")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("must hold one token of printable ASCII characters without spaces")
+
+
 def test_port_out_of_range_is_misuse(repository: Path) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["--repository", str(repository), "--http-port", "70000"])
