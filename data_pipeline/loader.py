@@ -1,12 +1,12 @@
 """Load training batches: one epoch of augmented samples as torch tensors, every sample exactly once."""
 
 import ctypes
+import io
 import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,12 +20,15 @@ from data_pipeline.graph import Device
 from data_pipeline.graph.training import (
     COLOUR,
     GREY,
+    NO_FILE,
     NO_PIXELS,
     Columns,
+    as_input,
     draw_parameters,
-    path_bytes,
     training_pipeline,
 )
+from data_pipeline.image_file import decodable
+from data_pipeline.image_header import ImageError
 from data_pipeline.records import DataError, Dataset
 from data_pipeline.scan import examine
 from data_pipeline.sources.prepared import load_pixels
@@ -106,7 +109,8 @@ class TrainingLoader:
             for number, indices in enumerate(batches):
                 try:
                     outputs = pipeline.run()
-                except RuntimeError as error:
+                # The threads that read files raise the other two.
+                except (RuntimeError, ImageError, OSError) as error:
                     raise self._explain(batches[number:], error) from error
                 # Before the yield: a caller that saves the state while it uses a batch continues with the next one.
                 self._advance()
@@ -128,8 +132,8 @@ class TrainingLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.epoch, self.position = state["epoch"], state["position"]
 
-    def _explain(self, remaining: list[NDArray[np.int64]], error: RuntimeError) -> Exception:
-        """Name the unreadable files that made DALI fail, or return `error` if all files are readable.
+    def _explain(self, remaining: list[NDArray[np.int64]], error: Exception) -> Exception:
+        """Name the unreadable files that made an epoch fail, or return `error` if all files are readable.
 
         DALI's own message names no file, and the batch that it failed on may be any of those it works ahead on.
         """
@@ -187,24 +191,24 @@ class TrainingLoader:
     def _sample(self, epoch: int, index: int) -> Sample:
         """Return the graph's inputs for one record, in the order of `graph.training.TYPES`."""
         record, size = self.dataset.records[index], self.spec.image_size
-        image, mask = self._pixels_of(index)
-        files = path_bytes(record.image), path_bytes(record.mask)
-        if self.ranges is None:
-            return (*files, image, mask)
-        return (*files, image, mask, *draw_parameters(self.ranges, size, (self.seed, epoch, index)))
-
-    def _pixels_of(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return the image and mask that DALI need not decode, or NO_PIXELS for each that it must.
-
-        They are views of prepared files, or a JPEG decoded at reduced size on the CPU.
-        """
         if self.pixels is not None:
-            return self.pixels.images[index], self.pixels.masks[index]
+            # Views of prepared files.
+            read: Sample = NO_FILE, NO_FILE, self.pixels.images[index], self.pixels.masks[index]
+        else:
+            file, pixels = self._read_image(record.image.read_bytes())
+            read = file, as_input(decodable(record.mask.read_bytes())), pixels, NO_PIXELS
+        return read if self.ranges is None else (*read, *draw_parameters(self.ranges, size, (self.seed, epoch, index)))
+
+    def _read_image(self, data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the file that DALI is to decode, or the pixels of a JPEG decoded at reduced size on the CPU."""
+        file = decodable(data, white_level=self.spec.white_level)
         # Without augmentation the image must be what serving computes, and that decodes at full size. A GPU decodes at
         # full size in less time than a core takes for the reduced one.
-        if self.ranges is None or self.device == "gpu":
-            return NO_PIXELS, NO_PIXELS
-        return read_reduced(self.dataset.records[index].image, self.spec.image_size), NO_PIXELS
+        if self.ranges is not None and self.device == "cpu":
+            pixels = read_reduced(file, self.spec.image_size)
+            if pixels is not NO_PIXELS:
+                return NO_FILE, pixels
+        return as_input(file), NO_PIXELS
 
     def _to_torch(self, indices: NDArray[np.int64], images: TensorListCPU, masks: TensorListCPU) -> Batch:
         index = torch.from_numpy(indices)
@@ -219,18 +223,17 @@ def share_of_cores() -> int:
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def read_reduced(path: Path, size: int) -> NDArray[np.uint8]:
-    """Read a JPEG at the smallest of 1/2, 1/4 and 1/8 of its size whose sides are both at least `size`.
+def read_reduced(file: bytes, size: int) -> NDArray[np.uint8]:
+    """Decode a JPEG file at the smallest of 1/2, 1/4 and 1/8 of its size whose sides are both at least `size`.
 
     Returns:
         (H, W, 3) RGB, or NO_PIXELS for a file that is no RGB or grey JPEG, is smaller than 2 * size or is damaged.
         DALI then decodes or refuses the file.
     """
-    # By its name, to save opening every other file. A JPEG with another suffix is left to DALI.
-    if path.suffix.lower() not in (".jpg", ".jpeg"):
+    if not file.startswith(b"\xff\xd8"):
         return NO_PIXELS
     try:
-        with Image.open(path, formats=("JPEG",)) as image:
+        with Image.open(io.BytesIO(file), formats=("JPEG",)) as image:
             if min(image.size) < 2 * size or image.mode not in ("RGB", "L"):
                 return NO_PIXELS
             # Before any pixel is read, `draft` only chooses the scale at which libjpeg decodes.

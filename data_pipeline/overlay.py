@@ -5,12 +5,14 @@ because the client imports it on machines without torch and DALI.
 """
 
 import io
-import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
+
+from data_pipeline.image_file import open_image
+from data_pipeline.image_header import ImageError
 
 # The palette of Okabe and Ito, whose colours differ for people with any colour vision. Those that stand out from skin
 # and from grey come first.
@@ -30,15 +32,15 @@ def colour_of(index: int) -> tuple[int, int, int]:
 
 
 def open_upright(data: bytes) -> Image.Image:
-    """Open an image file as 8-bit RGB, turned by its EXIF orientation as the server turns it.
+    """Open a JPEG, PNG or TIFF file as 8-bit RGB, turned upright as the server turns it.
 
     Grey files of more than 8 bits are stretched from their darkest to their brightest value, because many would look
-    black otherwise. Raises OSError for a file that Pillow cannot read.
+    black otherwise. Raises OSError for a file that the server would refuse.
     """
-    with warnings.catch_warnings():
-        # Pillow warns from 89 million pixels on, the server accepts up to 100 million.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    try:
+        image = open_image(data)
+    except ImageError as error:
+        raise OSError(str(error)) from None
     return (_stretch(image) if image.mode.startswith(("I", "F")) else image).convert("RGB")
 
 

@@ -14,14 +14,13 @@ import nvidia.dali.fn as fn
 import nvidia.dali.types as types
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import pipeline_def
-from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
 from rich.progress import track
 
 from data_pipeline.command_line import Output, new_parser, positive, run_command, seed
 from data_pipeline.graph import decode
-from data_pipeline.graph.training import path_bytes
-from data_pipeline.image_header import BITS_PER_SAMPLE
+from data_pipeline.graph.training import as_input
+from data_pipeline.image_file import decodable
+from data_pipeline.image_header import ImageError, read_header
 from data_pipeline.records import DataError, Dataset, Record, Split
 from data_pipeline.scan import open_usable
 from data_pipeline.sources import SOURCES
@@ -101,46 +100,43 @@ def _batches(indices: list[int]) -> Iterator[list[int]]:
 
 def _decode(dataset: Dataset, indices: list[int], size: int, pixels: Pixels, threads: int) -> None:
     """Decode a batch of samples into `pixels`."""
-    records = [dataset.records[index] for index in indices]
-    # First, because decoding to bytes would drop the low bits without a word.
-    for record in records:
-        _refuse_deep(record.image)
+    files = [_open(dataset.records[index]) for index in indices]
     pipeline = _prepare_pipeline(
-        size, batch_size=len(records), num_threads=threads, device_id=None, prefetch_queue_depth=1
+        size, batch_size=len(files), num_threads=threads, device_id=None, prefetch_queue_depth=1
     )
     pipeline.build()
     images, masks = pipeline.run(
-        image=[path_bytes(record.image) for record in records], mask=[path_bytes(record.mask) for record in records]
+        image=[as_input(image) for image, _ in files], mask=[as_input(mask) for _, mask in files]
     )
     for row, index in enumerate(indices):
         pixels.images[index], pixels.masks[index] = np.asarray(images[row]), np.asarray(masks[row])
 
 
-def _refuse_deep(image: Path) -> None:
-    """Raise DataError for a file of more than 8 bits a channel, because prepared pixels are bytes."""
-    with Image.open(image) as opened:
-        # A TIFF gives its bits a channel as one number or as one for each channel.
-        tag = opened.tag_v2.get(BITS_PER_SAMPLE, 8) if isinstance(opened, TiffImageFile) else 8
-        deep = opened.mode.startswith(("I", "F")) or max(np.atleast_1d(tag)) > 8 or _png_depth(image) > 8
-    if deep:
-        raise DataError(f"{image} has more than 8 bits a channel, prepared data keep 8: train on the files themselves")
+def _open(record: Record) -> tuple[bytes, bytes]:
+    """Return a record's image and mask as DALI decodes them.
 
-
-def _png_depth(path: Path) -> int:
-    """Return the bits a channel from a PNG's header, or 0 for other files."""
-    # Not from Pillow, which opens RGB of 16 bits as RGB of 8.
-    with path.open("rb") as file:
-        header = file.read(25)
-    return header[24] if header[:4] == b"\x89PNG" else 0
+    Raises DataError for an image of more than 8 bits a channel, because prepared pixels are bytes.
+    """
+    data = record.image.read_bytes()
+    try:
+        # First, because decoding to bytes would drop the low bits without a word.
+        if read_header(data).depth > 8:
+            raise DataError(
+                f"{record.image} has more than 8 bits a channel, prepared data keep 8: train on the files themselves"
+            )
+        return decodable(data), decodable(record.mask.read_bytes())
+    except ImageError as error:
+        # The scan has read both: they have changed since.
+        raise DataError(f"{record.image} or its mask: {error}") from None
 
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
 def _prepare_pipeline(size: int) -> tuple[DataNode, DataNode]:
     """Decode an image to bytes as training does, and resize its mask by nearest neighbour."""
-    image_path, mask_path = (fn.external_source(name=name, dtype=types.UINT8, ndim=1) for name in ("image", "mask"))
+    image_file, mask_file = (fn.external_source(name=name, dtype=types.UINT8, ndim=1) for name in ("image", "mask"))
     # Only the size matters: the pixels are stored before normalisation.
-    image = decode(fn.io.file.read(image_path), Preprocessing(image_size=size), "cpu")
-    mask = fn.decoders.image(fn.io.file.read(mask_path), output_type=types.GRAY)
+    image = decode(image_file, Preprocessing(image_size=size), "cpu")
+    mask = fn.decoders.image(mask_file, output_type=types.GRAY)
     side = MASK_SCALE * size
     return fn.cast(image, dtype=types.UINT8), fn.resize(mask, size=(side, side), interp_type=types.INTERP_NN)
 

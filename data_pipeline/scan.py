@@ -18,12 +18,14 @@ from nvidia.dali.pipeline import pipeline_def
 from rich.progress import track
 
 from data_pipeline.files import CACHE, write_whole
-from data_pipeline.graph.training import path_bytes
-from data_pipeline.image_header import MAX_PIXELS, ImageError, check_header
+from data_pipeline.graph.training import as_input
+from data_pipeline.image_file import decodable
+from data_pipeline.image_header import MAX_PIXELS, ImageError
 from data_pipeline.records import DataError, Dataset, Record, Split
 from data_pipeline.sources import open_source
 
 Numbers = NDArray[np.int64]
+Files = tuple[bytes, bytes]  # an image and its mask
 BATCH = 16
 SHOWN = 10  # bad samples that an error lists
 
@@ -130,42 +132,47 @@ def _key(record: Record, classes: int) -> str:
 
 def examine(records: list[Record], classes: int, threads: int, max_pixels: int = MAX_PIXELS) -> list[str]:
     """Return for each record the reason why it cannot be used, or "" for a good one."""
-    headers = [_header_reason(record, max_pixels) for record in records]
-    readable = [record for record, reason in zip(records, headers, strict=True) if not reason]
+    opened = [_open(record, max_pixels) for record in records]
+    readable = [files for files in opened if not isinstance(files, str)]
     # One bad file makes DALI fail on its whole batch without saying which it was. Then each record is tried alone.
     try:
         decoded = iter(_decoded_reasons(readable, classes, threads) if readable else [])
     except RuntimeError:
-        decoded = iter([_examine_alone(record, classes, threads) for record in readable])
-    return [reason or next(decoded) for reason in headers]
+        decoded = iter([_examine_alone(files, classes, threads) for files in readable])
+    return [files if isinstance(files, str) else next(decoded) for files in opened]
 
 
-def _examine_alone(record: Record, classes: int, threads: int) -> str:
+def _examine_alone(files: Files, classes: int, threads: int) -> str:
     try:
-        return _decoded_reasons([record], classes, threads)[0]
+        return _decoded_reasons([files], classes, threads)[0]
     except RuntimeError:
         return "the image or its mask is damaged or of an unsupported kind: it could not be decoded"
 
 
-def _header_reason(record: Record, max_pixels: int) -> str:
-    """Check what needs no decoding, so that DALI never meets an empty file or a decompression bomb."""
+def _open(record: Record, max_pixels: int) -> Files | str:
+    """Return a record's image and mask as DALI decodes them, or the reason why one cannot be used.
+
+    DALI never meets an empty file, a decompression bomb or a file in doubt.
+    """
+    files = []
     for kind, path in (("image", record.image), ("mask", record.mask)):
         if not path.is_file():
             return f"the {kind} {path} is missing"
         try:
-            check_header(path.read_bytes(), max_pixels)
+            files.append(decodable(path.read_bytes(), max_pixels=max_pixels))
         except ImageError as error:
             return f"{kind}: {error}"
-    return ""
+    return files[0], files[1]
 
 
-def _decoded_reasons(records: list[Record], classes: int, threads: int) -> list[str]:
-    """Decode the records in one batch and check each, or raise RuntimeError if any cannot be decoded."""
+def _decoded_reasons(files: list[Files], classes: int, threads: int) -> list[str]:
+    """Decode images with their masks in one batch and check each, or raise RuntimeError if any cannot be decoded."""
     # A new pipeline each time, because one that has failed stays broken.
-    pipeline = _scan_pipeline(batch_size=len(records), num_threads=threads, device_id=None, prefetch_queue_depth=1)
+    pipeline = _scan_pipeline(batch_size=len(files), num_threads=threads, device_id=None, prefetch_queue_depth=1)
     pipeline.build()
-    paths = {name: [path_bytes(getattr(record, name)) for record in records] for name in ("image", "mask")}
-    shapes, mask_shapes, highest = ([np.asarray(value) for value in output] for output in pipeline.run(**paths))
+    images, masks = ([as_input(file) for file in column] for column in zip(*files, strict=True))
+    outputs = pipeline.run(image=images, mask=masks)
+    shapes, mask_shapes, highest = ([np.asarray(value) for value in output] for output in outputs)
     return [_reason(*facts, classes) for facts in zip(shapes, mask_shapes, highest, strict=True)]
 
 
@@ -180,9 +187,7 @@ def _reason(shape: Numbers, mask_shape: Numbers, highest: Numbers, classes: int)
 @pipeline_def  # type: ignore[untyped-decorator]
 def _scan_pipeline() -> tuple[DataNode, DataNode, DataNode]:
     """Decode an image and a mask to the shapes of both and the highest value of the mask."""
-    image, mask = (
-        fn.io.file.read(fn.external_source(name=name, dtype=types.UINT8, ndim=1)) for name in ("image", "mask")
-    )
+    image, mask = (fn.external_source(name=name, dtype=types.UINT8, ndim=1) for name in ("image", "mask"))
     pixels = fn.decoders.image(mask, output_type=types.GRAY)
     # The pixels of the image are not returned: their shape shows that they could be decoded.
     return fn.decoders.image(image, output_type=types.RGB).shape(), pixels.shape(), fn.reductions.max(pixels)

@@ -13,7 +13,8 @@ from nvidia.dali.pipeline import Pipeline, pipeline_def
 
 from data_pipeline.files import write_whole
 from data_pipeline.graph import Device, preprocess
-from data_pipeline.image_header import MAX_PIXELS, ImageError, check_header
+from data_pipeline.image_file import decodable
+from data_pipeline.image_header import MAX_PIXELS, UNDECODABLE, ImageError
 from data_pipeline.spec import Preprocessing
 
 
@@ -42,15 +43,14 @@ class Preprocessor:
         Raises:
             ImageError: the file is no such image, is damaged or has more than `max_pixels`. The next call works.
         """
-        # First, because a file that claims huge dimensions must not reach the decoder.
-        check_header(data, self.max_pixels)
+        # First, because a file that claims huge dimensions, or is in doubt, must not reach DALI.
+        file = decodable(data, max_pixels=self.max_pixels, white_level=self.spec.white_level)
         try:
-            (images,) = self._pipeline.run(encoded=[np.frombuffer(data, dtype=np.uint8)])
+            (images,) = self._pipeline.run(encoded=[np.frombuffer(file, dtype=np.uint8)])
         except RuntimeError as error:
             # A pipeline that has failed once fails always. A new one costs about as much as decoding one image.
             self._pipeline = self._build()
-            message = "the image is damaged or of an unsupported kind: it could not be decoded"
-            raise ImageError(message, "damaged") from error
+            raise ImageError(UNDECODABLE, "damaged") from error
         # Copied, because the pipeline reuses its buffers.
         return np.array(np.from_dlpack(images.as_tensor())[0])
 

@@ -14,7 +14,10 @@ import pytest
 from tests.helpers.imports import EVERYWHERE, MODULES, PACKAGES, ROOT, exported, imports, lazy, python_files, reachable
 
 # The modules of `data_pipeline` that need neither torch nor DALI, which every other package may use.
-LIGHT = ("files", "fields", "spec", "records", "image_header", "overlay", "startup", "command_line")
+LIGHT = (
+    *("files", "fields", "spec", "records", "orientation", "tiff", "image_header", "image_file"),
+    *("overlay", "startup", "command_line"),
+)
 # Of `deploy`, what build, server and client share.
 BASE = ("errors", "contract", "files")
 # What only build and worker share: the client and the server's own process need no runtime.

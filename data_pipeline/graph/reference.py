@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
-from data_pipeline.image_header import BITS_PER_SAMPLE
 from data_pipeline.spec import SIXTEEN_BITS, Preprocessing
 
 DEEP_MODES = ("I;16", "I;16B", "I")
+BITS_PER_SAMPLE = 258  # number of the tag of a TIFF
 
 
 def reference_preprocess(data: bytes, spec: Preprocessing) -> NDArray[np.float64]:
@@ -22,11 +22,19 @@ def reference_preprocess(data: bytes, spec: Preprocessing) -> NDArray[np.float64
         (3, S, S) normalised values.
     """
     image = reference_resize(reference_decode(data), spec.image_size)
-    # The same test of the header as in the graph, written independently of DALI.
-    if data[0] != 0xFF and not (data[0] == 0x89 and data[24] <= 8):
+    # The white level belongs to files of 16 bits, written here independently of the graph and of what it is given.
+    if _depth(data) == 16:
         image = image * (SIXTEEN_BITS / spec.white_level)
     normalised = (image - np.array(spec.mean)) / np.array(spec.std)
     return np.asarray(normalised.transpose(2, 0, 1))
+
+
+def _depth(data: bytes) -> int:
+    """Return the bits a channel of a file: Pillow opens a PNG of 16 bits and three channels as one of 8."""
+    with Image.open(io.BytesIO(data)) as image:
+        if isinstance(image, TiffImageFile):
+            return int(image.tag_v2.get(BITS_PER_SAMPLE, (1,))[0])
+        return data[24] if image.format == "PNG" else 8
 
 
 def reference_decode(data: bytes) -> NDArray[np.float64]:

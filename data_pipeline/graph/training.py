@@ -1,9 +1,7 @@
 """Define the DALI graph of training: shared preprocessing, with random augmentation before normalisation."""
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import nvidia.dali.fn as fn
@@ -16,11 +14,13 @@ from nvidia.dali.pipeline import pipeline_def
 from data_pipeline.graph import FULL_SCALE, Device, decode, normalise, place, shrink
 from data_pipeline.spec import Preprocessing
 
-# The graph's inputs: path of the image, path of the mask, pixels of the image, pixels of the mask (NO_PIXELS where the
-# file is to be read), then what is drawn: matrix, colour and speckle.
+# The graph's inputs: file of the image, file of the mask, pixels of the image, pixels of the mask (NO_FILE or NO_PIXELS
+# where the other one is used), then what is drawn: matrix, colour and speckle.
 TYPES = [types.UINT8] * 4 + [types.FLOAT] * 3
 LAYOUTS = ["", "", "HWC", "HWC", "", "", "HWC"]
-NO_PIXELS: NDArray[np.uint8] = np.zeros((1, 1, 1), np.uint8)  # an input cannot be absent, so this stands for none
+# An input cannot be absent, so these stand for none.
+NO_PIXELS: NDArray[np.uint8] = np.zeros((1, 1, 1), np.uint8)
+NO_FILE: NDArray[np.uint8] = np.zeros(1, np.uint8)
 
 Columns = tuple[list[NDArray[np.generic]], ...]
 FloatArray = NDArray[np.float32]
@@ -218,26 +218,26 @@ def input_count(ranges: Augmentation | None) -> int:
     return 7 if ranges.speckle else 6
 
 
-def _mask_pixels(path: DataNode, pixels: DataNode) -> DataNode:
+def _mask_pixels(file: DataNode, pixels: DataNode) -> DataNode:
     """Return the mask as (H, W, 1) UINT8 on the CPU, where DALI decodes PNG files in any case."""
     if pixels.shape()[0] > 1:  # noqa: SIM108 (DALI turns `if`, not the ternary, into a per-sample branch)
         mask = pixels
     else:
-        mask = fn.decoders.image(fn.io.file.read(path), output_type=types.GRAY)
+        mask = fn.decoders.image(file, output_type=types.GRAY)
     return mask
 
 
-def _plain_image(path: DataNode, pixels: DataNode, spec: Preprocessing, device: Device) -> DataNode:
+def _plain_image(file: DataNode, pixels: DataNode, spec: Preprocessing, device: Device) -> DataNode:
     """Return the image without augmentation, (S, S, 3) FLOAT in [0, 255]."""
-    if pixels.shape()[0] > 1:
+    if pixels.shape()[0] > 1:  # noqa: SIM108 (as above)
         image = shrink(place(pixels, device), spec.image_size)
     else:
-        image = decode(fn.io.file.read(path), spec, device)
+        image = decode(file, spec, device)
     return image
 
 
 def _augmented_image(
-    path: DataNode, pixels: DataNode, matrix: DataNode, colour: DataNode, spec: Preprocessing, device: Device
+    file: DataNode, pixels: DataNode, matrix: DataNode, colour: DataNode, spec: Preprocessing, device: Device
 ) -> DataNode:
     """Return the image warped by `matrix` and twisted in colour, (S, S, 3) FLOAT in about [0, 255]."""
     linear, size = types.INTERP_LINEAR, spec.image_size
@@ -246,11 +246,11 @@ def _augmented_image(
         image = twist(warp(place(pixels, device), stretch(matrix, pixels, size), size, linear, device), colour)
     else:
         # A file may be of any size, and a warp does not antialias: it is shrunk first.
-        warped = warp(decode(fn.io.file.read(path), spec, device), matrix, size, linear, device)
+        warped = warp(decode(file, spec, device), matrix, size, linear, device)
         image = twist(warped / FULL_SCALE, colour) * FULL_SCALE
     return image
 
 
-def path_bytes(path: Path) -> NDArray[np.uint8]:
-    """Encode a path as bytes, as `fn.io.file.read` takes it."""
-    return np.frombuffer(os.fsencode(path), dtype=np.uint8)
+def as_input(file: bytes) -> NDArray[np.uint8]:
+    """Return the bytes of a file as the graphs take them."""
+    return np.frombuffer(file, dtype=np.uint8)

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from rich.progress import track
 
 from data_pipeline.files import whole_file, write_whole
-from data_pipeline.image_header import ORIENTATION
+from data_pipeline.orientation import ORIENTATION
 from data_pipeline.sources.pairing import Problems
 
 MAX_CLASSES = 64

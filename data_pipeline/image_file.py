@@ -1,0 +1,137 @@
+"""Hand image files to decoders without doubt about what they are.
+
+DALI crashes on some metadata and takes some TIFF files for others, so it is given JPEG and PNG files alone, with at
+most one block of EXIF, which is ours. Ordinary files pass as they are.
+"""
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_pipeline import orientation as orientations
+from data_pipeline.image_header import (
+    APP1,
+    DOUBTFUL,
+    MAX_PIXELS,
+    PNG_SIGNATURE,
+    Header,
+    ImageError,
+    jpeg_segments,
+    png_chunks,
+    read_header,
+)
+from data_pipeline.spec import SIXTEEN_BITS
+from data_pipeline.tiff import Pixels, TiffError, read_pixels
+
+AFTER_HEADER = 33  # bytes of a PNG's signature and first chunk
+
+
+def decodable(data: bytes, *, max_pixels: int = MAX_PIXELS, white_level: int = SIXTEEN_BITS) -> bytes:
+    """Return a file that DALI decodes as it is meant: turned upright, of the right depth and colours.
+
+    Args:
+        data: bytes of a JPEG, PNG or TIFF file.
+        max_pixels: number of pixels above which a file is refused before it is decoded.
+        white_level: what the graph takes for white in files of 16 bits.
+
+    Returns:
+        `data` itself where nothing in it is in doubt, else a JPEG or PNG file of the same pixels.
+
+    Raises:
+        ImageError: the file is not one that is read.
+    """
+    header = read_header(data, max_pixels)
+    if header.kind == "TIFF":
+        return _png_of_tiff(data, header, white_level)
+    if not header.metadata and header.orientation == orientations.UPRIGHT:
+        return data
+    return _with_one_exif(data, header)
+
+
+def _with_one_exif(data: bytes, header: Header) -> bytes:
+    """Replace what a JPEG or PNG says of its orientation by one block of EXIF, or by none where it is upright."""
+    upright = header.orientation == orientations.UPRIGHT
+    exif = b"" if upright else orientations.exif_of(header.orientation)
+    if header.kind == "JPEG":
+        body = orientations.EXIF + exif
+        ours = b"" if upright else struct.pack(">BBH", 0xFF, APP1, len(body) + 2) + body
+        dropped = [(start, end) for marker, start, end in jpeg_segments(data) if marker == APP1]
+        return _without(data, dropped, 2, ours)
+    ours = b"" if upright else png_chunk(b"eXIf", exif)
+    dropped = [(start, end) for kind, start, end in png_chunks(data) if kind in DOUBTFUL]
+    return _without(data, dropped, AFTER_HEADER, ours)
+
+
+def _without(data: bytes, dropped: list[tuple[int, int]], place: int, added: bytes) -> bytes:
+    """Leave parts out of a file, and put others at a place before all of these."""
+    view = memoryview(data)
+    starts, ends = [place, *(end for _, end in dropped)], [*(start for start, _ in dropped), len(data)]
+    kept = (view[start:end] for start, end in zip(starts, ends, strict=True))
+    return b"".join([view[:place], added, *kept])
+
+
+def _png_of_tiff(data: bytes, header: Header, white_level: int) -> bytes:
+    pixels = _tiff_pixels(data, header)
+    if 8 < header.depth < 16:
+        # The white level belongs to files of 16 bits. Others have their own white, which the graph is to find there.
+        white = 2**header.depth - 1
+        pixels = ((pixels.astype(np.uint32) * white_level + white // 2) // white).astype(np.uint16)
+    return encode_png(pixels)
+
+
+def _tiff_pixels(data: bytes, header: Header) -> Pixels:
+    """Decode a TIFF file to upright pixels."""
+    assert header.directory is not None
+    try:
+        return read_pixels(data, header.directory)
+    except TiffError as error:
+        raise ImageError(str(error), "damaged") from error
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Open a JPEG, PNG or TIFF file with Pillow, turned upright as the server turns it.
+
+    Returns:
+        The image in the mode of its file: a mode of 16 bits for deep grey files. Deep colours have 8 bits a channel.
+
+    Raises:
+        ImageError: the file is not one that is read.
+        OSError: the pixels are damaged.
+    """
+    header = read_header(data)
+    if header.kind == "TIFF":
+        pixels: Pixels = np.ascontiguousarray(_tiff_pixels(data, header))
+        if pixels.ndim == 3 and pixels.dtype == np.uint16:
+            pixels = (pixels >> (header.depth - 8)).astype(np.uint8)
+        return Image.fromarray(pixels)
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns from 89 million pixels on, of which 100 million are accepted, and of EXIF that is cut.
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=(header.kind,))
+        return orientations.turn_image(image, header.orientation)
+    except (SyntaxError, ValueError) as error:
+        raise OSError(f"the image is damaged: {error}") from error
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """Make one chunk of a PNG file."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def encode_png(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """Encode (H, W) or (H, W, 3) pixels of 8 or 16 bits as a PNG file without compression, which is fast to write."""
+    height, width = pixels.shape[:2]
+    depth, colour = 8 * pixels.itemsize, 0 if pixels.ndim == 2 else 2
+    values = np.ascontiguousarray(pixels.astype(">u2") if depth == 16 else pixels).reshape(height, -1).view(np.uint8)
+    # Each row begins with the number of its filter, 0 for none.
+    rows = np.zeros((height, 1 + values.shape[1]), np.uint8)
+    rows[:, 1:] = values
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    body = zlib.compress(rows.tobytes(), 0)
+    return PNG_SIGNATURE + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", body) + png_chunk(b"IEND", b"")
