@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data_pipeline.fields import as_line
+from data_pipeline.spec import SIXTEEN_BITS
 from data_pipeline.startup import INTERRUPTED, SCRIPTS, leave
 
 Number = TypeVar("Number", int, float)
@@ -126,6 +127,13 @@ def seed(text: str) -> int:
     """Parse the seed of random numbers, 0 to 2**32 - 1."""
     if not text.isdecimal() or int(text) > LARGEST_SEED:
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {LARGEST_SEED}, got {text}")
+    return int(text)
+
+
+def white_level(text: str) -> int:
+    """Parse the white level of files of 16 bits: a level that these hold and 8 bits do not."""
+    if not text.isdecimal() or not 255 < int(text) <= SIXTEEN_BITS:
+        raise argparse.ArgumentTypeError(f"must be 256 to {SIXTEEN_BITS}, got {text}")
     return int(text)
 
 

@@ -4,12 +4,14 @@ This module needs the standard library only, because the client imports it on ma
 """
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+PACKAGE = Path(__file__).parent
 CACHE = Path("build/data")  # generated and converted files, and the results of the scan
 
 
@@ -80,6 +82,17 @@ def replace_folder(fresh: Path, folder: Path, old: Path) -> None:
         with suppress(FileNotFoundError):
             old.rename(folder)
         raise
+
+
+def code_version(*modules: str) -> str:
+    """Hash the code of modules, by their paths or their names in this package, so that caches keep it with their files.
+
+    A number that is raised by hand would be forgotten.
+    """
+    digest = hashlib.sha256()
+    for module in modules:
+        digest.update((PACKAGE / module).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @contextmanager

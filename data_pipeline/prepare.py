@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import nvidia.dali.fn as fn
@@ -21,7 +21,7 @@ from data_pipeline.graph import decode
 from data_pipeline.graph.training import as_input
 from data_pipeline.image_file import decodable
 from data_pipeline.image_header import ImageError, read_header
-from data_pipeline.records import DataError, Dataset, Record, Split
+from data_pipeline.records import PARTS, DataError, Dataset, Record
 from data_pipeline.scan import open_usable
 from data_pipeline.sources import SOURCES
 from data_pipeline.sources.prepared import MASK_SCALE, Pixels, create_pixels, write_manifest
@@ -150,7 +150,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--split",
         nargs="+",
-        choices=get_args(Split),
+        choices=PARTS,
         default=["train", "validation"],
         help="one or more (default: train validation)",
     )

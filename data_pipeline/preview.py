@@ -8,14 +8,16 @@ from typing import get_args
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data_pipeline.command_line import Output, new_parser, positive, run_command, seed
+from data_pipeline.command_line import Output, new_parser, positive, run_command, seed, white_level
 from data_pipeline.files import whole_file
 from data_pipeline.loader import TrainingLoader
-from data_pipeline.overlay import draw_outlines
+from data_pipeline.overlay import draw
 from data_pipeline.records import DataError, Dataset, Split
-from data_pipeline.sources import SOURCES, open_source
-from data_pipeline.spec import Preprocessing
+from data_pipeline.scan import open_usable
+from data_pipeline.sources import SOURCES
+from data_pipeline.spec import SIXTEEN_BITS, Preprocessing
 
+ENDINGS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 EXAMPLES = """examples:
   python -m data_pipeline.preview --data synthetic:skin --output build/skin.png
@@ -24,8 +26,10 @@ EXAMPLES = """examples:
 """
 
 
-def contact_sheet(dataset: Dataset, *, size: int, columns: int, augment: bool, seed: int) -> Image.Image:
-    """Draw one tile for each record: the image as the network sees it, its outlined mask and its positive labels.
+def contact_sheet(
+    dataset: Dataset, *, size: int, columns: int, augment: bool, seed: int, white_level: int = SIXTEEN_BITS
+) -> Image.Image:
+    """Draw one tile for each record: the image as the network sees it, its filled mask and its positive labels.
 
     Args:
         dataset: the records.
@@ -33,16 +37,18 @@ def contact_sheet(dataset: Dataset, *, size: int, columns: int, augment: bool, s
         columns: tiles in a row.
         augment: whether to augment as in training.
         seed: of the augmentation.
+        white_level: value that is white in files of 16 bits.
     """
     # A batch is a row. Without normalisation the values stay in [0, 1] and can be shown.
-    spec = Preprocessing(image_size=size, mean=ZERO, std=ONE)
+    spec = Preprocessing(image_size=size, mean=ZERO, std=ONE, white_level=white_level)
     loader = TrainingLoader(dataset, spec, batch_size=columns, augment=augment, shuffle=False, seed=seed)
     sheet = Image.new("RGB", (columns * size, len(loader) * size))
     for row, batch in enumerate(loader):
         for column, index in enumerate(batch.index.tolist()):
             # Augmentation may leave [0, 1], and a cast to bytes would then wrap around.
             pixels = np.rint(batch.image[column].clamp(0, 1).permute(1, 2, 0).numpy() * 255).astype(np.uint8)
-            tile = Image.fromarray(draw_outlines(pixels, batch.mask[column].numpy()))
+            # Filled, because an inverted mask has the same outline.
+            tile = draw(Image.fromarray(pixels), batch.mask[column].numpy().astype(np.uint8))
             names = [name for name, value in zip(dataset.labels, dataset.records[index].labels, strict=True) if value]
             text = ", ".join(names) or "none"
             # White with a black edge is legible on skin and on the black of a scan.
@@ -55,26 +61,33 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line, or exit with code 2 and one line for a misuse."""
     parser = new_parser("data_pipeline.preview", __doc__, EXAMPLES)
     parser.add_argument("--data", required=True, help=SOURCES)
-    parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
+    parser.add_argument("--output", type=Path, required=True, help="PNG or JPEG file to write")
     parser.add_argument("--split", choices=get_args(Split), default="train", help="(default: train)")
     parser.add_argument("--samples", type=positive(int), default=24, help="tiles to draw (default: 24)")
     parser.add_argument("--size", type=positive(int), default=224, help="side of a tile in pixels (default: 224)")
     parser.add_argument("--columns", type=positive(int), default=6, help="tiles in a row (default: 6)")
     parser.add_argument("--seed", type=seed, default=0, help="of the augmentation and of generated data (default: 0)")
+    parser.add_argument(
+        "--levels", type=white_level, default=SIXTEEN_BITS, help="white level of files of 16 bits, as for model.train"
+    )
+    parser.add_argument("--skip-bad", action="store_true", help="leave out the samples that cannot be used")
     parser.add_argument("--plain", action="store_true", help="leave out augmentation")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.output.suffix.lower() not in ENDINGS:
+        parser.error(f"--output must end in {', '.join(ENDINGS)}, got {options.output.name}")
+    return options
 
 
 def write_sheet(options: argparse.Namespace) -> None:
     """Draw the contact sheet that the options describe, and write it."""
     output = Output()
-    dataset = open_source(options.data, options.split, samples=options.samples, seed=options.seed)
-    sheet = contact_sheet(
-        dataset, size=options.size, columns=options.columns, augment=not options.plain, seed=options.seed
-    )
+    chosen = {"samples": options.samples, "seed": options.seed, "skip_bad": options.skip_bad}
+    dataset = open_usable(options.data, options.split, report=output.print, **chosen)
+    drawn = {"size": options.size, "columns": options.columns, "augment": not options.plain, "seed": options.seed}
+    sheet = contact_sheet(dataset, **drawn, white_level=options.levels)
     with whole_file(options.output) as temporary:
         # The temporary name has no extension from which Pillow could tell the format.
-        sheet.save(temporary, Image.registered_extensions().get(options.output.suffix.lower(), "PNG"))
+        sheet.save(temporary, ENDINGS[options.output.suffix.lower()])
     output.print(f"{options.output}: {len(dataset.records)} samples of {dataset.name}")
 
 

@@ -1,12 +1,13 @@
 """Define what every data source returns: records of an image, its mask and its image-level labels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from data_pipeline.fields import MOST_CLASSES, MOST_LABELS, require_names
 
-Split = Literal["train", "validation", "test"]
+Split = Literal["train", "validation", "test", "all"]
+PARTS: tuple[Split, ...] = ("train", "validation", "test")  # those that share no sample
 BACKGROUND = "background"
 
 
@@ -15,6 +16,11 @@ class DataError(Exception):
 
     The message says what is wrong and what to do, in one line or in one line a file.
     """
+
+
+def number_classes(count: int) -> tuple[str, ...]:
+    """Return the names of the background and of `count` classes of which only the number is known."""
+    return (BACKGROUND, "foreground") if count == 1 else (BACKGROUND, *(f"class {i}" for i in range(1, count + 1)))
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Dataset:
     labels: names of the image-level labels.
     grey: whether the images carry no colour. Augmentation then changes tone and speckle instead.
     prepared: folder with the records' decoded pixels in the order of `records` (see `data_pipeline.prepare`).
+    notes: lines about what was left out or looks wrong, to be shown before the data are used.
     """
 
     name: str
@@ -65,6 +72,7 @@ class Dataset:
     labels: tuple[str, ...]
     grey: bool = False
     prepared: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -72,6 +80,18 @@ class Dataset:
             require_names(self.labels, "labels", 1, MOST_LABELS)
         except ValueError as error:
             raise DataError(f"{self.name}: {error}") from None
+
+    def fit_classes(self, seg_classes: tuple[str, ...], labels: tuple[str, ...]) -> "Dataset":
+        """Return the data set under the mask classes of a checkpoint, or raise DataError if they are others.
+
+        Classes that a folder's masks number and do not name get the checkpoint's names. The checkpoint may know more of
+        them than occur here.
+        """
+        numbered = self.seg_classes == number_classes(len(self.seg_classes) - 1)
+        fits = numbered and len(self.seg_classes) <= len(seg_classes)
+        dataset = replace(self, seg_classes=seg_classes) if fits else self
+        dataset.check_classes(seg_classes, labels)
+        return dataset
 
     def check_classes(self, seg_classes: tuple[str, ...], labels: tuple[str, ...]) -> None:
         """Raise DataError unless the classes and labels are those of a checkpoint."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import nvidia.dali as dali
 import nvidia.dali.fn as fn
 import nvidia.dali.types as types
 from numpy.typing import NDArray
@@ -17,16 +18,18 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import pipeline_def
 from rich.progress import track
 
-from data_pipeline.files import CACHE, write_whole
+from data_pipeline.files import CACHE, code_version, write_whole
 from data_pipeline.graph.training import as_input
 from data_pipeline.image_file import decodable
-from data_pipeline.image_header import MAX_PIXELS, ImageError
+from data_pipeline.image_header import MAX_PIXELS, Header, ImageError, read_header
 from data_pipeline.records import DataError, Dataset, Record, Split
 from data_pipeline.sources import open_source
 
 Numbers = NDArray[np.int64]
 Files = tuple[bytes, bytes]  # an image and its mask
 BATCH = 16
+# Of what decides the results, which a cache keeps with them.
+VERSION = code_version(__file__, "image_header.py", "image_file.py", "orientation.py", "tiff.py")
 SHOWN = 10  # bad samples that an error lists
 
 
@@ -58,7 +61,7 @@ def open_usable(
         source: as for `open_source`.
         split: as for `open_source`.
         skip_bad: whether to leave out samples that cannot be used.
-        report: called with one line that says how many samples were left out, if any.
+        report: called with each line on what was left out or looks wrong.
         samples: as for `open_source`, counted before bad ones are left out.
         seed: as for `open_source`.
         cache: as for `open_source`. The results of the scan are kept there too.
@@ -66,7 +69,9 @@ def open_usable(
     Raises:
         DataError: the source cannot be opened or, without `skip_bad`, holds samples that cannot be used.
     """
-    dataset = open_source(source, split, samples=samples, seed=seed, cache=cache)
+    dataset = open_source(source, split, samples=samples, seed=seed, cache=cache, skip_bad=skip_bad)
+    for note in dataset.notes:
+        report(note)
     usable, bad = drop_bad(dataset, skip_bad=skip_bad, cache=cache)
     if bad:
         report(
@@ -124,10 +129,12 @@ def scan_samples(
 
 
 def _key(record: Record, classes: int) -> str:
-    """Hash both files of a record and the number of classes, on which the result depends too."""
+    """Hash both files of a record, the number of classes and the code, on which the result depends too."""
     # A missing file hashes as an empty one. `examine` tells them apart.
     parts = [path.read_bytes() if path.is_file() else b"" for path in (record.image, record.mask)]
-    return hashlib.sha256(b"%d " % classes + b"|".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+    return hashlib.sha256(
+        f"{VERSION} {dali.__version__} {classes} ".encode() + b"|".join(hashlib.sha256(part).digest() for part in parts)
+    ).hexdigest()
 
 
 def examine(records: list[Record], classes: int, threads: int, max_pixels: int = MAX_PIXELS) -> list[str]:
@@ -158,11 +165,19 @@ def _open(record: Record, max_pixels: int) -> Files | str:
     for kind, path in (("image", record.image), ("mask", record.mask)):
         if not path.is_file():
             return f"the {kind} {path} is missing"
+        data = path.read_bytes()
         try:
-            files.append(decodable(path.read_bytes(), max_pixels=max_pixels))
+            # The sources convert masks to this kind. What they could not read must not be taken for one.
+            if kind == "mask" and not _is_indices(read_header(data, max_pixels)):
+                return "mask: not a grey PNG file of 8 bits, as masks of class indices are"
+            files.append(decodable(data, max_pixels=max_pixels))
         except ImageError as error:
             return f"{kind}: {error}"
     return files[0], files[1]
+
+
+def _is_indices(header: Header) -> bool:
+    return header.kind == "PNG" and header.depth == 8 and header.grey
 
 
 def _decoded_reasons(files: list[Files], classes: int, threads: int) -> list[str]:

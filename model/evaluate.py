@@ -4,12 +4,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import get_args
 
 import torch
 from rich.console import Console
 from rich.progress import track
 
-from data_pipeline import SOURCES, DataError, open_usable
+from data_pipeline import SOURCES, DataError, Split, open_usable
 from data_pipeline.command_line import Output, new_parser, positive, run_command, seed
 from data_pipeline.files import whole_file, write_whole
 from model.checkpoint import CheckpointError, load_checkpoint
@@ -18,7 +19,8 @@ from model.evaluation.summary import draw_gallery, score_table, summarise, write
 
 EXAMPLES = """examples:
   python -m model.evaluate --checkpoint model/weights/skin-tiny.safetensors --data synthetic:skin --output build/skin
-  python -m model.evaluate --checkpoint build/mine/best.safetensors --data folder:held_out --output build/mine
+  python -m model.evaluate --checkpoint build/mine/best.safetensors --data folder:held_out --split all \\
+    --output build/mine
 """
 
 
@@ -27,8 +29,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("model.evaluate", __doc__, EXAMPLES)
     parser.add_argument("--checkpoint", required=True, help="a .safetensors file, or random:PRESET")
     parser.add_argument("--data", required=True, help=SOURCES)
+    parser.add_argument("--samples", type=positive(int), help="number of images (default: all that the split has)")
     parser.add_argument(
-        "--samples", type=positive(int), help="number of images of the test split (default: all that the source has)"
+        "--split",
+        choices=get_args(Split),
+        default="test",
+        help="which part of the data; all is every image of folder:DIR or retouch:DIR (default: test)",
     )
     parser.add_argument("--seed", type=seed, default=0, help="of the data and the bootstrap (default: 0)")
     parser.add_argument("--skip-bad", action="store_true", help="leave out the samples that cannot be used")
@@ -41,16 +47,21 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
     checkpoint = load_checkpoint(options.checkpoint)
     info = checkpoint.info
     opening = {"skip_bad": options.skip_bad, "seed": options.seed, "report": console.print}
-    dataset = open_usable(options.data, "test", samples=options.samples, **opening)
+    what = "all images" if options.split == "all" else f"the {options.split} split"
+    chosen = ", chosen by --seed; --split all scores the whole folder" if options.data.startswith("folder:") else ""
+    console.print(f"scoring {what} of {options.data}{chosen if options.split != 'all' else ''}")
+    dataset = open_usable(options.data, options.split, samples=options.samples, **opening)
     # Before the network runs: masks of other classes would give scores that mean nothing.
-    dataset.check_classes(info.seg_classes, info.labels)
+    dataset = dataset.fit_classes(info.seg_classes, info.labels)
     spec, network = info.preprocessing, checkpoint.build().to("cuda" if torch.cuda.is_available() else "cpu")
     scored = score_cases(network, dataset, spec)
     shown, total = console.is_terminal, len(dataset.records)
     cases = list(track(scored, "scoring images", total=total, console=console, transient=True, disable=not shown))
     scores = summarise(cases, dataset, options.seed)
-    console.print(score_table(scores, f"{options.checkpoint} on {len(cases)} images of {options.data}"))
-    report = {"checkpoint": options.checkpoint, "data": options.data, "images": len(cases)}
+    console.print(
+        score_table(scores, f"{options.checkpoint} on {len(cases)} images of {options.data} ({options.split})")
+    )
+    report = {"checkpoint": options.checkpoint, "data": options.data, "split": options.split, "images": len(cases)}
     estimates = {name: estimate._asdict() for name, estimate in scores.items()}
     write_whole(options.output / "metrics.json", json.dumps({**report, "scores": estimates}, indent=2) + "\n")
     write_cases(cases, dataset, options.output / "cases.csv")

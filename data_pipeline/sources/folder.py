@@ -5,36 +5,49 @@ The table has a column `image` and one column of 0 and 1 for each label.
 
 from pathlib import Path
 
-from data_pipeline.records import BACKGROUND, DataError, Dataset, Record, Split
-from data_pipeline.sources.masks import convert_masks
-from data_pipeline.sources.pairing import choose_split, files_by_stem, find_unpaired, raise_problems, read_labels
+from data_pipeline.records import DataError, Dataset, Record, Split, number_classes
+from data_pipeline.sources.masks import ConvertedMasks, convert_masks, read_rules
+from data_pipeline.sources.pairing import (
+    MASK_ENDINGS,
+    choose_split,
+    files_by_stem,
+    find_unpaired,
+    match,
+    read_labels,
+    set_aside,
+)
 
 LAYOUT = "a data folder holds images/, masks/ and labels.csv"
 
 
-def open_folder(folder: Path, split: Split, samples: int | None, seed: int, cache: Path) -> Dataset:
+def open_folder(
+    folder: Path, split: Split, samples: int | None, seed: int, cache: Path, skip_bad: bool = False
+) -> Dataset:
     """Return the records of one split: 80, 10 or 10 % of the images, chosen by `seed`.
 
     Args:
         folder: the data folder.
-        split: which split.
+        split: which split, or "all" for every image.
         samples: at most this many records.
         seed: of the split.
         cache: folder of converted masks.
+        skip_bad: whether to leave out what has a problem.
 
     Raises:
         DataError: files or rows are missing, repeated or wrong. The message lists every problem.
     """
     table = read_labels(folder / "labels.csv", "image")
-    images, masks = files_by_stem(folder / "images", LAYOUT), files_by_stem(folder / "masks", LAYOUT)
+    images = match(files_by_stem(folder / "images", LAYOUT), table.rows)
+    masks = match(files_by_stem(folder / "masks", LAYOUT), images.keys(), MASK_ENDINGS)
     problems = table.problems | find_unpaired(table.rows, images, masks, "labels.csv")
-    converted = convert_masks({stem: (images[stem], masks[stem]) for stem in images.keys() & masks.keys()}, cache)
-    raise_problems(folder, problems | converted.problems)
+    pairs = {stem: (images[stem], masks[stem]) for stem in images.keys() & masks.keys()}
+    converted = convert_masks(pairs, cache, rules=read_rules(folder))
+    bad, notes = set_aside(folder, problems | converted.problems, skip_bad)
     # The classes come from all masks, not from those of the split, so that every split has the same ones. Masks that
     # are all empty still have one class to learn.
-    classes = converted.highest + 1
-    names = ["foreground"] if classes <= 2 else [f"class {index}" for index in range(1, classes)]
-    stems = choose_split(table.rows, split, seed)[:samples]
+    seg_classes = number_classes(max(1, *converted.classes))
+    # Chosen before bad ones are left out, so that mending a file moves no other to another split.
+    stems = [stem for stem in choose_split(table.rows, split, seed) if stem not in bad][:samples]
     if not stems:
         raise DataError(f"{folder}: the {split} split is empty: {len(table.rows)} images are too few to split")
     return Dataset(
@@ -42,7 +55,14 @@ def open_folder(folder: Path, split: Split, samples: int | None, seed: int, cach
         records=tuple(
             Record(image=images[stem], mask=converted.files[stem], labels=table.rows[stem]) for stem in stems
         ),
-        seg_classes=(BACKGROUND, *names),
+        seg_classes=seg_classes,
         labels=table.names,
         grey=converted.grey,
+        notes=notes + _missing_classes(folder, converted, seg_classes),
     )
+
+
+def _missing_classes(folder: Path, converted: ConvertedMasks, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a warning where no mask shows a class that the data set has."""
+    missing = [name for index, name in enumerate(names) if index and index not in converted.classes]
+    return (f"warning: no mask of {folder} shows {', '.join(missing)}",) if missing else ()

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from data_pipeline.records import BACKGROUND, DataError, Dataset, Record, Split
 from data_pipeline.sources.masks import convert_masks
-from data_pipeline.sources.pairing import Table, files_by_stem, find_unpaired, raise_problems, read_labels
+from data_pipeline.sources.pairing import Table, files_by_stem, find_unpaired, raise_problems, read_labels, set_aside
 
-PARTS: dict[Split, str] = {"train": "Training", "validation": "Validation", "test": "Test_v2"}
+NAMES: dict[Split, str] = {"train": "Training", "validation": "Validation", "test": "Test_v2"}
 DIAGNOSES = ("melanoma", "seborrheic_keratosis")
 SEG_CLASSES = (BACKGROUND, "lesion")
 
 
-def open_isic2017(folder: Path, split: Split, samples: int | None, cache: Path) -> Dataset:
+def open_isic2017(folder: Path, split: Split, samples: int | None, cache: Path, skip_bad: bool = False) -> Dataset:
     """Return the records of an official split, ordered by name.
 
     The labels are melanoma, seborrheic keratosis and nevus.
@@ -21,12 +21,13 @@ def open_isic2017(folder: Path, split: Split, samples: int | None, cache: Path) 
         split: which split.
         samples: at most this many records.
         cache: folder of converted masks.
+        skip_bad: whether to leave out what has a problem.
 
     Raises:
         DataError: files or rows are missing, repeated or wrong. The message lists every problem.
     """
-    part = f"ISIC-2017_{PARTS[split]}"
-    image_folder, mask_folder = folder / f"{part}_Data", folder / f"{part}_Part1_GroundTruth"
+    part = f"ISIC-2017_{NAMES[split]}"
+    image_folder, mask_folder = (_unpacked(folder / f"{part}_{name}") for name in ("Data", "Part1_GroundTruth"))
     file = folder / f"{part}_Part3_GroundTruth.csv"
     missing = [path.name for path in (image_folder, mask_folder, file) if not path.exists()]
     raise_problems(folder, {"official names missing": missing})
@@ -38,8 +39,9 @@ def open_isic2017(folder: Path, split: Split, samples: int | None, cache: Path) 
     masks = files_by_stem(mask_folder, layout, "ISIC_*_segmentation.png", ending="_segmentation")
     pairs = {stem: (images[stem], masks[stem]) for stem in images.keys() & masks.keys()}
     converted = convert_masks(pairs, cache, classes=len(SEG_CLASSES))
-    raise_problems(folder, table.problems | find_unpaired(rows, images, masks, file.name) | converted.problems)
-    stems = sorted(rows)[:samples]
+    problems = table.problems | find_unpaired(rows, images, masks, file.name) | converted.problems
+    bad, notes = set_aside(folder, problems, skip_bad)
+    stems = [stem for stem in sorted(rows) if stem not in bad][:samples]
     if not stems:
         raise DataError(f"{file} lists no image: the {split} split is empty")
     return Dataset(
@@ -47,7 +49,14 @@ def open_isic2017(folder: Path, split: Split, samples: int | None, cache: Path) 
         records=tuple(Record(image=images[stem], mask=converted.files[stem], labels=rows[stem]) for stem in stems),
         seg_classes=SEG_CLASSES,
         labels=table.names,
+        notes=notes,
     )
+
+
+def _unpacked(folder: Path) -> Path:
+    """Return an archive's folder, or the one of the same name in it, as some programs unpack it."""
+    inner = folder / folder.name
+    return inner if inner.is_dir() else folder
 
 
 def _diagnoses(path: Path) -> Table:

@@ -1,9 +1,11 @@
 """Pair images, masks and rows of labels by name, choose splits, and raise all problems at once."""
 
 import csv
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,23 @@ import numpy as np
 from data_pipeline.fields import MOST_LABELS, require_names
 from data_pipeline.records import DataError, Split
 
-SHARES: dict[Split, tuple[float, float]] = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
+SHARES: dict[Split, tuple[float, float]] = {
+    "train": (0.0, 0.8),
+    "validation": (0.8, 0.9),
+    "test": (0.9, 1.0),
+    "all": (0.0, 1.0),
+}
 # ISIC's tables write 0.0 and 1.0.
 BINARY = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
+# Endings of files, which are no part of a name. Others may be: of a date, or of the UID of a DICOM file.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff", ".gif", ".bmp", ".webp", ".jp2", ".dcm"),
+    *(".heic", ".dib"),
+)
+# What systems and other programs leave in folders of images.
+LEFT_BEHIND = ("thumbs.db", "desktop.ini")
+OTHER_SUFFIXES = (".json", ".xml", ".txt", ".csv", ".md")
+MASK_ENDINGS = ("_segmentation", "_mask", "-mask", "_seg", "_label", "_labels", "_gt")
 SHOWN = 5  # names that an error lists for each problem
 
 Rows = dict[str, tuple[int, ...]]
@@ -49,9 +65,15 @@ def read_labels(path: Path, key: str) -> Table:
     try:
         # Spreadsheets write a byte order mark before the first column, which "utf-8-sig" removes.
         with path.open(newline="", encoding="utf-8-sig") as file:
-            header, *lines = [line for line in csv.reader(file) if line] or [[]]
+            cells = ([cell.strip() for cell in line] for line in csv.reader(file))
+            # Spreadsheets end a table with rows of commas alone.
+            header, *lines = [line for line in cells if any(line)] or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} must be a CSV file in UTF-8 ({error}); export it as such") from None
+    # And its rows with commas that no column belongs to.
+    width = next((count for count in range(len(header), 0, -1) if header[count - 1]), 0)
+    if not any(any(line[width:]) for line in lines):
+        header, lines = header[:width], [line[:width] for line in lines]
     if header[:1] != [key] or len(header) < 2:
         raise DataError(
             f"{path}: the first line must be '{key}' and the names of the labels, found {','.join(header)!r}"
@@ -61,7 +83,7 @@ def read_labels(path: Path, key: str) -> Table:
         require_names(names, "the names of the labels", 1, MOST_LABELS)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
-    stems = [Path(line[0]).stem for line in lines]
+    stems = [stem_of(line[0]) for line in lines]
     wrong = [line[0] for line in lines if not _is_binary(line[1:], len(header) - 1)]
     problems = {
         f"rows of {path.name} with values other than 0 or 1": wrong,
@@ -76,13 +98,23 @@ def _is_binary(values: list[str], count: int) -> bool:
     return len(values) == count and all(value.strip() in BINARY for value in values)
 
 
+def stem_of(name: str) -> str:
+    """Return a file's name without its folder and without the ending of an image, in the one form that Unicode has.
+
+    macOS writes é as two characters, most others as one.
+    """
+    base = unicodedata.normalize("NFC", name.replace("\\", "/").rpartition("/")[2])
+    stem, dot, ending = base.rpartition(".")
+    return stem if stem and f"{dot}{ending}".lower() in SUFFIXES else base
+
+
 def files_by_stem(folder: Path, layout: str, pattern: str = "*", ending: str = "") -> dict[str, Path]:
     """Return the files of a folder by their stem.
 
     Args:
-        folder: where to look. Hidden files are ignored.
+        folder: where to look. Hidden files, and those that are no images by their ending, are ignored.
         layout: what was expected, for the message when there is no such folder.
-        pattern: glob pattern of the files' names.
+        pattern: glob pattern of the files' names, in any case.
         ending: removed from the end of each stem.
 
     Raises:
@@ -90,10 +122,38 @@ def files_by_stem(folder: Path, layout: str, pattern: str = "*", ending: str = "
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is missing: {layout}")
-    files = sorted(path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith("."))
-    stems = [path.stem.removesuffix(ending) for path in files]
+    files = sorted(
+        path for path in folder.iterdir() if path.is_file() and _is_meant(path.name.lower(), pattern.lower())
+    )
+    stems = [stem_of(path.name).removesuffix(ending) for path in files]
     raise_problems(folder, {"files that share their stem with another": find_repeated(stems)})
     return dict(zip(stems, files, strict=True))
+
+
+def _is_meant(name: str, pattern: str) -> bool:
+    left_behind = name.startswith(".") or name in LEFT_BEHIND or name.endswith(OTHER_SUFFIXES)
+    return fnmatch(name, pattern) and not left_behind
+
+
+def match(files: dict[str, Path], stems: Collection[str], endings: tuple[str, ...] = ()) -> dict[str, Path]:
+    """Return files under the stems that they belong to: the same one, or one that differs in case or by an ending.
+
+    Args:
+        files: paths by their own stem.
+        stems: the stems wanted.
+        endings: what may follow the stem in a file's name, as in x_mask.png.
+    """
+    wanted, by_case = set(stems), Counter(stem.casefold() for stem in stems)
+    of_case = {stem.casefold(): stem for stem in stems if by_case[stem.casefold()] == 1}
+    matched = {stem: path for stem, path in files.items() if stem in wanted}
+    for stem, path in files.items():
+        if stem not in wanted:
+            own = stem.casefold()
+            names = [own, *(own.removesuffix(ending) for ending in endings if own.endswith(ending))]
+            target = next((of_case[name] for name in names if name in of_case), stem)
+            # A file of exactly the name wins.
+            matched.setdefault(target, path)
+    return matched
 
 
 def find_unpaired(rows: Iterable[str], images: Iterable[str], masks: Iterable[str], table: str) -> Problems:
@@ -121,6 +181,20 @@ def raise_problems(where: Path, problems: Problems) -> None:
         raise DataError(f"{where}: " + "; ".join(parts))
 
 
+def set_aside(where: Path, problems: Problems, skip_bad: bool) -> tuple[set[str], tuple[str, ...]]:
+    """Raise all problems, or with `skip_bad` return the stems to leave out and one line that counts them.
+
+    Raises:
+        DataError: there are problems, and `skip_bad` is off.
+    """
+    bad = {stem_of(name) for names in problems.values() for name in names}
+    if not bad or not skip_bad:
+        raise_problems(where, problems)
+        return set(), ()
+    parts = [f"{len(names)} {kind}: {_shorten(names)}" for kind, names in problems.items() if names]
+    return bad, (f"left out {len(bad)} of {where} by --skip-bad: " + "; ".join(parts),)
+
+
 def find_repeated(names: list[str]) -> list[str]:
     """Return the names that occur more than once, sorted."""
     return sorted(name for name, count in Counter(names).items() if count > 1)
@@ -131,7 +205,7 @@ def _shorten(names: list[str]) -> str:
 
 
 def choose_split(names: Collection[str], split: Split, seed: int | tuple[int, ...]) -> list[str]:
-    """Choose 80, 10 or 10 % of the names at random by `seed`, the same for any order of `names`."""
+    """Choose 80, 10, 10 or 100 % of the names at random by `seed`, the same for any order of `names`."""
     # Sorted first, because a file system lists its names in any order.
     ordered = sorted(names)
     order = np.random.default_rng(seed).permutation(len(ordered))

@@ -98,7 +98,7 @@ def write_manifest(folder: Path, dataset: Dataset, size: int, sources: list[str]
     """
     manifest = {
         "size": size,
-        **{key: value for key, value in asdict(dataset).items() if key not in ("records", "prepared")},
+        **{key: value for key, value in asdict(dataset).items() if key not in ("records", "prepared", "notes")},
         "records": [
             # `asdict` leaves paths as they are, and JSON has none.
             {**asdict(r), "image": str(r.image), "mask": str(r.mask), "source": source, "pixels": digest}

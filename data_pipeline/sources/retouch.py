@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
-from data_pipeline.files import whole_folder
+from data_pipeline.files import code_version, whole_folder
 from data_pipeline.records import BACKGROUND, DataError, Dataset, Record, Split, Volume
 from data_pipeline.sources.pairing import Problems, choose_split, raise_problems
 
@@ -19,6 +19,8 @@ PREFIX = "RETOUCH-TrainingSet-"
 VENDORS = ("Cirrus", "Spectralis", "Topcon")
 FLUIDS = ("IRF", "SRF", "PED")
 SCAN, REFERENCE, FACTS = "oct.mhd", "reference.mhd", "volume.json"
+BLOCK, BLOCKS = 1 << 16, 16  # bytes and number of the parts of a file that its key depends on
+VERSION = code_version(__file__)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class VolumeError(Exception):
     """
 
 
-def open_retouch(folder: Path, split: Split, samples: int | None, seed: int, cache: Path) -> Dataset:
+def open_retouch(
+    folder: Path, split: Split, samples: int | None, seed: int, cache: Path, skip_bad: bool = False
+) -> Dataset:
     """Return the B-scans of one split: 80, 10 or 10 % of each vendor's volumes, chosen by `seed`.
 
     The labels tell which fluids a B-scan shows.
@@ -53,6 +57,7 @@ def open_retouch(folder: Path, split: Split, samples: int | None, seed: int, cac
         samples: at most this many records, spread over all volumes of the split.
         seed: of the split.
         cache: folder of converted volumes.
+        skip_bad: whether to leave out volumes that cannot be used.
 
     Raises:
         DataError: volumes are missing or wrong. The message lists every problem.
@@ -66,7 +71,11 @@ def open_retouch(folder: Path, split: Split, samples: int | None, seed: int, cac
             slices[name] = volume_records(place, name, 1 + len(FLUIDS), cache)
         except VolumeError as error:  # noqa: PERF203 (a volume takes a second)
             problems.setdefault(str(error), []).append(name)
-    raise_problems(folder, problems)
+    # By the names of volumes, which have no endings to remove.
+    if not skip_bad:
+        raise_problems(folder, problems)
+    bad = {name for names in problems.values() for name in names}
+    notes = tuple(f"left out {len(names)} {kind}: {', '.join(names)}" for kind, names in problems.items())
     # Each vendor is split by a separate seed, so a vendor's folder alone is split as it is among the others: a network
     # that was trained on all vendors can be scored on one without having seen its test volumes.
     chosen = [
@@ -74,7 +83,7 @@ def open_retouch(folder: Path, split: Split, samples: int | None, seed: int, cac
         for index, vendor in enumerate(VENDORS)
         for name in choose_split([name for name in volumes if name.startswith(f"{vendor}/")], split, (seed, index))
     ]
-    records = [record for name in chosen for record in slices[name]]
+    records = [record for name in chosen if name not in bad for record in slices[name]]
     if not records:
         raise DataError(f"{folder}: the {split} split is empty: {len(volumes)} volumes are too few to split")
     return Dataset(
@@ -83,23 +92,37 @@ def open_retouch(folder: Path, split: Split, samples: int | None, seed: int, cac
         seg_classes=(BACKGROUND, *FLUIDS),
         labels=FLUIDS,
         grey=True,
+        notes=notes,
     )
 
 
 def _find_volumes(folder: Path) -> dict[str, Path]:
     """Return the volumes' folders by vendor and name, such as Cirrus/TRAIN001."""
-    sets = {vendor: folder if folder.name == PREFIX + vendor else folder / (PREFIX + vendor) for vendor in VENDORS}
+    sets = {vendor: _vendor_folder(folder, vendor) for vendor in VENDORS}
     volumes = {
         f"{vendor}/{place.name}": place
         for vendor, place_of_set in sets.items()
-        if place_of_set.is_dir()
+        if place_of_set
         for place in place_of_set.iterdir()
-        if place.is_dir()
+        # Macs and network drives leave folders of these kinds behind.
+        if place.is_dir() and not place.name.startswith((".", "@", "__"))
     }
     if not volumes:
         names = ", ".join(PREFIX + vendor for vendor in VENDORS)
-        raise DataError(f"{folder} holds no volumes: expected a folder with {names}, or one of these")
+        raise DataError(
+            f"{folder} holds no volumes: expected a folder with {names}, or one of these; "
+            f"each holds one folder a volume with {SCAN} and {REFERENCE}"
+        )
     return volumes
+
+
+def _vendor_folder(folder: Path, vendor: str) -> Path | None:
+    """Return the folder of a vendor's volumes: the one given or one in it, under the archive's name or the vendor's."""
+    names = (f"{PREFIX}{vendor}".lower(), vendor.lower())
+    if folder.name.lower() in names:
+        return folder
+    inner = (place for place in folder.iterdir() if place.is_dir()) if folder.is_dir() else ()
+    return next((place for place in sorted(inner) if place.name.lower() in names), None)
 
 
 def _spread(records: list[Record], samples: int | None) -> tuple[Record, ...]:
@@ -140,8 +163,9 @@ def read_volume(folder: Path, classes: int) -> Scan:
     # Here, because its import takes 0.4 s, which every command over another source would wait for.
     import SimpleITK
 
+    files = [_header_file(folder, name) for name in (SCAN, REFERENCE)]
     try:
-        scan, reference = (SimpleITK.ReadImage(str(folder / name)) for name in (SCAN, REFERENCE))
+        scan, reference = (SimpleITK.ReadImage(str(file)) for file in files)
     except RuntimeError:
         raise VolumeError(f"volumes whose {SCAN} or {REFERENCE} is missing or damaged") from None
     if scan.GetSize() != reference.GetSize():
@@ -155,6 +179,19 @@ def read_volume(folder: Path, classes: int) -> Scan:
     # The product of the spacing is one voxel in cubic millimetres.
     area = pixels.shape[1] * pixels.shape[2]
     return Scan(pixels, indices.astype(np.uint8), float(np.prod(scan.GetSpacing())) * area)
+
+
+def _header_file(folder: Path, name: str) -> Path:
+    """Find a volume's header under its name in any case, or raise VolumeError where it or its data are missing."""
+    header = next((file for file in sorted(folder.iterdir()) if file.name.lower() == name), None)
+    if header is None:
+        raise VolumeError(f"volumes whose {SCAN} or {REFERENCE} is missing or damaged")
+    for line in header.read_bytes().splitlines():
+        key, _, value = line.partition(b"=")
+        data = value.strip().decode("utf-8", "replace")
+        if key.strip() == b"ElementDataFile" and data != "LOCAL" and not (folder / data).is_file():
+            raise VolumeError(f"volumes without the file of pixels that their {name} names ({data})")
+    return header
 
 
 def _write(target: Path, scan: Scan, classes: int) -> None:
@@ -173,7 +210,14 @@ def _slice_files(folder: Path, index: int) -> tuple[Path, Path]:
 
 
 def _key(folder: Path) -> str:
-    """Hash the names, sizes and dates of a volume's files, so that the key changes when any of them does."""
-    # Not by content, because every start would read gigabytes.
-    files = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in sorted(folder.iterdir())]
-    return hashlib.sha256("\n".join([str(folder.resolve()), *files]).encode()).hexdigest()[:12]
+    """Hash the code, and of each of a volume's files its name, size, date and some of its content."""
+    digest = hashlib.sha256(f"{VERSION} {folder.resolve()}".encode())
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        status = path.stat()
+        digest.update(f"\n{path.name} {status.st_size} {status.st_mtime_ns} ".encode())
+        with path.open("rb") as file:
+            # Not the whole content, because every start would read gigabytes.
+            for place in np.linspace(0, max(status.st_size - BLOCK, 0), BLOCKS).astype(int):
+                file.seek(int(place))
+                digest.update(file.read(BLOCK))
+    return digest.hexdigest()[:12]

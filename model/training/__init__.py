@@ -1,11 +1,11 @@
 """Choose a training run: the options that `model.train` and `model.ablate` share, and what they stand for."""
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass, replace
 from typing import Any
 
 from data_pipeline import SOURCES, DataError, Dataset, Preprocessing
-from data_pipeline.command_line import positive
+from data_pipeline.command_line import positive, white_level
 from data_pipeline.spec import SIXTEEN_BITS
 from model.checkpoint import CheckpointError, CheckpointInfo
 from model.config import PRESETS
@@ -49,7 +49,7 @@ def add_training_options(parser: ArgumentParser, *, learning_rate: float) -> Non
     )
     parser.add_argument(
         "--levels",
-        type=_white_level,
+        type=white_level,
         default=SIXTEEN_BITS,
         help="white level of files of 16 bits: 4095 where they hold 12 bits",
     )
@@ -67,13 +67,6 @@ def add_training_options(parser: ArgumentParser, *, learning_rate: float) -> Non
         default=0.25,
         help="weight of the labels' loss, where that of the mask is 1 (default: 0.25)",
     )
-
-
-def _white_level(text: str) -> int:
-    # Levels that 16 bits hold and 8 do not.
-    if not text.isdecimal() or not 255 < int(text) <= SIXTEEN_BITS:
-        raise ArgumentTypeError(f"must be 256 to {SIXTEEN_BITS}, got {text}")
-    return int(text)
 
 
 def training_options(options: Namespace, *, epochs: int, seed: int) -> TrainingOptions:

@@ -164,10 +164,13 @@ class Trainer:
         if self.processes.rank > 0:
             return
         scores = score_network(self.learner.averaged, self.validation, self.loader.spec)
-        shown = ", ".join(f"{name} {scores[name]:.4f}" for name in ("dice", "auc") if name in scores)
-        console.print(f"epoch {epoch}: loss {loss:.4f}, validation {shown}")
+        names = {"dice": "dice", "pooled_dice": "pooled dice", "auc": "auc"}
+        shown = ", ".join(f"{text} {scores[name]:.4f}" for name, text in names.items() if name in scores)
+        chosen = selection_score(scores, self.options)
+        tasks = " and ".join(names[name] for name in selection_tasks(self.options))
+        console.print(f"epoch {epoch}: loss {loss:.4f}, validation {shown}; best by {tasks}: {chosen:.4f}")
         self.history.append({"epoch": epoch, "loss": loss, **scores})
-        if selection_score(scores, self.options) > selection_score(self.best, self.options):
+        if chosen > selection_score(self.best, self.options):
             self.best = scores
             info = replace(self.info, training={**self.info.training, "epoch": epoch, "validation": scores})
             save_checkpoint(self.output / "best.safetensors", Checkpoint(info, self.learner.averaged.state_dict()))
@@ -182,8 +185,13 @@ class Trainer:
             save_state(self.output / "last.safetensors", self.learner, place)
 
 
+def selection_tasks(options: TrainingOptions) -> list[str]:
+    """Return the names of the scores that choose the best epoch: of the tasks that are trained."""
+    tasks = {"pooled_dice": options.segmentation_weight, "auc": options.classification_weight}
+    return [name for name, weight in tasks.items() if weight]
+
+
 def selection_score(scores: dict[str, float], options: TrainingOptions) -> float:
     """Return what makes an epoch the best: pooled Dice, AUC, or the mean of both so that neither task is given up."""
-    tasks = {"pooled_dice": options.segmentation_weight, "auc": options.classification_weight}
     # An undefined score counts less than any other, so that `best`, which is empty at first, loses to every epoch.
-    return mean(scores.get(name, -1.0) for name, weight in tasks.items() if weight)
+    return mean(scores.get(name, -1.0) for name in selection_tasks(options))

@@ -89,7 +89,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         "1 images without a row in labels.csv: stray",
         "1 rows of labels.csv without an image: ghost",
         "1 masks of another size than their image: s3",
-        "1 masks with class indices over 63: s4",
+        '1 masks with values that are neither 0 and 255 nor class indices below 64: put {"threshold": 128} into',
     )
 
 

@@ -1,0 +1,172 @@
+"""Test that masks are used where their meaning is certain, and refused with what was found and a remedy elsewhere."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_pipeline.records import DataError
+from data_pipeline.sources import open_source
+from data_pipeline.sources.masks import MaskError, MaskRules, read_indices, read_rules
+from tests.helpers.samples import assert_refused, blob
+from tests.helpers.wild import tiff
+
+SHAPE = blob(60, 80)
+Values = NDArray[np.generic]
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def palette(indices: Values, colours: list[int], kind: str = "PNG") -> bytes:
+    image = Image.fromarray(indices.astype(np.uint8), "L").convert("P")
+    image.putpalette(colours)
+    image.putdata(indices.ravel().tolist())
+    return saved(image, kind)
+
+
+def grey(values: Values, kind: str = "PNG", **options: object) -> bytes:
+    return saved(Image.fromarray(values.astype(np.uint8)), kind, **options)
+
+
+def blurred() -> NDArray[np.uint8]:
+    """Draw the shape with an edge of several greys, as a drawing program does."""
+    large = Image.fromarray(SHAPE * 255).resize((240, 180)).resize((80, 60), Image.Resampling.BILINEAR)
+    return np.asarray(large)
+
+
+def coloured(*colours: tuple[int, int, int]) -> bytes:
+    return saved(Image.fromarray(np.array(colours, np.uint8)[SHAPE]))
+
+
+BLACK_WHITE = [0, 0, 0, 255, 255, 255]
+RGBA = np.dstack([np.zeros((60, 80, 3), np.uint8), SHAPE * 255])
+CERTAIN: dict[str, bytes] = {
+    "0 and 1": grey(SHAPE),
+    "0 and 255": grey(SHAPE * 255),
+    "1 bit": saved(Image.fromarray(SHAPE.astype(bool))),
+    "16 bits of 0 and 65535": saved(Image.fromarray(SHAPE.astype(np.uint16) * 65535)),
+    "TIFF where white is 0": tiff(255 - SHAPE * 255, photometric="miniswhite"),
+    "TIFF of 16 bits": tiff(SHAPE.astype(np.uint16)),
+    "GIF": grey(SHAPE * 255, "GIF"),
+    "GIF of white before black": palette(1 - SHAPE, BLACK_WHITE[3:] + BLACK_WHITE[:3], "GIF"),
+    "BMP": grey(SHAPE * 255, "BMP"),
+    "palette of black and white": palette(SHAPE, BLACK_WHITE),
+    "palette of white and black": palette(1 - SHAPE, BLACK_WHITE[3:] + BLACK_WHITE[:3]),
+    "palette of colours": palette(SHAPE, [0, 0, 0, 128, 0, 0]),
+    "grey as RGB": coloured((0, 0, 0), (255, 255, 255)),
+    "opaque RGBA": saved(Image.fromarray(SHAPE * 255).convert("RGBA")),
+    "JPEG of black and white": grey(SHAPE * 255, "JPEG", quality=60),
+}
+DOUBTFUL: dict[str, tuple[bytes, str]] = {
+    "0 and 128": (grey(SHAPE * 128), "128 in "),
+    "indices as JPEG": (grey(SHAPE * 3, "JPEG", quality=60), "JPEG masks that are not black and white"),
+    "0 and 128 as JPEG": (grey(SHAPE * 128, "JPEG"), "JPEG masks that are not black and white"),
+    "colours": (coloured((0, 0, 0), (128, 0, 0)), "#800000 in "),
+    "soft": (grey(np.arange(4800).reshape(60, 80) % 256), "and 250 more values"),
+    "antialiased": (grey(blurred()), "threshold"),
+    "alpha alone": (saved(Image.fromarray(RGBA)), "transparency varies"),
+    "void": (grey(SHAPE + 254 * (SHAPE & (np.arange(80) > 40))), "255 for void"),
+    "palette that does not begin with black": (palette(SHAPE, [9, 9, 200, 0, 0, 0]), "indices are no classes"),
+}
+
+
+@pytest.mark.parametrize("name", CERTAIN)
+def test_certain_masks_are_read_as_they_are_meant(name: str) -> None:
+    indices = read_indices(CERTAIN[name], MaskRules())
+    wrong = indices != SHAPE
+    # A JPEG may move the outline by a pixel.
+    assert wrong.mean() <= (0.01 if name.startswith("JPEG") else 0)
+
+
+@pytest.mark.parametrize("name", DOUBTFUL)
+def test_doubtful_masks_are_refused_with_what_was_found(name: str) -> None:
+    data, part = DOUBTFUL[name]
+    with pytest.raises(MaskError) as caught:
+        read_indices(data, MaskRules())
+    assert part in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_inverted_outline_of_several_classes_keeps_its_indices() -> None:
+    classes = SHAPE * 2 + (np.arange(80) > 60)
+    assert np.array_equal(read_indices(grey(classes), MaskRules()), classes)
+    voc = palette(classes, [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0])
+    assert np.array_equal(read_indices(voc, MaskRules()), classes)
+
+
+def test_rules_settle_what_is_in_doubt() -> None:
+    for name in ("0 and 128", "0 and 128 as JPEG", "antialiased"):
+        assert (read_indices(DOUBTFUL[name][0], MaskRules(threshold=64)) != SHAPE).mean() < 0.05
+    colours = MaskRules(colours={0: 0, 0x800000: 1})
+    assert np.array_equal(read_indices(DOUBTFUL["colours"][0], colours), SHAPE)
+    with pytest.raises(MaskError, match=r"does not list \(#ffffff"):
+        read_indices(CERTAIN["0 and 255"], colours)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("{", "JSON"),
+        ('{"threshold": 0}', "threshold must be"),
+        ('{"colours": {"red": 1}}', "written as #rrggbb"),
+        ('{"colours": {"#ff0000": 64}}', "each class"),
+        ('{"colour": {}}', "alone"),
+        ('{"threshold": 9, "colours": {"#ff0000": 1}}', "of threshold or of colours"),
+    ],
+)
+def test_wrong_rules_are_refused_in_one_line(text: str, part: str, tmp_path: Path) -> None:
+    (tmp_path / "masks.json").write_text(text)
+    with pytest.raises(DataError, match=r"masks\.json") as caught:
+        read_rules(tmp_path)
+    assert part in str(caught.value) and "\n" not in str(caught.value)
+
+
+def write(folder: Path, masks: dict[str, bytes]) -> None:
+    for name in ("images", "masks"):
+        (folder / name).mkdir(exist_ok=True)
+    for name, data in masks.items():
+        Image.new("RGB", (80, 60), "red").save(folder / "images" / f"{Path(name).stem}.png")
+        (folder / "masks" / name).write_bytes(data)
+    (folder / "labels.csv").write_text("image,x\n" + "".join(f"{Path(name).stem},1\n" for name in masks))
+
+
+def test_a_folder_names_the_masks_in_doubt_and_takes_the_remedy(tmp_path: Path) -> None:
+    write(tmp_path, {"a.png": DOUBTFUL["0 and 128"][0], "b.png": DOUBTFUL["antialiased"][0], "c.png": grey(SHAPE)})
+    source = f"folder:{tmp_path}"
+    assert_refused(
+        lambda: open_source(source, "all", cache=tmp_path), "2 masks with values", '{"threshold": 128}', "a, b"
+    )
+    good = open_source(source, "all", cache=tmp_path, skip_bad=True)
+    assert [record.image.name for record in good.records] == ["c.png"]
+    assert "left out 2 of" in good.notes[0]
+    (tmp_path / "masks.json").write_text(json.dumps({"threshold": 1}))
+    assert len(open_source(source, "all", cache=tmp_path).records) == 3
+
+
+def test_a_class_that_no_mask_shows_is_told_before_training(tmp_path: Path) -> None:
+    write(tmp_path, {"a.png": grey(0 * SHAPE), "b.png": grey(0 * SHAPE)})
+    assert "no mask of" in open_source(f"folder:{tmp_path}", "all", cache=tmp_path).notes[0]
+    write(tmp_path, {"a.png": grey(2 * SHAPE), "b.png": grey(0 * SHAPE)})
+    assert "shows class 1" in open_source(f"folder:{tmp_path}", "all", cache=tmp_path).notes[0]
+
+
+def test_a_mask_of_the_same_size_and_date_is_read_again(tmp_path: Path) -> None:
+    """Replace a mask as a copying program does that keeps dates."""
+    from os import utime
+
+    source = f"folder:{tmp_path}"
+    highest = []
+    for values in (SHAPE, SHAPE * 2):
+        data = tiff(values)
+        write(tmp_path, {"a.tif": data})
+        utime(tmp_path / "masks" / "a.tif", (1, 1))
+        (record,) = open_source(source, "all", cache=tmp_path).records
+        highest.append(int(np.asarray(Image.open(record.mask)).max()))
+    assert highest == [1, 2]
