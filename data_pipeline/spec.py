@@ -20,7 +20,7 @@ class Preprocessing:
     mean: mean per RGB channel, of values scaled to [0, 1].
     std: standard deviation per RGB channel, of values scaled to [0, 1].
     white_level: value that is scaled to 1 in files of 16 bits. Scanners write 12 bits, up to 4095, into such files.
-        JPEG files and PNG files of up to 8 bits ignore it. Every TIFF file counts as one of 16 bits.
+        Files of fewer bits have their own white and ignore it.
     """
 
     image_size: int

@@ -15,7 +15,7 @@ from data_pipeline.image_file import decodable
 from data_pipeline.image_header import read_header
 from data_pipeline.orientation import TRANSPOSES
 from data_pipeline.overlay import open_upright
-from tests.helpers.kinds import JPEG, PICTURE, PNG
+from tests.helpers.kinds import JPEG, KINDS, PICTURE, PNG
 from tests.helpers.wild import OTHERS, REFUSED_TIFFS, TIFFS, TURNED
 
 SPEC = Preprocessing(image_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -141,3 +141,49 @@ def test_mutated_files_neither_crash_nor_change_their_answer(count: int) -> None
     assert finished.returncode == 0, finished.stderr[-2000:]
     # Some must be read, or the fuzzing is too harsh to prove anything.
     assert count // 20 < int(finished.stdout) < count
+
+
+# Rows of the table in the README: what is in a file, and the files that stand for it.
+ROWS: dict[str, list[bytes]] = {
+    "JPEG of 8 bits: grey, RGB, CMYK, baseline, progressive": [
+        KINDS[name]() for name in ("jpeg", "jpeg-grey", "jpeg-cmyk", "jpeg-progressive")
+    ],
+    "PNG of 1 to 16 bits: grey, RGB, palette": [
+        KINDS[name]() for name in ("png", "png-1-bit", "png-palette", "png-16-bit")
+    ],
+    "PNG or TIFF with alpha, which is dropped": [
+        KINDS["png-rgba"](),
+        *(make() for name, (make, _) in TIFFS.items() if "alpha" in name),
+    ],
+    "JPEG, PNG or TIFF turned by EXIF, XMP or ImageMagick's profile, also by several of them": [
+        data for data, _ in TURNED.values()
+    ],
+    "TIFF of 1 to 16 bits: grey (also where white is 0), RGB, palette; strips, tiles, planes, BigTIFF": [
+        make() for name, (make, _) in TIFFS.items() if "inside" not in name
+    ],
+    "TIFF with LZW, deflate, LZMA, Zstandard, PackBits, PNG, JPEG 2000 or LERC inside": [
+        make() for name, (make, _) in TIFFS.items() if "inside" in name
+    ],
+    "TIFF of several pages, the first of which counts": [KINDS["tiff-first-of-two-pages"]()],
+    **{f"TIFF: {name}": [make()] for name, (make, _) in REFUSED_TIFFS.items()},
+    **{name: [data] for name, (data, _) in OTHERS.items()},
+}
+
+
+def test_the_readme_says_what_happens_to_each_kind(serve: Preprocessor) -> None:
+    """Make the table of the README: `python -m pytest` shows the right one where it differs."""
+    lines = ["| file | what happens |", "| --- | --- |"]
+    for what, files in ROWS.items():
+        outcomes = {outcome(serve, data) for data in files}
+        assert len(outcomes) == 1, what
+        lines.append(f"| {what} | {outcomes.pop()} |")
+    table = "\n".join(lines)
+    assert table in README.read_text(), table
+
+
+def outcome(serve: Preprocessor, data: bytes) -> str:
+    try:
+        serve(data)
+    except ImageError as error:
+        return f"refused: {error}"
+    return "read"
