@@ -205,10 +205,12 @@ def _read_png(data: bytes) -> Header:
     width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
     if depth not in PNG_DEPTHS.get(colour, ()):
         raise ImageError(f"{DAMAGED}a PNG has no colour type {colour} of {depth} bits", "damaged")
-    before, after, pixels, doubtful = None, None, False, False
+    before, after, pixels, doubtful, last = None, None, False, False, b""
     others: list[tuple[bytes, bytes]] = []
     for kind, start, end in png_chunks(data):
-        doubtful = doubtful or kind in DOUBTFUL
+        doubtful, last = doubtful or kind in DOUBTFUL, kind
+        if kind == b"IEND":
+            break
         if kind == b"IDAT":
             pixels = True
         elif kind == b"eXIf":
@@ -217,6 +219,9 @@ def _read_png(data: bytes) -> Header:
             before, after = (before, body) if pixels else (body, after)
         elif kind in (b"tEXt", b"zTXt", b"iTXt"):
             others.append((kind, data[start + 8 : end - 4]))
+    if not pixels or last != b"IEND":
+        # DALI takes seconds to give up on a chunk that claims gigabytes.
+        raise ImageError(f"{DAMAGED}the PNG file ends before its last chunk", "damaged")
     exif = before if before is not None else after
     turned = (orientations.of_exif(exif) if exif else None) or _of_texts(others) or orientations.UPRIGHT
     return Header(
