@@ -45,7 +45,7 @@ def test_every_bad_sample_is_reported_at_once_with_its_reason(broken: Dataset, t
     bad = scan_samples(broken, cache=tmp_path)
     assert [sample.record for sample in bad] == [broken.records[i] for i in BROKEN]
     reasons = [sample.reason for sample in bad]
-    assert "could not be decoded" in reasons[0]
+    assert "image: the image is damaged" in reasons[0]
     assert reasons[1] == "image: the image is empty (0 bytes)"
     assert "the mask" in reasons[2] and "missing" in reasons[2]
     assert reasons[3] == "the image is 35 x 33, its mask 20 x 20"
