@@ -105,10 +105,10 @@ def open_image(data: bytes) -> Image.Image:
     """
     header = read_header(data)
     if header.kind == "TIFF":
-        pixels: Pixels = np.ascontiguousarray(_tiff_pixels(data, header))
+        pixels = _tiff_pixels(data, header)
         if pixels.ndim == 3 and pixels.dtype == np.uint16:
             pixels = (pixels >> (header.depth - 8)).astype(np.uint8)
-        return Image.fromarray(pixels)
+        return Image.fromarray(np.ascontiguousarray(pixels))
     try:
         with warnings.catch_warnings():
             # Pillow warns from 89 million pixels on, of which 100 million are accepted, and of EXIF that is cut.

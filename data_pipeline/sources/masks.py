@@ -216,7 +216,8 @@ def _by_colour(image: Image.Image, colours: dict[int, int]) -> Values:
     if (known[places] != packed).any():
         others = packed[known[places] != packed]
         raise MaskError(f"masks with colours that {RULES} does not list", _shares(others, lambda v: f"#{v:06x}"))
-    return np.array([colours[int(colour)] for colour in known], np.int32)[places]
+    classes: Values = np.array([colours[int(colour)] for colour in known], np.int32)
+    return np.asarray(classes[places])
 
 
 def _by_palette(image: Image.Image) -> Values:
@@ -267,7 +268,7 @@ def _of_grey(values: Values) -> Values:
     raise MaskError(f"masks with {advice.format(RULES)}", _shares(values, str))
 
 
-def _shares(values: NDArray[np.integer], name: Callable[[int], str]) -> str:
+def _shares(values: Values, name: Callable[[int], str]) -> str:
     """List the most frequent values with their shares of the pixels."""
     found, counts = np.unique(values, return_counts=True)
     order = np.argsort(-counts, kind="stable")
