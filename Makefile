@@ -20,7 +20,8 @@ demo: install
 
 test: install
 	# Whole files, so that what they share is made once. More than four servers and compilers at once want much memory.
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	# One thread a process: those of several would wait for each other.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

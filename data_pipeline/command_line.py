@@ -156,8 +156,8 @@ def run_command(action: Callable[[], int | None], *errors: type[Exception], inte
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except errors as error:
-        # A file's name, which may hold a newline or a terminal's escape, is part of many messages.
-        print(f"error: {as_line(str(error))}", file=sys.stderr)
+        # A file's name, which may hold a terminal's escape, is part of many messages.
+        print("error:", "\n".join(map(as_line, str(error).split("\n"))), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)

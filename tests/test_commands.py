@@ -93,8 +93,8 @@ def test_output_in_a_pipe_is_whole_and_plain(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert any(f"wrote {name}/metrics.json" in line for line in lines)
     assert not {"\x1b", "\r", "━", "│", "┃"} & set(done.stdout)
-    # A row a score, and nothing of the bars that show progress.
-    assert [line.split()[0] for line in lines[:2]] == [WEIGHTS, "score"]
+    # What is scored, then a row a score, and nothing of the bars that show progress.
+    assert [line.split()[0] for line in lines[:3]] == ["scoring", WEIGHTS, "score"]
     assert lines[-1].startswith("wrote ")
 
 

@@ -62,7 +62,7 @@ def test_the_front_end_builds_both_layers(built: tuple[str, Built]) -> None:
     assert by_type[1][4:8] == ["HALF"] * 4 and len(by_type[1]) == 12
     assert attention["extras"] == [28, 42, 2, 7] and dilated["extras"] == [20, 13]
     assert attention["grid_x"] == 2 * 2 * 3 * 2 * 2  # images, windows, heads, blocks of 128 tokens
-    assert dilated["grid_x"] == 2 * 5 * 2 * 2  # images, rows and columns of tiles, blocks of channels
+    assert dilated["grid_x"] == 2 * 3 * 2 * 3  # images, rows and columns of tiles, blocks of channels
 
 
 @pytest.mark.parametrize("name", KERNELS)
