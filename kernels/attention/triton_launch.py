@@ -39,9 +39,11 @@ def choose_tiles(window_size: int, dtype: torch.dtype, backward: bool = False) -
         return Tiles(block_m=16, block_n=16, warps=1, stages=2)
     single = dtype == torch.float32
     # The backward kernels hold two score tiles at a time, which leaves registers for 64 tokens. float32, without tensor
-    # cores, would spill with two window rows of 16 slots.
+    # cores, would spill with two window rows of 16 slots, and with fewer stages.
+    if backward and single and window_size <= 16:
+        return Tiles(block_m=64, block_n=16, warps=4, stages=3)
     if backward:
-        return Tiles(block_m=64, block_n=16 if single and window_size <= 16 else 32, warps=4, stages=2)
+        return Tiles(block_m=64, block_n=32, warps=4, stages=2)
     # In the forward kernel, float32 spreads its work over twice the warps.
     # 128 queries would be mostly padding in a window of at most 64 tokens. Two warps load 32 keys of 16 dims with 16
     # bytes a thread, four would load 8.

@@ -69,7 +69,8 @@ def choose_tiles(
     most = 1 if one_launch else 2 * triton.cdiv(c_in, block_k)
     while splits < most and programs(tile_y, tile_x, block_n) * splits < ENOUGH_PROGRAMS:
         splits *= 2
-    warps = 8 if tile_x * block_n >= 2048 else 4
+    # Four warps would spill 16 bytes a thread in float32 on sm_90.
+    warps = 8 if tile_x * block_n >= 2048 or single else 4
     return Tiles(tile_y=tile_y, tile_x=tile_x, block_n=block_n, block_k=block_k, splits=splits, warps=warps, stages=3)
 
 
