@@ -6,31 +6,51 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from deploy.building.plan import choose_targets
 from deploy.engines import TARGETS, BuildRequest, EngineOutput, GpuOptions, pytorch_runner
 from deploy.engines import torch_tensorrt as target
 from deploy.errors import BuildError
 from deploy.verify import broken_tolerances, compare
+from model.network import Decoded, Prediction, decode
 from tests.helpers.networks import SMALLEST, lived_in
 from tests.helpers.smallest import CONTRACT, images
+
+CASTS = ("aten.to.", "aten._to_copy.")  # the operators that cast, as a traced program names them
 
 
 def integer_casts(program: torch.export.ExportedProgram) -> list[str]:
     """List the nodes that make integers of other types: the library converts no cast to uint8."""
-    nodes = [node for node in program.run_decompositions().graph.nodes if node.op == "call_function"]
-    values = [(node.name, node.meta.get("val")) for node in nodes if "_to_copy" in str(node.target)]
+    values = [(node.name, node.meta.get("val")) for node in program.graph.nodes if str(node.target).startswith(CASTS)]
     return [name for name, value in values if isinstance(value, torch.Tensor) and not value.dtype.is_floating_point]
 
 
-def test_the_program_has_no_cast_that_the_library_refuses() -> None:
-    assert integer_casts(target.logits_program(lived_in(SMALLEST), CONTRACT, "fp16", "cpu")) == []
+@pytest.fixture(scope="module")
+def program() -> torch.export.ExportedProgram:
+    """Export the smallest network's logits once."""
+    return target.logits_program(lived_in(SMALLEST), CONTRACT, "fp32", "cpu")
 
 
-def test_its_logits_decode_to_the_trained_networks_answers() -> None:
-    model, some = lived_in(SMALLEST), images(2)
-    logits = target.logits_program(model, CONTRACT, "fp32", "cpu").module()(torch.from_numpy(some))
-    expected = pytorch_runner(model)(some)
+def test_the_program_has_no_cast_that_the_library_refuses(program: torch.export.ExportedProgram) -> None:
+    assert integer_casts(program) == []
+
+
+class Decoding(nn.Module):
+    """Decode an image as if it held logits."""
+
+    def forward(self, image: torch.Tensor) -> Decoded:
+        return decode(Prediction(image, image.mean((2, 3))))
+
+
+def test_a_program_with_its_decoding_would_have_one() -> None:
+    assert len(integer_casts(torch.export.export(Decoding(), (torch.zeros(2, 3, 8, 8),)))) == 1
+
+
+def test_its_logits_decode_to_the_trained_networks_answers(program: torch.export.ExportedProgram) -> None:
+    some = images(2)
+    logits = program.module()(torch.from_numpy(some))
+    expected = pytorch_runner(lived_in(SMALLEST))(some)
     decoded = EngineOutput(*(tensor.numpy() for tensor in target._decode(*logits)))
     assert broken_tolerances("fp32", compare(expected, decoded)) == []
 
