@@ -69,9 +69,13 @@ def test_every_shipped_configuration_has_its_own_row(ampere: list[Row]) -> None:
     assert all(row["path"].with_suffix(suffix).stat().st_size > 1000 for row in ampere for suffix in (".cubin", ".ptx"))
 
 
-# The assembler stops at 168 registers here, with which three blocks fit on a multiprocessor, and spills one. With fewer
-# or more stages other architectures spill more.
-SPILLS = {"attention_backward_key_value-w14-d32-fp32-sm120": 4}
+# The assembler settles for 168 and 96 registers here, with which a block more fits on a multiprocessor. With other
+# stages, the first would spill on other architectures. The second is stage 2 of "small" and stage 3 of "tiny": half the
+# channels a step would not spill, but issue a third more instructions on every architecture.
+SPILLS = {
+    "attention_backward_key_value-w14-d32-fp32-sm120": 4,
+    "dilated_fusion-c64-64-d6-12-18-8x16x64x64-split2-fp16-sm100": 76,
+}
 
 
 def check_resources(rows: list[Row]) -> None:
