@@ -9,6 +9,7 @@ import torch
 from bench.kernels.__main__ import file_of, main
 from bench.kernels.gpus import GPUS, Work
 from bench.kernels.stages import calls
+from kernels.aot.configurations import shipped
 from kernels.cost_model import DilatedProblem
 
 (H100,) = (gpu for gpu in GPUS if gpu.capability == 90)
@@ -70,3 +71,8 @@ def test_multiprocessors_without_a_program_are_idle() -> None:
     # The same work: divided evenly, by half of the multiprocessors, and by one of them twice as much as by the rest.
     assert seconds(66) == pytest.approx(2 * seconds(132))
     assert seconds(133) == pytest.approx(2 * 132 / 133 * seconds(132))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8, 32])
+def test_every_batch_is_modelled_from_what_is_compiled(batch: int) -> None:
+    assert {call.configuration.name for call in calls(batch)} <= {one.name for one in shipped()}
