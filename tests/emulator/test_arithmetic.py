@@ -116,6 +116,8 @@ INTEGERS: dict[tuple[str, str], Reference] = {
     **each("not.{t}", "{t} {t}", "b16 b32 b64", lambda a: ~a),
     **each("not.{t}", "{t} {t}", "pred", lambda a: 1 - a),
     **each("shl.{t}", "{t} {t} u32", "b16 b32 b64", lambda a, b: a << min(b, 64)),
+    # By the definition in the manual of PTX.
+    **each("shf.l.wrap.{t}", "{t} {t} {t} u32", "b32", lambda a, b, c: (b << c % 32) | (a >> 32 - c % 32)),
     **each("shr.{t}", "{t} {t} u32", "u16 s16 u32 s32 u64 s64", lambda a, b: a >> min(b, 64)),
     **each("bfe.{t}", "{t} {t} u32 u32", "u32", lambda a, b, c: extract(a, b, c, False)),
     **each("bfe.{t}", "{t} {t} u32 u32", "s32", lambda a, b, c: extract(a, b, c, True)),

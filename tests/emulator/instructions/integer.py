@@ -76,6 +76,12 @@ def shift_right(a: Array, count: Array) -> Array:
     return shifted
 
 
+def shift_pair_left(low: Array, high: Array, count: Array) -> Array:
+    """Shift a pair of words left by the last five bits of the count, and return the higher one."""
+    pair = high.astype(np.uint64) << np.uint64(32) | low
+    return ((pair << (count & 31).astype(np.uint64)) >> np.uint64(32)).astype(np.uint32)
+
+
 def extract(a: Array, position: Array, length: Array) -> Array:
     """Extract `length` bits from `position` on, extended by their highest (or by the last of all) where signed."""
     position, length = position & 0xFF, length & 0xFF
@@ -115,6 +121,7 @@ for _kind in ("pred", "b16", "b32", "b64"):
     compute(f"not.{_kind}", f"{_kind} = {_kind}", np.invert)
 for _kind in ("b16", "b32", "b64"):
     compute(f"shl.{_kind}", f"{_kind} = {_kind} u32", shift_left)
+compute("shf.l.wrap.b32", "b32 = b32 b32 u32", shift_pair_left)
 for _kind in ("u16", "s16", "u32", "s32", "u64", "s64"):
     compute(f"shr.{_kind}", f"{_kind} = {_kind} u32", shift_right)
 
