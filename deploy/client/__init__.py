@@ -4,11 +4,19 @@ Needs `pip install resformer-deploy[client]` alone: neither torch nor DALI is im
 """
 
 from deploy.client.client import AsyncClient, Client, Result
-from deploy.client.errors import ClientError, DeadlineExceeded, InvalidImage, ServerFault, ServerUnavailable
+from deploy.client.errors import (
+    AccessDenied,
+    ClientError,
+    DeadlineExceeded,
+    InvalidImage,
+    ServerFault,
+    ServerUnavailable,
+)
 from deploy.client.transport import Access
 
 __all__ = [
     "Access",
+    "AccessDenied",
     "AsyncClient",
     "Client",
     "ClientError",

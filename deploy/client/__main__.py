@@ -1,26 +1,35 @@
 """Send images to a running server, and write an overlay for each, a result.json and a table."""
 
 import argparse
+import os
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.progress import track
 
+from data_pipeline import startup
 from data_pipeline.command_line import Output, new_parser, positive, run_command
 from data_pipeline.fields import as_line
-from deploy.client.batch import Failure, FileResult, Outcome, Task, plan, process
+from data_pipeline.files import locked
+from deploy.client.address import DEFAULT_PORTS, proxy_before, read_address
+from deploy.client.batch import THREADS, Failure, FileResult, Outcome, process
 from deploy.client.client import Client
 from deploy.client.errors import ClientError
-from deploy.client.summary import read_results, table, write_result
+from deploy.client.plan import Task, plan
+from deploy.client.summary import fits, read_results, table, write_result
 from deploy.client.transport import Access
 from deploy.contract import Contract
 
-DEFAULT_URLS = {"grpc": "localhost:8001", "http": "localhost:8000"}
+INTERRUPTED = "interrupted: the same command with --resume goes on from here"
 # What a crash may cost of a long run.
 SECONDS_BETWEEN_RESULTS = 5.0
 RETRY_SECONDS = 15.0
+# After Ctrl-C, for requests in flight and files that are being written.
+GRACE_SECONDS = 1.0
 EXAMPLES = """examples:
   python -m deploy.client --output build/answers photo.jpg another.png folder_of_images/
   python -m deploy.client --output build/answers folder_of_images/ --jobs 8 --resume
@@ -35,49 +44,84 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: every image was answered. 1: at least one was not. 2: misused.
     """
     options = parse_arguments(arguments)
-    tasks = plan(options.images)
+    return run_command(lambda: run(options), ClientError, OSError, ValueError, interrupted=INTERRUPTED)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Send what the options name to the server, and return the exit code."""
+    tasks = plan(options.images, options.output)
     # A misuse rather than a success with nothing done: the folder was probably a wrong one.
     if not tasks:
         print("error: no JPEG, PNG or TIFF files in the folders named", file=sys.stderr)
         return 2
-    return run_command(lambda: run(options, tasks), ClientError, OSError, ValueError)
+    connect = connector(options)
+    try:
+        contract = read_contract(connect)
+        options.output.mkdir(parents=True, exist_ok=True)
+        with locked(options.output):
+            return process_and_show(options, contract, connect, tasks)
+    except BlockingIOError:
+        raise ValueError(f"another run writes into {options.output}: wait for it, or choose another --output") from None
+    except KeyboardInterrupt:
+        abandon()
+        raise
 
 
-def run(options: argparse.Namespace, tasks: Sequence[Task]) -> int:
-    """Process the tasks that no earlier run has finished, and return the exit code."""
-    options.output.mkdir(parents=True, exist_ok=True)
+def read_contract(connect: Callable[[float], Client]) -> Contract:
+    """Ask the server what it serves."""
+
+    def read() -> Contract:
+        # Without retries: a server that was never there is reported at once, while one that goes away may come back.
+        with connect(0.0) as client:
+            return client.contract
+
+    # In a thread, as every request: gevent, below the HTTP client, prints lines of its own about a Ctrl-C.
+    pool = ThreadPoolExecutor(1, THREADS)
+    try:
+        return pool.submit(read).result()
+    finally:
+        pool.shutdown(wait=False)
+
+
+def connector(options: argparse.Namespace) -> Callable[[float], Client]:
+    """Return what makes a client of the server that the options name, given for how many seconds it is to retry."""
+    access = Access(options.tls_certificate, read_token(options.token_file) if options.token_file else "")
+    urls = options.url or [f"localhost:{DEFAULT_PORTS[options.protocol]}"]
+    for url in urls:
+        if proxy := proxy_before(read_address(url, options.protocol), options.protocol):
+            print(f"{url} is reached through the proxy {proxy}, which the environment names", file=sys.stderr)
+    return lambda retry_for: Client(urls, options.protocol, timeout=options.timeout, retry_for=retry_for, access=access)
+
+
+def read_token(file: Path) -> str:
+    """Read the token that a file holds, or raise ValueError where it holds none."""
+    token = file.read_bytes().strip()
+    # As a header carries it.
+    if not token or not all(0x21 <= byte < 0x7F for byte in token):
+        raise ValueError(f"{file} holds no token: expected one line of letters, digits and signs")
+    return token.decode("ascii")
+
+
+def process_and_show(
+    options: argparse.Namespace, contract: Contract, connect: Callable[[float], Client], tasks: Sequence[Task]
+) -> int:
+    """Process the tasks that no earlier run has finished, show the progress and return the exit code.
+
+    The result file is written even where the server goes away.
+    """
     finished = read_results(options.output) if options.resume else {}
-    kept = [finished[str(task.source)] for task in tasks if is_finished(task, finished)]
-    return process_and_show(options, [task for task in tasks if not is_finished(task, finished)], kept)
-
-
-def is_finished(task: Task, finished: dict[str, FileResult]) -> bool:
-    """Return whether an earlier run has processed this file, with an overlay of this name."""
-    result = finished.get(str(task.source))
-    return result is not None and result.overlay == task.overlay
-
-
-def process_and_show(options: argparse.Namespace, tasks: Sequence[Task], kept: Sequence[FileResult]) -> int:
-    """Process every task, show the progress, and write the result file even where the server goes away."""
-    token = options.token_file.read_text().strip() if options.token_file else ""
-    access = Access(options.tls_certificate, token)
-
-    def connect(retry_for: float = RETRY_SECONDS) -> Client:
-        urls = options.url or [DEFAULT_URLS[options.protocol]]
-        return Client(urls, options.protocol, timeout=options.timeout, retry_for=retry_for, access=access)
-
-    # Without retries: a server that was never there is reported at once, while one that goes away may come back.
-    with connect(retry_for=0.0) as client:
-        contract = client.contract
-    outcomes: list[Outcome] = list(kept)
+    # What another model answered is done again: its figures would stand under the names of this one.
+    kept = {file: result for file, result in finished.items() if fits(result, contract)}
+    open_tasks = [task for task in tasks if not is_finished(task, kept)]
+    outcomes: list[Outcome] = [kept[str(task.source)] for task in tasks if is_finished(task, kept)]
     console = Output(stderr=True)
     progress = track(
-        process(connect, tasks, options.output, options.jobs),
+        process(lambda: connect(RETRY_SECONDS), open_tasks, options.output, options.jobs),
         description="segmenting",
-        total=len(tasks),
+        total=len(open_tasks),
         # On stderr, so that stdout holds only the results.
         console=console,
-        disable=len(tasks) <= 1 or not console.is_terminal,
+        disable=len(open_tasks) <= 1 or not console.is_terminal,
     )
     written = time.monotonic()
     # The results so far are written where the server goes away, or on Ctrl-C, too: --resume goes on from them.
@@ -94,6 +138,23 @@ def process_and_show(options: argparse.Namespace, tasks: Sequence[Task], kept: S
     return conclude(contract, outcomes, options.output)
 
 
+def abandon() -> None:
+    """End the process where threads still wait for a server, which Python itself would wait for."""
+    give_up = time.monotonic() + GRACE_SECONDS
+    # Files that are being written are finished or removed meanwhile.
+    while any(thread.name.startswith(THREADS) for thread in threading.enumerate()):
+        if time.monotonic() > give_up:
+            print(INTERRUPTED, file=sys.stderr, flush=True)
+            os._exit(startup.INTERRUPTED)
+        time.sleep(0.05)
+
+
+def is_finished(task: Task, finished: dict[str, FileResult]) -> bool:
+    """Return whether an earlier run has processed this file, with an overlay of this name."""
+    result = finished.get(str(task.source))
+    return result is not None and result.overlay == task.overlay
+
+
 def conclude(contract: Contract, outcomes: Sequence[Outcome], output: Path) -> int:
     """Print the table and return the exit code."""
     results = [outcome for outcome in outcomes if isinstance(outcome, FileResult)]
@@ -108,7 +169,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = new_parser("deploy.client", __doc__, EXAMPLES)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="JPEG, PNG or TIFF file, or a folder")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where overlays and result.json go")
-    parser.add_argument("--protocol", choices=sorted(DEFAULT_URLS), default="grpc", help="(default: grpc)")
+    parser.add_argument("--protocol", choices=sorted(DEFAULT_PORTS), default="grpc", help="(default: grpc)")
     parser.add_argument(
         "--url", action="append", help="host:port (default: localhost, the protocol's port), repeated to share the work"
     )
@@ -121,7 +182,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--tls-certificate", type=Path, metavar="FILE", help="PEM file that the server's is checked against"
     )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that the server asks for")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    try:
+        for url in options.url or ():
+            read_address(url, options.protocol)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
 
 
 if __name__ == "__main__":

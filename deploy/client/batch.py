@@ -10,66 +10,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from data_pipeline.fields import as_line
 from data_pipeline.files import write_whole
 from data_pipeline.overlay import areas, draw, fit_mask, open_upright, png
-from deploy.client.client import Client
-from deploy.client.errors import ClientError, ServerUnavailable
+from deploy.client.client import Client, Result
+from deploy.client.errors import AccessDenied, ClientError, ServerFault, ServerUnavailable
+from deploy.client.plan import Task, read_regular
+from deploy.contract import sample_image
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
-# Of an image's name in its overlay's. File systems take 255, and a number, the ending and a temporary name add some.
-LONGEST_STEM_BYTES = 200
-
-
-@dataclass(frozen=True)
-class Task:
-    """Name one image file and its overlay in the output folder."""
-
-    source: Path
-    overlay: str
-
-
-def plan(arguments: Iterable[Path]) -> list[Task]:
-    """Make a task for each file named and for each image below each folder named, in order, each file once.
-
-    An overlay is named after its image. Where two images share a stem, the later one gets a number.
-    """
-    taken: set[str] = set()
-    return [Task(source, _free_name(_shortened(source.stem), taken)) for source in _unique(_expanded(arguments))]
-
-
-def _expanded(arguments: Iterable[Path]) -> Iterator[Path]:
-    for argument in arguments:
-        if argument.is_dir():
-            # Sorted, so that --resume gives every image the overlay's name of the earlier run.
-            yield from sorted(file for file in argument.rglob("*") if file.suffix.lower() in SUFFIXES)
-        else:
-            # A file that was named is sent with any suffix: the server decides what it is.
-            yield argument
-
-
-def _unique(files: Iterable[Path]) -> Iterator[Path]:
-    seen: set[Path] = set()
-    for file in files:
-        # Resolved, since one file may be named itself and lie in a folder that is named.
-        if file.resolve() not in seen:
-            seen.add(file.resolve())
-            yield file
-
-
-def _shortened(stem: str) -> str:
-    # Counted in bytes, as file systems do. A character that the limit cuts in two is left out.
-    return as_line(stem).encode()[:LONGEST_STEM_BYTES].decode(errors="ignore")
-
-
-def _free_name(stem: str, taken: set[str]) -> str:
-    # Compared without case, since some file systems do not tell A.png from a.png.
-    name, number = stem, 1
-    while name.casefold() in taken:
-        number += 1
-        name = f"{stem}-{number}"
-    taken.add(name.casefold())
-    return f"{name}.overlay.png"
+THREADS = "deploy-client"  # what the names of the threads that send begin with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,14 +80,24 @@ def process(connect: Callable[[], Client], tasks: Iterable[Task], output: Path, 
             clients.append(own.client)
         return process_file(own.client, task, output)
 
-    pool = ThreadPoolExecutor(jobs)
+    pool = ThreadPoolExecutor(jobs, THREADS)
     try:
         yield from _in_order(pool, work, tasks, 2 * jobs)
-    finally:
-        # The clients are closed only after the last thread that uses one has ended.
-        pool.shutdown(cancel_futures=True)
-        for client in clients:
-            client.close()
+    except (KeyboardInterrupt, GeneratorExit):
+        # Nobody who has pressed Ctrl-C waits for the requests in flight.
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    except BaseException:
+        _close(pool, clients)
+        raise
+    _close(pool, clients)
+
+
+def _close(pool: ThreadPoolExecutor, clients: Iterable[Client]) -> None:
+    # The clients are closed only after the last thread that uses one has ended.
+    pool.shutdown(cancel_futures=True)
+    for client in clients:
+        client.close()
 
 
 def _in_order(
@@ -160,12 +118,12 @@ def process_file(client: Client, task: Task, output: Path) -> Outcome:
     """Read, send, draw and write one file."""
     start = time.perf_counter()
     try:
-        data = task.source.read_bytes()
+        data = read_regular(task.source)
         # Sent before it is decoded here: of a bad image, the server's reason is the one to report.
-        result = client.segment(data)
+        result = segment(client, data)
         image = open_upright(data)
     # No fault of this file: the whole run ends, and --resume goes on from there.
-    except ServerUnavailable:
+    except (ServerUnavailable, AccessDenied):
         raise
     except (ClientError, OSError, Image.DecompressionBombError) as error:
         # The text of an OSError repeats the path, which the failure's line begins with.
@@ -184,6 +142,24 @@ def process_file(client: Client, task: Task, output: Path) -> Outcome:
         timings={"request_ms": milliseconds(result.seconds), "total_ms": milliseconds(time.perf_counter() - start)},
         request_id=result.request_id,
     )
+
+
+def segment(client: Client, data: bytes) -> Result:
+    """Return the answer for one image.
+
+    Raises ServerFault where the server has gone down with this image twice, and answers for another one.
+    """
+    try:
+        return client.segment(data)
+    except ServerUnavailable:
+        # Of a server that is gone for any image.
+        client.segment(sample_image())
+    try:
+        # Another image, sent at the same time, may have been the one.
+        return client.segment(data)
+    except ServerUnavailable as error:
+        client.segment(sample_image())
+        raise ServerFault(f"the server goes down with this image, and answers for others ({error})") from None
 
 
 def milliseconds(seconds: float) -> float:

@@ -14,12 +14,11 @@ import numpy as np
 import tritonclient.grpc.aio as grpc_aio
 from numpy.typing import NDArray
 
+from deploy.client.address import Protocol, read_address
 from deploy.client.balancer import Balancer
 from deploy.client.errors import DeadlineExceeded, ServerUnavailable
 from deploy.client.transport import (
-    GRPC_CHANNEL,
     Access,
-    Protocol,
     Transport,
     inference_request,
     read_contract,
@@ -74,13 +73,17 @@ class Client:
         """Prepare the connections, which open with the first request.
 
         Args:
-            url: host:port of the server's gRPC (8001) or HTTP (8000) endpoint. Of several, each is used in turn.
+            url: host:port of the server's gRPC (8001) or HTTP (8000) endpoint, also [IPv6]:port, and with a scheme
+                (grpc, grpcs, http, https). Of several, each is used in turn.
             protocol: "grpc" or "http".
             timeout: seconds that one attempt at an image may take.
             connect_timeout: seconds for a server to say what it serves.
             retry_for: seconds to go on trying while no server is available. A request is not repeated after a timeout,
                 since the server may still be working on it.
             access: the certificate and token of a server that asks for them.
+
+        Raises:
+            ValueError: a URL is none, or one of the other protocol.
         """
         urls = [url] if isinstance(url, str) else url
         self._transports = [
@@ -196,18 +199,22 @@ class AsyncClient:
             timeout: seconds that a request may take.
             in_flight: requests on the wire at once. Further callers wait for their turn.
             access: the certificate and token of a server that asks for them.
+
+        Raises:
+            ValueError: the URL is none, or one of HTTP.
         """
-        self._url, self._timeout, self._headers = url, timeout, access.headers()
+        address = read_address(url, "grpc")
+        self._url, self._timeout, self._headers = address.authority, timeout, access.headers()
         # Without it a program that starts thousands of tasks would pile up their images on both sides.
         self._semaphore = asyncio.Semaphore(in_flight)
-        self._client = grpc_aio.InferenceServerClient(url, channel_args=GRPC_CHANNEL, **access.connection("grpc"))
+        self._client = grpc_aio.InferenceServerClient(self._url, **access.connection(address, "grpc"))
         self._contract: Contract | None = None
 
     async def contract(self) -> Contract:
         """Return the sizes and names of what is served."""
         # Only the first call sends a request: a server does not change its model while it runs.
         if self._contract is None:
-            with translate_errors(self._url, self._timeout):
+            with translate_errors(self._url, self._timeout, with_token=bool(self._headers)):
                 response = await self._client.get_model_config(
                     PIPELINE_MODEL, headers=self._headers, as_json=True, client_timeout=self._timeout
                 )
@@ -222,7 +229,7 @@ class AsyncClient:
         async with self._semaphore:
             # Started here, so that the result's seconds do not count the wait for a turn.
             start = time.perf_counter()
-            with translate_errors(self._url, self._timeout):
+            with translate_errors(self._url, self._timeout, with_token=bool(self._headers)):
                 response = await self._client.infer(**arguments, headers=self._headers, client_timeout=self._timeout)
         return read_result(
             response,

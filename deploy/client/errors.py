@@ -20,6 +20,13 @@ class ServerUnavailable(ClientError):
     """
 
 
+class AccessDenied(ClientError):
+    """Report that the server asks for a token, or refuses the one sent.
+
+    Trying again cannot help.
+    """
+
+
 class DeadlineExceeded(ClientError):
     """Report that no response came within the timeout.
 
@@ -55,14 +62,21 @@ _KIND_OF_STATUS: dict[str | None, type[ClientError]] = {
 _WORKER_REPLACED = ("is not healthy", "unknown model", "is not ready")
 
 
-def from_status(status: str | None, message: str, url: str) -> ClientError:
+_TOKEN_REFUSED = ("StatusCode.UNAUTHENTICATED", "401")
+
+
+def from_status(status: str | None, message: str, url: str, *, with_token: bool = False) -> ClientError:
     """Return the error for a response's status and the server's own message.
 
     Args:
         status: of gRPC ("StatusCode.UNAVAILABLE") or HTTP ("503").
         message: the server's, of any number of lines.
         url: of the server.
+        with_token: whether the request carried a token.
     """
+    if status in _TOKEN_REFUSED:
+        what = "refuses this token" if with_token else "asks for a token"
+        return AccessDenied(f"the server at {url} {what}")
     line = " ".join(message.split())
     if any(sign in line for sign in _WORKER_REPLACED):
         return ServerUnavailable(f"the server at {url} is replacing its worker: {line}")

@@ -1,13 +1,16 @@
 """Write what a run leaves: `result.json` for programs, a table for people."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from rich.table import Table
 from rich.text import Text
 
-from data_pipeline.fields import as_line
+from data_pipeline.fields import as_line, is_number, require
 from data_pipeline.files import write_whole
 from data_pipeline.overlay import colour_of
 from deploy.client.batch import Failure, FileResult, Outcome
@@ -38,11 +41,44 @@ def read_results(output: Path) -> dict[str, FileResult]:
     if not file.exists():
         return {}
     try:
-        results = [FileResult(**record) for record in json.loads(file.read_text())["images"]]
-    except (KeyError, TypeError, ValueError):
+        results = [_read_record(record) for record in json.loads(file.read_text())["images"]]
+    # The parser goes as deep as the brackets do.
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise ValueError(f"{file} is not a result of this command: remove it, or choose another --output") from None
     # A result whose overlay was deleted is to be computed again.
     return {result.file: result for result in results if (output / result.overlay).exists()}
+
+
+def _read_record(record: dict[str, Any]) -> FileResult:
+    """Return the result that a record describes, or raise TypeError or ValueError where it is none."""
+    result = FileResult(**record)
+    for field, kind in get_type_hints(FileResult).items():
+        value = getattr(result, field)
+        require(conforms(value, kind), field, f"of the type {kind}", value)
+    # The overlay's name is joined to the output folder, which it must not leave.
+    require(Path(result.overlay).name == result.overlay, "overlay", "the name of a file", result.overlay)
+    require({"request_ms", "total_ms"} <= result.timings.keys(), "timings", "those of this command", result.timings)
+    for area in result.areas.values():
+        require({"pixels", "percent"} <= area.keys(), "areas", "pixels and percent", area)
+    return result
+
+
+def conforms(value: object, kind: Any) -> bool:
+    """Tell whether a value of JSON is of a type, given as an annotation."""
+    inner = get_args(kind)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(conforms(one, inner[1]) for one in value.values())
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(conforms(one, inner[0]) for one in value)
+    if isinstance(kind, UnionType):
+        return any(conforms(value, one) for one in inner)
+    # The exact type, because True is an int as well. JSON writes whole floats as ints in some programs.
+    return is_number(value, -sys.float_info.max, sys.float_info.max) if kind is float else type(value) is kind
+
+
+def fits(result: FileResult, contract: Contract) -> bool:
+    """Tell whether a result is of the model that the server has now, by its labels and classes."""
+    return tuple(result.classes) == contract.labels and tuple(result.areas) == contract.seg_classes[1:]
 
 
 def table(contract: Contract, results: Sequence[FileResult]) -> Table:

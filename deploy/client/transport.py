@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
+from deploy.client.address import Address, read_address
+from deploy.client.address import Protocol as Protocol
 from deploy.client.errors import DeadlineExceeded, ServerFault, ServerUnavailable, from_status
 from deploy.contract import GRPC_TOKEN_HEADER, PIPELINE_MODEL, Contract
-
-Protocol = Literal["grpc", "http"]
 
 GRPC_CHANNEL = [
     # gRPC's own limit is 4 MB, less than the probabilities of one large image.
@@ -31,17 +31,24 @@ GRPC_CHANNEL = [
 class Access:
     """Hold what a protected server asks for.
 
-    certificate: PEM file that the server's certificate is checked against. None connects without TLS.
+    certificate: PEM file that the server's certificate is checked against. None connects without TLS, unless the
+        address begins with https:// or grpcs://: then the certificates of this machine count.
     token: what the server expects with every request. Empty sends none.
     """
 
     certificate: Path | None = None
     token: str = ""
 
-    def connection(self, protocol: Protocol) -> dict[str, Any]:
-        """Return tritonclient's arguments for TLS, which differ by protocol."""
+    def connection(self, address: Address, protocol: Protocol) -> dict[str, Any]:
+        """Return tritonclient's arguments for TLS and for proxies, which differ by protocol."""
+        # gRPC would look for this machine itself through the proxy that the environment names.
+        direct = [("grpc.enable_http_proxy", 0)] if address.is_local else []
+        options: dict[str, Any] = {"channel_args": [*GRPC_CHANNEL, *direct]} if protocol == "grpc" else {}
+        return options | self._tls(address, protocol)
+
+    def _tls(self, address: Address, protocol: Protocol) -> dict[str, Any]:
         if self.certificate is None:
-            return {}
+            return {"ssl": True} if address.secure else {}
         file = str(self.certificate)
         return {
             "ssl": True,
@@ -65,26 +72,25 @@ class Transport:
         """Prepare a connection, which opens with the first request.
 
         Args:
-            url: host:port.
+            url: host:port, as `deploy.client.address` reads it.
             protocol: "grpc" or "http".
             connect_timeout: seconds for the first exchange.
             timeout: seconds for each inference.
             access: the certificate and token.
         """
-        self.url, self.protocol, self._headers = url, protocol, access.headers()
+        address = read_address(url, protocol)
+        self.url, self.protocol, self._headers = address.authority, protocol, access.headers()
         self._connect_timeout, self._timeout = connect_timeout, timeout
         # Imported here, so that a gRPC client does without gevent, which the HTTP module brings along.
         self._api = import_module(f"tritonclient.{protocol}")
         # The HTTP client has one timeout for all its requests, the gRPC client one for each call.
-        options: dict[str, Any] = {"connection_timeout": connect_timeout, "network_timeout": timeout}
-        if protocol == "grpc":
-            options = {"channel_args": GRPC_CHANNEL}
-        self._client = self._api.InferenceServerClient(url, **options, **access.connection(protocol))
+        limits = {"connection_timeout": connect_timeout, "network_timeout": timeout} if protocol == "http" else {}
+        self._client = self._api.InferenceServerClient(self.url, **limits, **access.connection(address, protocol))
 
     def contract(self) -> Contract:
         """Read what the server's model takes and gives from its configuration."""
         options = {"as_json": True, "client_timeout": self._connect_timeout} if self.protocol == "grpc" else {}
-        with translate_errors(self.url, self._connect_timeout):
+        with translate_errors(self.url, self._connect_timeout, with_token=bool(self._headers)):
             response = self._client.get_model_config(PIPELINE_MODEL, headers=self._headers, **options)
         return read_contract(response, self.url)
 
@@ -93,7 +99,7 @@ class Transport:
         arguments = inference_request(self._api, image, contract, outputs, request_id)
         if self.protocol == "grpc":
             arguments["client_timeout"] = self._timeout
-        with translate_errors(self.url, self._timeout):
+        with translate_errors(self.url, self._timeout, with_token=bool(self._headers)):
             return self._client.infer(**arguments, headers=self._headers)
 
     def close(self) -> None:
@@ -137,12 +143,12 @@ def read_contract(response: dict[str, Any], url: str) -> Contract:
 
 
 @contextmanager
-def translate_errors(url: str, timeout: float) -> Iterator[None]:
+def translate_errors(url: str, timeout: float, *, with_token: bool = False) -> Iterator[None]:
     """Turn every failure of a request inside the block into a ClientError."""
     try:
         yield
     except InferenceServerException as error:
-        raise from_status(error.status(), error.message(), url) from None
+        raise from_status(error.status(), error.message(), url, with_token=with_token) from None
     # A subclass of OSError, so it must come before it.
     except TimeoutError:
         raise DeadlineExceeded(f"the server at {url} did not answer within {timeout:g} s") from None

@@ -17,7 +17,8 @@ from data_pipeline import Preprocessing
 from data_pipeline.files import write_whole
 from deploy.client import Result, ServerFault
 from deploy.client.__main__ import main
-from deploy.client.batch import FileResult, plan
+from deploy.client.batch import FileResult
+from deploy.client.plan import plan
 from deploy.client.summary import RESULT_FILE, read_results, table, write_result
 from deploy.client.transport import read_contract
 from deploy.contract import Contract
@@ -75,7 +76,7 @@ def test_dead_server_is_one_line_and_code_1(tmp_path: Path, capsys: pytest.Captu
     assert main([str(tmp_path / "a.png"), "--url", "127.0.0.1:9", "--output", str(tmp_path / "out")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: the server at 127.0.0.1:9")
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_folder_without_images_is_misuse(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_names_do_not_collide(tmp_path: Path) -> None:
     for name in ("a.png", "A.jpg", "b/a.tif", "b/a-2.png", "a.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    tasks = plan([tmp_path, tmp_path / "a.png"])
+    tasks = plan([tmp_path, tmp_path / "a.png"], tmp_path / "out")
     assert len(tasks) == 4
     assert len({task.overlay.casefold() for task in tasks}) == 4
 
@@ -94,7 +95,7 @@ def test_names_do_not_collide(tmp_path: Path) -> None:
 def test_overlays_of_any_file_name_have_names_that_can_be_written_and_listed(tmp_path: Path) -> None:
     for name in (FILE, "é" * 125 + ".jpg", "é" * 124 + "a.png", "...png", "a\\b.tif"):
         (tmp_path / name).touch()
-    overlays = [task.overlay for task in plan([tmp_path])]
+    overlays = [task.overlay for task in plan([tmp_path], tmp_path / "out")]
     assert len(set(overlays)) == 5
     for overlay in overlays:
         write_whole(tmp_path / "out" / overlay, b"")

@@ -1,0 +1,106 @@
+"""Find the files to send, and name what is written for each."""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_pipeline.fields import as_line
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
+# Of an image's name in those of its results. File systems take 255, and a number, an ending and a temporary name add
+# some.
+LONGEST_STEM_BYTES = 190
+# What a file can be that is none, and whose reading might never end.
+KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Name one file, and what its results in the output folder begin with.
+
+    source: the file.
+    name: of its results, before their endings.
+    """
+
+    source: Path
+    name: str
+
+    @property
+    def overlay(self) -> str:
+        """Return the name of the overlay."""
+        return f"{self.name}.overlay.png"
+
+
+def plan(arguments: Iterable[Path], output: Path) -> list[Task]:
+    """Make a task for each file named and for each image below each folder named, in order, each file once.
+
+    Results are named after their image. Where two images share a stem, the later one gets a number.
+
+    Args:
+        arguments: files and folders.
+        output: the folder of results. Its files are no images to send, also where it lies in a folder that is named.
+    """
+    taken: set[str] = set()
+    files = _unique(_expanded(arguments, os.path.realpath(output)))
+    return [Task(source, _free_name(_shortened(source.stem), taken)) for source in files]
+
+
+def _expanded(arguments: Iterable[Path], output: str) -> Iterator[Path]:
+    for argument in arguments:
+        # os.path and not Path.is_dir, which raises where a name is too long.
+        if os.path.isdir(argument):  # noqa: PTH112
+            # Sorted, so that --resume gives every result the name of the earlier run.
+            for file in sorted(argument.rglob("*")):
+                if file.suffix.lower() in SUFFIXES and file.is_file() and not _lies_in(file, output):
+                    yield file
+        else:
+            # A file that was named is sent with any suffix: the server decides what it is.
+            yield argument
+
+
+def _lies_in(file: Path, folder: str) -> bool:
+    return os.path.realpath(file).startswith(os.path.join(folder, ""))  # noqa: PTH118 (a path ends without a slash)
+
+
+def _unique(files: Iterable[Path]) -> Iterator[Path]:
+    seen: set[str] = set()
+    for file in files:
+        # One file may be named itself and lie in a folder that is named. Path.resolve raises on a loop of links.
+        if (real := os.path.realpath(file)) not in seen:
+            seen.add(real)
+            yield file
+
+
+def _shortened(stem: str) -> str:
+    # Counted in bytes, as file systems do. A character that the limit cuts in two is left out.
+    return as_line(stem).encode()[:LONGEST_STEM_BYTES].decode(errors="ignore")
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    # Compared without case, since some file systems do not tell A.png from a.png.
+    name, number = stem, 1
+    while name.casefold() in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    taken.add(name.casefold())
+    return name
+
+
+def read_regular(file: Path) -> bytes:
+    """Read a file that is one.
+
+    Raises OSError where it is missing, cannot be read, or is a pipe or the like, from which reading might never end.
+    """
+    mode = file.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = next((name for holds, name in KINDS if holds(mode)), "no file")
+        raise OSError(f"{kind} and no image file")
+    return file.read_bytes()
