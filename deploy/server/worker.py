@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from data_pipeline import ImageError, Preprocessor
+from data_pipeline.image_header import MAX_PIXELS, read_header
 from deploy.contract import LONGEST_ID, PROBE_VARIABLE, Contract
 from deploy.network import InputError, Network
+
+JPEG_SIGNATURE = b"\xff\xd8"
 
 
 class NetworkModel:
@@ -108,14 +111,49 @@ class ImageModel(NetworkModel):
     def images(self, request: Any) -> tuple[Iterator[NDArray[np.float32]], int]:
         """Return the request's images, decoded one by one as the network takes them, and their number.
 
-        Raises ImageError for a request above the limit on bytes, and while iterating for an image that is none.
+        Raises ImageError for a request above the limits on bytes and pixels, and while iterating for an image that is
+        none.
         """
         rows = read(request, self.contract.encoded_image.name)
         # The proxy holds HTTP to the limit. tritonserver has none for gRPC, so it is checked here.
         if rows.nbytes > self.max_bytes:
             message = f"the request holds {rows.nbytes:,} bytes of images, more than the limit of {self.max_bytes:,}"
             raise ImageError(message, "too_many_bytes")
-        return (self.preprocess(row.tobytes()) for row in rows), len(rows)
+        if len(rows) > 1:
+            check_batch(rows)
+        return map(self._preprocess, rows, named(rows)), len(rows)
+
+    def _preprocess(self, row: NDArray[np.uint8], name: str) -> NDArray[np.float32]:
+        data = row.tobytes()
+        # Or the zeros that fill up a row would pass for the rest of a file that was cut. A TIFF may end in zeros.
+        if data.startswith(JPEG_SIGNATURE):
+            data = data.rstrip(b"\0")
+        try:
+            return self.preprocess(data)
+        except ImageError as error:
+            raise ImageError(f"{name}{error}", error.reason) from error
+
+
+def named(rows: Collection[Any]) -> list[str]:
+    """Return what a message about each image of a request begins with: its number, where it is one of several."""
+    return [f"number {row} of the batch: " for row in range(len(rows))] if len(rows) > 1 else [""]
+
+
+def check_batch(rows: NDArray[np.uint8]) -> None:
+    """Raise ImageError where the images of one request have more pixels than one image may have.
+
+    They would hold up all other requests for as many times longer.
+    """
+    pixels = 0
+    for row, name in zip(rows, named(rows), strict=True):
+        try:
+            header = read_header(row.tobytes())
+        except ImageError as error:
+            raise ImageError(f"{name}{error}", error.reason) from error
+        pixels += header.width * header.height
+    if pixels > MAX_PIXELS:
+        message = f"the request's images have {pixels:,} pixels together, more than the limit of {MAX_PIXELS:,}"
+        raise ImageError(message, "too_many_pixels")
 
 
 def read(request: Any, name: str) -> NDArray[Any]:
