@@ -23,7 +23,7 @@ DOUBTFUL = (b"eXIf", b"acTL", b"fcTL", b"fdAT")
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)
 ALONE = {0x00, 0x01, *range(0xD0, 0xD9)}
-END, SCAN, APP1 = 0xD9, 0xDA, 0xE1
+END, SCAN, APP1, APP14 = 0xD9, 0xDA, 0xE1, 0xEE
 MOST_TEXT = 1 << 20  # bytes of one text of a PNG: what says how to turn it is far smaller
 EASY = "convert it to PNG first, as Pillow can"
 RARE = "convert it to PNG first, as imagecodecs can"
@@ -41,6 +41,7 @@ OTHERS: tuple[tuple[int, bytes, str, str], ...] = (
     (4, b"ftypmif1", "HEIC", "convert it to PNG first, as pillow-heif can"),
     (128, b"DICM", "DICOM", "export it as PNG or TIFF of 8 or 16 bits first, as pydicom or dcmj2pnm can"),
     (0, b"8BPS", "Photoshop", EASY),
+    (0, b"\0\0\1\0", "ICO", EASY),
     (0, b"%PDF", "PDF", "export its images first"),
     (0, b"\x89HDF", "HDF5", "export its images as PNG or TIFF first"),
     (0, b"ObjectType", "MetaImage", "use retouch:DIR or export its slices as PNG first"),
@@ -158,10 +159,12 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _read_jpeg(data: bytes) -> Header:
-    frame, exif, xmp, metadata = None, None, None, False
+    frame, exif, xmp, metadata, adobe = None, None, None, False, False
     for marker, start, end in jpeg_segments(data):
         if marker in FRAMES and frame is None:
             frame = marker, data[start + 4 : end]
+        elif marker == APP14:
+            adobe = adobe or data[start + 4 : end].startswith(b"Adobe")
         elif marker == APP1:
             metadata, body = True, data[start + 4 : end]
             # The first of several counts. What follows it is taken by some programs for its continuation.
@@ -176,6 +179,9 @@ def _read_jpeg(data: bytes) -> Header:
         raise ImageError(f"a lossless JPEG of {depth} bits is not read: {RARE}", "damaged")
     if depth != 8:
         raise ImageError(f"a JPEG of {depth} bits a channel is not read: {RARE}", "damaged")
+    if channels == 4 and not adobe:
+        # Decoders differ: some take the inks for inverted, as Adobe writes them, and some do not.
+        raise ImageError("a JPEG of four channels that does not name their colours is not read: " + EASY, "damaged")
     turned = (orientations.of_exif(exif) if exif else None) or (orientations.of_xmp(xmp) if xmp else None)
     return Header(
         kind="JPEG",

@@ -20,7 +20,7 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 # Numbers of tags.
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION = 256, 257, 258, 259, 262, 274
 SAMPLES, PLANAR, COLOUR_MAP, EXTRA, FORMAT, DEPTH_OF_VOLUME = 277, 284, 320, 338, 339, 32997
-TILE_WIDTH, TILE_HEIGHT = 322, 323
+TILE_WIDTH, TILE_HEIGHT, STRIP_HEIGHT = 322, 323, 278
 SEGMENTS = ((273, 279), (324, 325))  # offsets and byte counts of strips, and of tiles
 INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # type of a value: its code in `struct`
 # Values of tags.
@@ -123,6 +123,11 @@ def _check_decoder(page: Directory) -> None:
         raise TiffError(f"a TIFF with a palette of {page.depth} bits is not read: {CONVERT}")
     if page.depth > 8 and (_by_pillow(page) or page.photometric == SEPARATED):
         raise TiffError(f"a TIFF of {page.depth} bits a channel in these colours is not read: {CONVERT}")
+    if page.premultiplied and (page.depth > 8 or page.grey):
+        # Pillow reads these wrong or in fewer bits, and tifffile does not divide by alpha.
+        raise TiffError(f"a TIFF of {page.depth} bits whose values are multiplied by alpha is not read: {CONVERT}")
+    if page.grey and page.samples > 2:
+        raise TiffError(f"a TIFF of {page.samples} grey channels is not read: {CONVERT}")
 
 
 def _by_pillow(page: Directory) -> bool:
@@ -131,16 +136,22 @@ def _by_pillow(page: Directory) -> bool:
 
 def _check_segments(tags: dict[int, tuple[int, ...]], page: Directory, length: int) -> None:
     """Raise TiffError where pixels are missing, or a tile claims far more of them than the page has."""
-    tile = (tags.get(TILE_WIDTH) or (0,))[0] * (tags.get(TILE_HEIGHT) or (0,))[0]
-    if tile > 4 * (page.width + 512) * (page.height + 512):
+    width, height = (tags.get(TILE_WIDTH) or (0,))[0], (tags.get(TILE_HEIGHT) or (0,))[0]
+    if width * height > 4 * (page.width + 512) * (page.height + 512):
         raise TiffError("the image is damaged: a tile of the TIFF file is larger than the image")
-    for places, sizes in SEGMENTS:
+    tile = (width or page.width, height or page.height)
+    strip = (page.width, (tags.get(STRIP_HEIGHT) or (page.height,))[0] or page.height)
+    for (places, sizes), (width, height) in zip(SEGMENTS, (strip, tile), strict=True):
         offsets, counts = tags.get(places), tags.get(sizes)
         if offsets:
             # Uncompressed strips need no byte counts, and very old writers gave none.
             counts = counts or (1,) * len(offsets)
             if any(not 0 < start <= start + count <= length for start, count in zip(offsets, counts, strict=False)):
                 raise TiffError("the image is damaged: the TIFF file ends before its pixels")
+            planes = page.samples if page.separate else 1
+            # Decoders leave the place of a missing one as it is, which is the memory of others.
+            if len(offsets) < planes * -(-page.width // max(width, 1)) * -(-page.height // max(height, 1)):
+                raise TiffError("the image is damaged: strips or tiles of the TIFF file are missing")
             return
     raise TiffError("the image is damaged: the TIFF file says nowhere where its pixels are")
 
@@ -207,6 +218,9 @@ def _decode_by_tifffile(data: bytes, page: Directory) -> Pixels:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             first = file.pages.first
+            if first.planarconfig != 1 + page.separate and page.samples > 1:
+                # Writers that give this tag another type are read otherwise there.
+                raise ValueError("its planes are in doubt")
             colour_map = first.colormap
             values = np.asarray(first.asarray(maxworkers=1))
     # What tifffile and the codecs raise for damaged files: no class of their own covers them.

@@ -92,6 +92,18 @@ def packed(levels: NDArray[np.uint16], bits: int, photometric: int = 1) -> bytes
     return b"II*\0" + struct.pack("<I", 8 + len(body)) + body + struct.pack("<H", len(tags)) + directory + bytes(4)
 
 
+def without_last_segment(data: bytes) -> bytes:
+    """Let the directory of a little-endian TIFF file count one tile or strip less than it has."""
+    (place,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, place)
+    changed = bytearray(data)
+    for start in range(place + 2, place + 2 + 12 * count, 12):
+        tag, _, length = struct.unpack_from("<HHI", data, start)
+        if tag in (273, 279, 324, 325):
+            struct.pack_into("<I", changed, start + 4, length - 1)
+    return bytes(changed)
+
+
 def alpha(values: NDArray[Any]) -> NDArray[Any]:
     """Add a channel of alpha that is half transparent on the left."""
     full = np.iinfo(values.dtype).max
@@ -174,6 +186,27 @@ REFUSED_TIFFS: dict[str, tuple[Callable[[], bytes], str]] = {
     "signed bytes": (lambda: tiff(GREY8.astype(np.int8)), "signed numbers of 8 bits"),
     "32 bits": (lambda: tiff(GREY8.astype(np.uint32)), "32 bits a channel"),
     "CIELab": (lambda: tiff(EIGHT, photometric="cielab"), "CIELab"),
+    "16 bits, RGB multiplied by alpha": (
+        lambda: tiff(alpha(SIXTEEN), photometric="rgb", extrasamples=["assocalpha"]),
+        "multiplied by alpha",
+    ),
+    "grey multiplied by alpha": (
+        lambda: tiff(alpha(GREY8), photometric="minisblack", extrasamples=["assocalpha"]),
+        "multiplied by alpha",
+    ),
+    "several grey channels": (
+        lambda: tiff(EIGHT, photometric="minisblack", planarconfig="contig"),
+        "3 grey channels",
+    ),
+    "a tile is missing": (lambda: without_last_segment(tiff(EIGHT, photometric="rgb", tile=(16, 32))), "missing"),
+    "a strip is missing": (lambda: without_last_segment(tiff(EIGHT, photometric="rgb", rowsperstrip=8)), "missing"),
+    "planes that readers see differently": (
+        # The tag as one byte, which some writers give it: tifffile then takes the pixels for planes.
+        lambda: tiff(EIGHT, photometric="rgb", tile=(16, 32)).replace(
+            struct.pack("<HHII", 284, 3, 1, 1), struct.pack("<HHII", 284, 1, 1, 1)
+        ),
+        "could not be decoded",
+    ),
 }
 ORIGINALS: dict[str, bytes] = {
     **{name: make() for name, make in KINDS.items() if name not in ("20000x10",)},
@@ -210,6 +243,12 @@ def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def without_adobe(jpeg: bytes) -> bytes:
+    """Leave out the segment by which a JPEG tells what its channels are."""
+    start = jpeg.index(b"\xff\xee")
+    return jpeg[:start] + jpeg[start + 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big") :]
+
+
 # Files of formats that are not read, with the name that the refusal gives them.
 OTHERS: dict[str, tuple[bytes, str]] = {
     "gif": (encode(PICTURE.quantize(8), "GIF"), "GIF"),
@@ -218,6 +257,7 @@ OTHERS: dict[str, tuple[bytes, str]] = {
     "jp2": (encode(PICTURE, "JPEG2000"), "JPEG 2000"),
     "heic": (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC"),
     "dicom": (bytes(128) + b"DICM" + bytes(40), "DICOM"),
+    "jpeg-four-channels": (without_adobe(encode(PICTURE.convert("CMYK"), "JPEG")), "four channels"),
     "jpeg-12-bit": (JPEG.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"), "JPEG of 12 bits"),
     "jpeg-lossless": (JPEG.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc3\0\x11\x10"), "lossless JPEG of 16 bits"),
 }
