@@ -8,6 +8,7 @@ import io
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,13 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION = 256, 257, 258, 259, 262, 274
 SAMPLES, PLANAR, COLOUR_MAP, EXTRA, FORMAT, DEPTH_OF_VOLUME = 277, 284, 320, 338, 339, 32997
 TILE_WIDTH, TILE_HEIGHT, STRIP_HEIGHT = 322, 323, 278
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 SEGMENTS = ((273, 279), (324, 325))  # offsets and byte counts of strips, and of tiles
 INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # type of a value: its code in `struct`
+RATIOS = {5: "II"}  # two whole numbers each
 # Values of tags.
+INCH = 2
+UNITS_MM = {INCH: 25.4, 3: 10.0}  # unit of a resolution: its millimetres. 1 is none.
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, SEPARATED, YCBCR = 0, 1, 2, 3, 5, 6
 COLOURS = {4: "transparency masks", 8: "CIELab colours", 9: "CIELab colours", 10: "CIELab colours",
            32803: "the raw mosaic of a camera", 32844: "LogL values", 32845: "LogLuv colours"}  # fmt: skip
@@ -115,6 +120,19 @@ def read_directory(data: bytes) -> Directory:
     return directory
 
 
+def read_resolution(data: bytes) -> tuple[Fraction, Fraction, float] | None:
+    """Return the pixels a unit across and down, and the unit in millimetres, or None where the first page states none.
+
+    Raises TiffError where the header is damaged.
+    """
+    tags = _read_tags(data, INTEGERS | RATIOS)
+    across, down, unit = tags.get(X_RESOLUTION), tags.get(Y_RESOLUTION), (tags.get(RESOLUTION_UNIT) or (INCH,))[0]
+    if unit not in UNITS_MM or not across or not down:
+        return None
+    pairs = [Fraction(*pair) if pair[1] else Fraction(0) for pair in (across, down)]
+    return pairs[0], pairs[1], UNITS_MM[unit]
+
+
 def _check_decoder(page: Directory) -> None:
     """Raise TiffError where no library is known to read the page right."""
     if page.compression not in (*BY_PILLOW, *BY_TIFFFILE):
@@ -156,8 +174,8 @@ def _check_segments(tags: dict[int, tuple[int, ...]], page: Directory, length: i
     raise TiffError("the image is damaged: the TIFF file says nowhere where its pixels are")
 
 
-def _read_tags(data: bytes) -> dict[int, tuple[int, ...]]:
-    """Return the whole numbers of each tag of the first page. The first of repeated tags counts."""
+def _read_tags(data: bytes, types: dict[int, str] = INTEGERS) -> dict[int, tuple[int, ...]]:
+    """Return the numbers of each tag of the first page whose type is wanted. The first of repeated tags counts."""
     order, big = "<" if data[:1] == b"I" else ">", data[2:4] in (b"+\0", b"\0+")
     # Codes of the number of entries, of a count and of an offset.
     number, size = ("Q", "Q") if big else ("H", "I")
@@ -168,8 +186,8 @@ def _read_tags(data: bytes) -> dict[int, tuple[int, ...]]:
     value = struct.calcsize(f"={size}")
     for start in range(place, place + (4 + 2 * value) * min(count, MOST_TAGS), 4 + 2 * value):
         tag, kind, length = _unpack(f"{order}HH{size}", data, start)
-        if kind in INTEGERS and tag not in tags and 0 < length <= MOST_SEGMENTS:
-            code = f"{order}{length}{INTEGERS[kind]}"
+        if kind in types and tag not in tags and 0 < length <= MOST_SEGMENTS:
+            code = f"{order}{length * len(types[kind])}{types[kind][0]}"
             # What does not fit into the entry lies elsewhere.
             where = start + 4 + value
             inside = struct.calcsize(code) <= value

@@ -12,7 +12,7 @@ from rich.text import Text
 from data_pipeline import DataError, open_source
 from data_pipeline.command_line import Output, new_parser, run_command
 from data_pipeline.files import write_whole
-from data_pipeline.overlay import draw, fit_mask, open_upright, png
+from data_pipeline.overlay import draw, open_upright, png
 from deploy import build_engine
 from deploy.client import Client, ClientError, Result
 from deploy.files import DIRECTORY
@@ -41,9 +41,9 @@ def query(repository: Path, image: bytes) -> dict[str, Result]:
         results = {}
         # One after the other: on a CPU they would share the cores, and the times would tell nothing.
         with Client(server.grpc_url, "grpc") as client:
-            results["grpc"] = client.segment(image)
+            results["grpc"] = client.segment(image, own_size=True)
         with Client(server.http_url, "http") as client:
-            results["http"] = client.segment(image)
+            results["http"] = client.segment(image, own_size=True)
     return results
 
 
@@ -73,8 +73,9 @@ def serve_and_draw(output: Path, console: Console) -> None:
     # To the bit: both protocols carry the same request to the same worker.
     if not np.array_equal(results["grpc"].mask, results["http"].mask):
         raise ClientError("gRPC and HTTP gave different masks for the same image")
-    picture = open_upright(image)
-    write_whole(output / OVERLAY, png(draw(picture, fit_mask(results["grpc"].mask, picture.size))))
+    picture, mask = open_upright(image), results["grpc"].own_mask
+    assert mask is not None
+    write_whole(output / OVERLAY, png(draw(picture, mask)))
     console.print(result_table(results))
     console.print(f"overlay: {output / OVERLAY}")
 

@@ -1,4 +1,4 @@
-"""Send images to a running server, and write an overlay for each, a result.json and a table."""
+"""Send images to a running server, and write an overlay and a mask for each, a result.json and a table."""
 
 import argparse
 import os
@@ -16,9 +16,11 @@ from data_pipeline.command_line import Output, new_parser, positive, run_command
 from data_pipeline.fields import as_line
 from data_pipeline.files import locked
 from deploy.client.address import DEFAULT_PORTS, proxy_before, read_address
-from deploy.client.batch import THREADS, Failure, FileResult, Outcome, process
+from deploy.client.batch import THREADS, Outcome, process
 from deploy.client.client import Client
 from deploy.client.errors import ClientError
+from deploy.client.image import CONTOURS, Failure, FileResult, Wanted
+from deploy.client.measure import Cleaning
 from deploy.client.plan import Task, plan
 from deploy.client.summary import fits, read_results, table, write_result
 from deploy.client.transport import Access
@@ -111,12 +113,15 @@ def process_and_show(
     """
     finished = read_results(options.output) if options.resume else {}
     # What another model answered is done again: its figures would stand under the names of this one.
-    kept = {file: result for file, result in finished.items() if fits(result, contract)}
+    # So is what was cleaned in another way.
+    wanted = wanted_of(options)
+    cleaning = vars(wanted.cleaning) if wanted.cleaning.active else None
+    kept = {file: one for file, one in finished.items() if fits(one, contract) and one.cleaning == cleaning}
     open_tasks = [task for task in tasks if not is_finished(task, kept)]
     outcomes: list[Outcome] = [kept[str(task.source)] for task in tasks if is_finished(task, kept)]
     console = Output(stderr=True)
     progress = track(
-        process(lambda: connect(RETRY_SECONDS), open_tasks, options.output, options.jobs),
+        process(lambda: connect(RETRY_SECONDS), open_tasks, options.output, options.jobs, wanted),
         description="segmenting",
         total=len(open_tasks),
         # On stderr, so that stdout holds only the results.
@@ -130,12 +135,24 @@ def process_and_show(
             outcomes.append(outcome)
             if isinstance(outcome, Failure):
                 print(f"{as_line(outcome.file)}: {outcome.reason}", file=sys.stderr)
+            else:
+                for note in outcome.notes:
+                    print(f"{as_line(outcome.file)}: {note}", file=sys.stderr)
             if time.monotonic() - written > SECONDS_BETWEEN_RESULTS:
                 write_result(options.output, contract, outcomes)
                 written = time.monotonic()
     finally:
         write_result(options.output, contract, outcomes)
     return conclude(contract, outcomes, options.output)
+
+
+def wanted_of(options: argparse.Namespace) -> Wanted:
+    """Return what the options ask to be written for each image."""
+    return Wanted(
+        pixel_mm=options.spacing,
+        cleaning=Cleaning(min_area=options.min_area, keep_largest=options.keep == "largest"),
+        contours=tuple(sorted(set(options.contours))),
+    )
 
 
 def abandon() -> None:
@@ -160,8 +177,19 @@ def conclude(contract: Contract, outcomes: Sequence[Outcome], output: Path) -> i
     results = [outcome for outcome in outcomes if isinstance(outcome, FileResult)]
     console = Output()
     console.print(table(contract, results))
-    console.print(f"{len(results)} of {len(outcomes)} images answered; overlays and result.json are in {output}")
+    console.print(f"{len(results)} of {len(outcomes)} images answered; overlays, masks and result.json are in {output}")
     return 0 if len(results) == len(outcomes) else 1
+
+
+def percent(text: str) -> float:
+    """Parse a percentage from 0 to 100."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"must be 0 to 100, got {text}")
+    return value
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -176,6 +204,19 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--timeout", type=positive(float), default=30.0, metavar="SECONDS", help="for one image (default: 30)"
     )
+    parser.add_argument(
+        "--spacing",
+        type=positive(float),
+        metavar="MM",
+        help="side of a pixel, for areas in mm² (default: as files say)",
+    )
+    parser.add_argument(
+        "--contours", nargs="+", choices=sorted(CONTOURS), default=(), help="also write the outlines as polygons"
+    )
+    parser.add_argument(
+        "--min-area", type=percent, default=0.0, metavar="PERCENT", help="of the image: leave out smaller components"
+    )
+    parser.add_argument("--keep", choices=["largest"], help="leave out all components of a class but the largest")
     parser.add_argument("--jobs", type=positive(int), default=4, help="images in flight at once (default: 4)")
     parser.add_argument("--resume", action="store_true", help="skip what a result.json in DIR already answers")
     parser.add_argument(

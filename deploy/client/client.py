@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import TracebackType
 from typing import Any, TypeVar
@@ -14,9 +14,11 @@ import numpy as np
 import tritonclient.grpc.aio as grpc_aio
 from numpy.typing import NDArray
 
+from data_pipeline.enlarge import enlarge
+from data_pipeline.image_header import ImageError, read_header
 from deploy.client.address import Protocol, read_address
 from deploy.client.balancer import Balancer
-from deploy.client.errors import DeadlineExceeded, ServerUnavailable
+from deploy.client.errors import DeadlineExceeded, InvalidImage, ServerUnavailable
 from deploy.client.transport import (
     Access,
     Transport,
@@ -43,6 +45,8 @@ class Result:
     seg_probabilities: (K, S, S) float32 before the decision, or None where they were not requested.
     seconds: from sending the image to receiving the response.
     request_id: what the server's log calls this request.
+    own_mask: (height, width) uint8, `mask` for every pixel of the image itself, turned upright as its metadata say, or
+        None where it was not requested.
     """
 
     mask: NDArray[np.uint8]
@@ -51,6 +55,7 @@ class Result:
     seg_probabilities: NDArray[np.float32] | None
     seconds: float
     request_id: str
+    own_mask: NDArray[np.uint8] | None = None
 
 
 class Client:
@@ -98,25 +103,27 @@ class Client:
         """Return the sizes and names of what is served."""
         return self._request(Transport.contract)
 
-    def segment(self, data: bytes, *, probabilities: bool = False) -> Result:
+    def segment(self, data: bytes, *, probabilities: bool = False, own_size: bool = False) -> Result:
         """Return the mask and class probabilities of one image.
 
         Args:
             data: the bytes of a JPEG, PNG or TIFF file.
             probabilities: request `seg_probabilities` as well, 4 bytes on the wire for each pixel and class.
+            own_size: compute `own_mask` as well, from the same probabilities.
         """
         # The file is sent as it is: decoded, it would be many times larger on the wire.
         contract, image, request_id = self.contract, np.frombuffer(data, np.uint8), uuid.uuid4().hex
         start = time.perf_counter()
-        names = requested_outputs(contract, probabilities)
+        names = requested_outputs(contract, probabilities or own_size)
         response = self._request(lambda transport: transport.infer(image, contract, names, request_id))
-        return read_result(
+        result = read_result(
             response,
             contract,
-            probabilities=probabilities,
+            probabilities=probabilities or own_size,
             seconds=time.perf_counter() - start,
             request_id=request_id,
         )
+        return with_own_mask(result, data) if own_size else result
 
     def close(self) -> None:
         """Close the connections."""
@@ -183,6 +190,17 @@ def read_result(response: Any, contract: Contract, *, probabilities: bool, secon
     )
 
 
+def with_own_mask(result: Result, data: bytes) -> Result:
+    """Return a result with the mask of the image itself, decided from probabilities that are brought to its size."""
+    try:
+        size = read_header(data).upright_size
+    except ImageError as error:
+        # A server of another kind may read more files than this project's.
+        raise InvalidImage(str(error)) from None
+    assert result.seg_probabilities is not None
+    return replace(result, own_mask=enlarge(result.seg_probabilities, size))
+
+
 class AsyncClient:
     """Query one server: `async with AsyncClient(url) as client: await client.segment(data)`.
 
@@ -221,23 +239,25 @@ class AsyncClient:
             self._contract = read_contract(response, self._url)
         return self._contract
 
-    async def segment(self, data: bytes, *, probabilities: bool = False) -> Result:
+    async def segment(self, data: bytes, *, probabilities: bool = False, own_size: bool = False) -> Result:
         """Return the mask and class probabilities of one image, as `Client.segment` does."""
         contract, request_id = await self.contract(), uuid.uuid4().hex
-        names = requested_outputs(contract, probabilities)
+        names = requested_outputs(contract, probabilities or own_size)
         arguments = inference_request(grpc_aio, np.frombuffer(data, np.uint8), contract, names, request_id)
         async with self._semaphore:
             # Started here, so that the result's seconds do not count the wait for a turn.
             start = time.perf_counter()
             with translate_errors(self._url, self._timeout, with_token=bool(self._headers)):
                 response = await self._client.infer(**arguments, headers=self._headers, client_timeout=self._timeout)
-        return read_result(
+        result = read_result(
             response,
             contract,
-            probabilities=probabilities,
+            probabilities=probabilities or own_size,
             seconds=time.perf_counter() - start,
             request_id=request_id,
         )
+        # In a thread: a large image takes a second, for which every other request would stand still.
+        return await asyncio.to_thread(with_own_mask, result, data) if own_size else result
 
     async def __aenter__(self) -> "AsyncClient":
         return self

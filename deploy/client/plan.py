@@ -38,6 +38,16 @@ class Task:
         """Return the name of the overlay."""
         return f"{self.name}.overlay.png"
 
+    @property
+    def mask(self) -> str:
+        """Return the name of the mask."""
+        return f"{self.name}.mask.png"
+
+    @property
+    def raw_mask(self) -> str:
+        """Return the name of the mask before components are left out."""
+        return f"{self.name}.raw-mask.png"
+
 
 def plan(arguments: Iterable[Path], output: Path) -> list[Task]:
     """Make a task for each file named and for each image below each folder named, in order, each file once.

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from rich.table import Table
@@ -13,7 +13,8 @@ from rich.text import Text
 from data_pipeline.fields import as_line, is_number, require
 from data_pipeline.files import write_whole
 from data_pipeline.overlay import colour_of
-from deploy.client.batch import Failure, FileResult, Outcome
+from deploy.client.batch import Outcome
+from deploy.client.image import Failure, FileResult
 from deploy.contract import Contract
 
 RESULT_FILE = "result.json"
@@ -45,8 +46,8 @@ def read_results(output: Path) -> dict[str, FileResult]:
     # The parser goes as deep as the brackets do.
     except (KeyError, TypeError, ValueError, RecursionError):
         raise ValueError(f"{file} is not a result of this command: remove it, or choose another --output") from None
-    # A result whose overlay was deleted is to be computed again.
-    return {result.file: result for result in results if (output / result.overlay).exists()}
+    # A result whose pictures were deleted is to be computed again.
+    return {one.file: one for one in results if (output / one.overlay).exists() and (output / one.mask).exists()}
 
 
 def _read_record(record: dict[str, Any]) -> FileResult:
@@ -55,8 +56,9 @@ def _read_record(record: dict[str, Any]) -> FileResult:
     for field, kind in get_type_hints(FileResult).items():
         value = getattr(result, field)
         require(conforms(value, kind), field, f"of the type {kind}", value)
-    # The overlay's name is joined to the output folder, which it must not leave.
-    require(Path(result.overlay).name == result.overlay, "overlay", "the name of a file", result.overlay)
+    for name in (result.overlay, result.mask):
+        # Joined to the output folder, which it must not leave.
+        require(Path(name).name == name, "overlay and mask", "names of files", name)
     require({"request_ms", "total_ms"} <= result.timings.keys(), "timings", "those of this command", result.timings)
     for area in result.areas.values():
         require({"pixels", "percent"} <= area.keys(), "areas", "pixels and percent", area)
@@ -72,6 +74,8 @@ def conforms(value: object, kind: Any) -> bool:
         return isinstance(value, list) and all(conforms(one, inner[0]) for one in value)
     if isinstance(kind, UnionType):
         return any(conforms(value, one) for one in inner)
+    if kind is Any or value is None:
+        return kind in (Any, NoneType)
     # The exact type, because True is an int as well. JSON writes whole floats as ints in some programs.
     return is_number(value, -sys.float_info.max, sys.float_info.max) if kind is float else type(value) is kind
 
@@ -104,9 +108,14 @@ def _cells(result: FileResult) -> list[str | Text]:
     return [
         Text(as_line(result.file)),
         *(f"{probability:.3f}" for probability in result.classes.values()),
-        *(f"{area['percent']:.1f} %" for area in result.areas.values()),
+        *(_area(area) for area in result.areas.values()),
         f"{result.timings['request_ms']:.0f} ms",
     ]
+
+
+def _area(area: dict[str, float]) -> str:
+    percent = f"{area['percent']:.1f} %"
+    return f"{area['mm2']:.4g} mm² ({percent})" if "mm2" in area else percent
 
 
 def _hex(index: int) -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from data_pipeline import Dataset
+from data_pipeline.enlarge import enlarge
 from data_pipeline.files import write_whole
 from data_pipeline.overlay import colour_of, draw, fit_mask, open_upright, png
 from deploy.contract import Contract
@@ -59,19 +60,21 @@ def _row(
     # One image a call, because an engine may take no more.
     outputs = {name: runner(images[index : index + 1]) for name, runner in runners.items()}
     probabilities = list(outputs.values())[-1].class_probs[0].tolist()
-    shown = {"target": masks[index].numpy(), **{name: output.mask[0] for name, output in outputs.items()}}
+    predicted = {name: output.seg_probs[0] for name, output in outputs.items()}
     return GalleryRow(
-        pictures=_pictures(record.image.read_bytes(), shown),
+        pictures=_pictures(record.image.read_bytes(), masks[index].numpy().astype(np.uint8), predicted),
         labels=list(zip(dataset.labels, record.labels, probabilities, strict=True)),
     )
 
 
-def _pictures(data: bytes, masks: dict[str, NDArray[np.generic]]) -> dict[str, str]:
-    """Return the image, and the image under each mask, by name."""
+def _pictures(data: bytes, target: NDArray[np.uint8], predicted: dict[str, NDArray[np.float32]]) -> dict[str, str]:
+    """Return the image, and the image under its target mask and under each predicted one, by name."""
     # Drawn over the file in its own proportions: the network saw it as a square.
     image = open_upright(data)
     image = image.resize((WIDTH, round(WIDTH * image.height / image.width)), Image.Resampling.LANCZOS)
-    overlays = {name: draw(image, fit_mask(mask.astype(np.uint8), image.size)) for name, mask in masks.items()}
+    masks = {"target": fit_mask(target, image.size)}
+    masks |= {name: enlarge(probabilities, image.size) for name, probabilities in predicted.items()}
+    overlays = {name: draw(image, mask) for name, mask in masks.items()}
     return {name: _data_url(picture) for name, picture in {"image": image, **overlays}.items()}
 
 

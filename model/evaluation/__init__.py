@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data_pipeline import Batch, Dataset, Preprocessing, Record, TrainingLoader
-from data_pipeline.overlay import fit_mask
+from data_pipeline.enlarge import enlarge
 from model.bootstrap import Array
 from model.metrics import TaskScores, one_hot
 from model.network import DecodedNetwork
@@ -29,6 +29,7 @@ class PredictedRecord:
     image: the network's input (3, S, S), float32, normalised.
     target_mask: target class indices (S, S).
     mask: predicted class indices (S, S).
+    seg_probabilities: what the mask is decided from (K, S, S).
     probabilities: predicted label probabilities (C,).
     """
 
@@ -36,6 +37,7 @@ class PredictedRecord:
     image: Tensor
     target_mask: Tensor
     mask: Tensor
+    seg_probabilities: Tensor
     probabilities: Tensor
 
 
@@ -85,8 +87,12 @@ class ScoredCase:
         return float(shown.mean()) if len(shown) else float("nan")
 
 
-def predict_batches(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> Iterator[tuple[Batch, Tensor, Tensor]]:
-    """Yield the batches in the order of the records, each with its masks (B, S, S) and label probabilities (B, C).
+def predict_batches(
+    model: nn.Module, dataset: Dataset, spec: Preprocessing
+) -> Iterator[tuple[Batch, Tensor, Tensor, Tensor]]:
+    """Yield the batches in the order of the records, each with what the network predicts.
+
+    That is masks (B, S, S), label probabilities (B, C) and the probabilities (B, K, S, S) behind the masks.
 
     The network is left in evaluation mode.
     """
@@ -95,14 +101,14 @@ def predict_batches(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> 
     for batch in TrainingLoader(dataset, spec, batch_size=BATCH, augment=False, shuffle=False, seed=0):
         # Entered for each batch and not around the loop: a generator would leave it on in the caller's code.
         with torch.inference_mode():
-            mask, probabilities, _ = decoded(batch.image.to(device))
-        yield batch, mask.cpu(), probabilities.cpu()
+            mask, probabilities, soft = decoded(batch.image.to(device))
+        yield batch, mask.cpu(), probabilities.cpu(), soft.cpu()
 
 
 def collect_scores(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> TaskScores:
     """Collect `TaskScores` of the network over a data set, at the network's resolution."""
     scores = TaskScores(dataset.seg_classes, dataset.labels)
-    for batch, mask, class_probs in predict_batches(model, dataset, spec):
+    for batch, mask, class_probs, _ in predict_batches(model, dataset, spec):
         scores.update(mask, class_probs, batch.mask.cpu(), batch.labels)
     return scores
 
@@ -117,14 +123,15 @@ def predict_records(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> 
 
     The network is left in evaluation mode.
     """
-    for batch, masks, probabilities in predict_batches(model, dataset, spec):
-        rows = zip(batch.index.tolist(), batch.image, batch.mask, masks, probabilities, strict=True)
-        for index, image, target_mask, mask, label_probabilities in rows:
+    for batch, *predicted in predict_batches(model, dataset, spec):
+        rows = zip(batch.index.tolist(), batch.image, batch.mask, *predicted, strict=True)
+        for index, image, target_mask, mask, label_probabilities, seg_probabilities in rows:
             yield PredictedRecord(
                 record=dataset.records[index],
                 image=image,
                 target_mask=target_mask,
                 mask=mask,
+                seg_probabilities=seg_probabilities,
                 probabilities=label_probabilities,
             )
 
@@ -134,7 +141,7 @@ def score_cases(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> Iter
     for predicted in predict_records(model, dataset, spec):
         # At the size of the target, to which a client enlarges the mask in the same way.
         target = np.asarray(Image.open(predicted.record.mask))
-        mask = fit_mask(predicted.mask.numpy(), (target.shape[1], target.shape[0]))
+        mask = enlarge(predicted.seg_probabilities.numpy(), (target.shape[1], target.shape[0]))
         scores = score_masks(mask, target, len(dataset.seg_classes))
         yield ScoredCase(predicted.record, scores, predicted.probabilities.double().numpy())
 

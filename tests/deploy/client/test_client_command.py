@@ -17,7 +17,7 @@ from data_pipeline import Preprocessing
 from data_pipeline.files import write_whole
 from deploy.client import Result, ServerFault
 from deploy.client.__main__ import main
-from deploy.client.batch import FileResult
+from deploy.client.image import FileResult
 from deploy.client.plan import plan
 from deploy.client.summary import RESULT_FILE, read_results, table, write_result
 from deploy.client.transport import read_contract
@@ -108,6 +108,12 @@ def test_names_stand_in_the_table_and_in_the_result_as_they_are(tmp_path: Path) 
     result = FileResult(
         file=f"/images/{FILE}",
         overlay="a.overlay.png",
+        mask="a.mask.png",
+        raw_mask=None,
+        spacing=None,
+        components={},
+        cleaning=None,
+        notes=[],
         width=4,
         height=4,
         classes=dict.fromkeys(LABELS, 0.5),
@@ -126,6 +132,7 @@ def test_names_stand_in_the_table_and_in_the_result_as_they_are(tmp_path: Path) 
     Console(file=narrow, width=200).print(table(contract, [result]))
     assert "…" not in narrow.getvalue()
     (tmp_path / result.overlay).touch()
+    (tmp_path / result.mask).touch()
     write_result(tmp_path, contract, [result])
     assert read_results(tmp_path) == {result.file: result}
     assert set(json.loads((tmp_path / RESULT_FILE).read_text())["colours"]) == set(CLASSES[1:])

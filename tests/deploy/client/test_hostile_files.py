@@ -15,7 +15,7 @@ import pytest
 from data_pipeline.files import locked
 from deploy.client import Client, ServerFault, ServerUnavailable
 from deploy.client.__main__ import main
-from deploy.client.batch import segment
+from deploy.client.image import segment
 from deploy.client.plan import plan
 from deploy.client.summary import RESULT_FILE, read_results
 from deploy.contract import sample_image
@@ -78,6 +78,11 @@ def test_answers_of_another_model_are_not_resumed(server: Server, make_image: Ma
         {"file": 1},
         {"overlay": None},
         {"overlay": "../../outside.png"},
+        {"mask": "/etc/a.png"},
+        {"raw_mask": 1},
+        {"spacing": []},
+        {"notes": [1]},
+        {"components": {"lesion": {}}},
         {"width": "4"},
         {"height": 4.5},
         {"width": True},
@@ -91,9 +96,15 @@ def test_answers_of_another_model_are_not_resumed(server: Server, make_image: Ma
     ],
 )
 def test_damaged_results_are_one_line(change: dict[str, Any], tmp_path: Path) -> None:
-    record = {
+    record: dict[str, Any] = {
         "file": "a.png",
         "overlay": "a.overlay.png",
+        "mask": "a.mask.png",
+        "raw_mask": None,
+        "spacing": None,
+        "components": {},
+        "cleaning": None,
+        "notes": [],
         "width": 4,
         "height": 4,
         "classes": {"a": 0.5},
@@ -102,6 +113,7 @@ def test_damaged_results_are_one_line(change: dict[str, Any], tmp_path: Path) ->
         "request_id": "1",
     }
     (tmp_path / "a.overlay.png").touch()
+    (tmp_path / "a.mask.png").touch()
     (tmp_path / RESULT_FILE).write_text(json.dumps({"images": [record]}))
     assert set(read_results(tmp_path)) == {"a.png"}
     (tmp_path / RESULT_FILE).write_text(json.dumps({"images": [record | change]}))
@@ -115,7 +127,7 @@ class Deadly(Client):
     def __init__(self, *deadly: bytes, everything: bool = False) -> None:
         self.deadly, self.everything = deadly, everything
 
-    def segment(self, data: bytes, *, probabilities: bool = False) -> Any:
+    def segment(self, data: bytes, *, probabilities: bool = False, own_size: bool = False) -> Any:
         if self.everything or data in self.deadly:
             raise ServerUnavailable("gone")
         return data

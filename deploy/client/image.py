@@ -1,0 +1,187 @@
+"""Ask the server about one image, and write what its answer gives: overlay, mask, contours, measurements."""
+
+import io
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_pipeline.files import write_whole
+from data_pipeline.overlay import colour_of, draw, open_upright, png
+from deploy.client.client import Client, Result
+from deploy.client.errors import AccessDenied, ClientError, ServerFault, ServerUnavailable
+from deploy.client.measure import Cleaning, Spacing, SpacingError, check_spacing, clean, measure, tiff_spacing
+from deploy.client.measure.contours import coco, geojson
+from deploy.client.plan import Task, read_regular
+from deploy.contract import sample_image
+
+Mask = NDArray[np.uint8]
+NOTHING_LEFT_OUT = Cleaning()
+CONTOURS = {"coco": ("coco.json", coco), "geojson": ("geojson", geojson)}
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Say what is written for each image beside its overlay and mask.
+
+    pixel_mm: side of a pixel in millimetres where a person states it, else None: what the files state then counts.
+    cleaning: which components of a mask are left out.
+    contours: names of the formats of outlines.
+    """
+
+    pixel_mm: float | None = None
+    cleaning: Cleaning = NOTHING_LEFT_OUT
+    contours: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileResult:
+    """Hold what the server computed for one file, as `result.json` keeps it.
+
+    file: the image's path.
+    overlay: name of its overlay in the output folder.
+    mask: name of its mask there, a PNG of class indices at the image's own size.
+    raw_mask: name of the mask before components were left out, or None where none were to be.
+    width: of the image in pixels, turned as its EXIF says.
+    height: of the same.
+    spacing: the millimetres between rows and columns, and who says so, or None where it is not known.
+    classes: the probability of each label.
+    areas: pixels, percent of the image and, with a spacing, mm2 that each segmentation class covers.
+    components: the same of each connected component of a class, the largest first, with its centroid and box.
+    cleaning: which components were left out, or None.
+    notes: what a reader should know about the file, a line each.
+    timings: milliseconds for the request alone and for all of the file.
+    request_id: what the server's log calls the request.
+    """
+
+    file: str
+    overlay: str
+    mask: str
+    raw_mask: str | None
+    width: int
+    height: int
+    spacing: dict[str, Any] | None
+    classes: dict[str, float]
+    areas: dict[str, dict[str, float]]
+    components: dict[str, list[dict[str, Any]]]
+    cleaning: dict[str, Any] | None
+    notes: list[str]
+    timings: dict[str, float]
+    request_id: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Name a file that gave no result, with the reason in one line."""
+
+    file: str
+    reason: str
+
+
+def process_file(client: Client, task: Task, output: Path, wanted: Wanted) -> FileResult | Failure:
+    """Read, send, measure, draw and write one file.
+
+    Raises:
+        ServerUnavailable: where the server goes away, for any image.
+        AccessDenied: where it asks for another token.
+        OSError: where `output` cannot be written.
+    """
+    start = time.perf_counter()
+    try:
+        data = read_regular(task.source)
+        # Sent before it is decoded here: of a bad image, the server's reason is the one to report.
+        result = segment(client, data)
+        image = open_upright(data)
+    # No fault of this file: the whole run ends, and --resume goes on from there.
+    except (ServerUnavailable, AccessDenied):
+        raise
+    except (ClientError, OSError, Image.DecompressionBombError) as error:
+        # The text of an OSError repeats the path, which the failure's line begins with.
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return Failure(str(task.source), reason)
+    assert result.own_mask is not None
+    spacing, notes = find_spacing(data, image.size, wanted)
+    mask = clean(result.own_mask, wanted.cleaning) if wanted.cleaning.active else result.own_mask
+    areas, components = measure(mask, result.seg_classes, spacing)
+    write_pictures(output, task, image, mask, result.own_mask, wanted)
+    for name in wanted.contours:
+        ending, write = CONTOURS[name]
+        write_whole(output / f"{task.name}.{ending}", write(mask, result.seg_classes, task.source.name))
+    return FileResult(
+        file=str(task.source),
+        overlay=task.overlay,
+        mask=task.mask,
+        raw_mask=task.raw_mask if wanted.cleaning.active else None,
+        width=image.width,
+        height=image.height,
+        spacing=vars(spacing) if spacing else None,
+        classes=result.class_probabilities,
+        areas=areas,
+        components=components,
+        cleaning=vars(wanted.cleaning) if wanted.cleaning.active else None,
+        notes=notes,
+        timings={"request_ms": milliseconds(result.seconds), "total_ms": milliseconds(time.perf_counter() - start)},
+        request_id=result.request_id,
+    )
+
+
+def find_spacing(data: bytes, size: tuple[int, int], wanted: Wanted) -> tuple[Spacing | None, list[str]]:
+    """Return the size of an image's pixels where it is stated and plausible, and a note where it is not plausible."""
+    width, height = size
+    try:
+        if wanted.pixel_mm is not None:
+            spacing = Spacing(row_mm=wanted.pixel_mm, column_mm=wanted.pixel_mm, source="--spacing")
+        elif data[:4] not in TIFF or (stated := tiff_spacing(data)) is None:
+            return None, []
+        else:
+            spacing = stated
+        return check_spacing(spacing, width, height), []
+    except SpacingError as error:
+        return None, [f"no mm²: {error}"]
+
+
+def write_pictures(output: Path, task: Task, image: Image.Image, mask: Mask, raw: Mask, wanted: Wanted) -> None:
+    """Write the overlay and the mask, and the mask as it came where components were left out of it."""
+    write_whole(output / task.overlay, png(draw(image, mask)))
+    write_whole(output / task.mask, mask_png(mask))
+    if wanted.cleaning.active:
+        write_whole(output / task.raw_mask, mask_png(raw))
+
+
+def mask_png(mask: Mask) -> bytes:
+    """Encode class indices (H, W) as a PNG file whose palette holds the colours of the overlays."""
+    image = Image.fromarray(mask, "P")
+    used = int(mask.max(initial=0))
+    image.putpalette([0, 0, 0, *(value for index in range(1, used + 1) for value in colour_of(index))])
+    file = io.BytesIO()
+    # 8 bits a pixel whatever the number of classes, so that every reader sees the indices.
+    image.save(file, "PNG", compress_level=1, bits=8)
+    return file.getvalue()
+
+
+def segment(client: Client, data: bytes) -> Result:
+    """Return the answer for one image, with its mask at the image's own size.
+
+    Raises ServerFault where the server has gone down with this image twice, and answers for another one.
+    """
+    try:
+        return client.segment(data, own_size=True)
+    except ServerUnavailable:
+        # Of a server that is gone for any image.
+        client.segment(sample_image())
+    try:
+        # Another image, sent at the same time, may have been the one.
+        return client.segment(data, own_size=True)
+    except ServerUnavailable as error:
+        client.segment(sample_image())
+        raise ServerFault(f"the server goes down with this image, and answers for others ({error})") from None
+
+
+def milliseconds(seconds: float) -> float:
+    """Return seconds as milliseconds, rounded to two places."""
+    return round(seconds * 1e3, 2)
