@@ -124,8 +124,13 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def encode_png(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
-    """Encode (H, W) or (H, W, 3) pixels of 8 or 16 bits as a PNG file without compression, which is fast to write."""
+def encode_png(pixels: NDArray[np.uint8] | NDArray[np.uint16], level: int = 0) -> bytes:
+    """Encode (H, W) or (H, W, 3) pixels of 8 or 16 bits as a PNG file.
+
+    Args:
+        pixels: of the image.
+        level: of compression, 0 to 9. None is fastest to write.
+    """
     height, width = pixels.shape[:2]
     depth, colour = 8 * pixels.itemsize, 0 if pixels.ndim == 2 else 2
     values = np.ascontiguousarray(pixels.astype(">u2") if depth == 16 else pixels).reshape(height, -1).view(np.uint8)
@@ -133,5 +138,5 @@ def encode_png(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     rows = np.zeros((height, 1 + values.shape[1]), np.uint8)
     rows[:, 1:] = values
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    body = zlib.compress(rows.tobytes(), 0)
+    body = zlib.compress(rows.tobytes(), level)
     return PNG_SIGNATURE + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", body) + png_chunk(b"IEND", b"")

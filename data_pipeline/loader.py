@@ -16,6 +16,7 @@ from nvidia.dali.pipeline import Pipeline
 from PIL import Image, ImageOps
 from torch.utils.dlpack import from_dlpack
 
+from data_pipeline.dicom import picture_file
 from data_pipeline.graph import Device
 from data_pipeline.graph.training import (
     COLOUR,
@@ -201,7 +202,8 @@ class TrainingLoader:
 
     def _read_image(self, data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the file that DALI is to decode, or the pixels of a JPEG decoded at reduced size on the CPU."""
-        file = decodable(data, white_level=self.spec.white_level)
+        white_level = self.spec.white_level
+        file = decodable(picture_file(data, white_level), white_level=white_level)
         # Without augmentation the image must be what serving computes, and that decodes at full size. A GPU decodes at
         # full size in less time than a core takes for the reduced one.
         if self.ranges is not None and self.device == "cpu":

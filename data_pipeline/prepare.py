@@ -17,6 +17,7 @@ from nvidia.dali.pipeline import pipeline_def
 from rich.progress import track
 
 from data_pipeline.command_line import Output, new_parser, positive, run_command, seed
+from data_pipeline.dicom import picture_file
 from data_pipeline.graph import decode
 from data_pipeline.graph.training import as_input
 from data_pipeline.image_file import decodable
@@ -117,8 +118,8 @@ def _open(record: Record) -> tuple[bytes, bytes]:
 
     Raises DataError for an image of more than 8 bits a channel, because prepared pixels are bytes.
     """
-    data = record.image.read_bytes()
     try:
+        data = picture_file(record.image.read_bytes())
         # First, because decoding to bytes would drop the low bits without a word.
         if read_header(data).depth > 8:
             raise DataError(

@@ -18,6 +18,7 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import pipeline_def
 from rich.progress import track
 
+from data_pipeline.dicom import picture_file
 from data_pipeline.files import CACHE, code_version, write_whole
 from data_pipeline.graph.training import as_input
 from data_pipeline.image_file import decodable
@@ -28,8 +29,9 @@ from data_pipeline.sources import open_source
 Numbers = NDArray[np.int64]
 Files = tuple[bytes, bytes]  # an image and its mask
 BATCH = 16
+DICOM = ("dicom/attributes.py", "dicom/file.py", "dicom/picture.py")
 # Of what decides the results, which a cache keeps with them.
-VERSION = code_version(__file__, "image_header.py", "image_file.py", "orientation.py", "tiff.py")
+VERSION = code_version(__file__, "image_header.py", "image_file.py", "orientation.py", "tiff.py", *DICOM)
 SHOWN = 10  # bad samples that an error lists
 
 
@@ -165,8 +167,8 @@ def _open(record: Record, max_pixels: int) -> Files | str:
     for kind, path in (("image", record.image), ("mask", record.mask)):
         if not path.is_file():
             return f"the {kind} {path} is missing"
-        data = path.read_bytes()
         try:
+            data = picture_file(path.read_bytes()) if kind == "image" else path.read_bytes()
             # The sources convert masks to this kind. What they could not read must not be taken for one.
             if kind == "mask" and not _is_indices(read_header(data, max_pixels)):
                 return "mask: not a grey PNG file of 8 bits, as masks of class indices are"

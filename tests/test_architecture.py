@@ -15,7 +15,7 @@ from tests.helpers.imports import EVERYWHERE, MODULES, PACKAGES, ROOT, exported,
 
 # The modules of `data_pipeline` that need neither torch nor DALI, which every other package may use.
 LIGHT = (
-    *("files", "fields", "spec", "records", "orientation", "tiff", "image_header", "image_file"),
+    *("files", "fields", "spec", "records", "orientation", "tiff", "image_header", "image_file", "dicom"),
     *("enlarge", "overlay", "startup", "command_line"),
 )
 # Of `deploy`, what build, server and client share.
@@ -243,9 +243,9 @@ def undeclared(modules: Iterable[str], *extras: str) -> list[str]:
 
 
 def test_what_is_imported_is_declared() -> None:
-    assert not undeclared(MODULES, "toolkit", "gpu")
+    assert not undeclared(MODULES, "toolkit", "gpu", "dicom", "volumes")
 
 
 def test_what_the_client_imports_is_declared_for_a_client_machine() -> None:
     client = [module for module in reachable(of("deploy.client")) if module in MODULES]
-    assert not undeclared(client, "client")
+    assert not undeclared(client, "client", "dicom", "volumes")

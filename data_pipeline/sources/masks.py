@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
+from data_pipeline.dicom import picture_file
 from data_pipeline.fields import is_whole, read_object, require, require_keys
 from data_pipeline.files import code_version, whole_file, write_whole
 from data_pipeline.image_file import open_image
@@ -115,7 +116,7 @@ def convert_masks(
         result.files[stem] = mask
         try:
             result.files[stem], found, mask_size = _convert(mask, cache, rules or MaskRules())
-            header = read_header(image.read_bytes())
+            header = read_header(picture_file(image.read_bytes()))
         except MaskError as error:
             # With the values of the first one: the others are counted.
             kind = next((known for known in result.problems if known.startswith(error.kind)), str(error))

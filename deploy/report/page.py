@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from data_pipeline import Dataset
+from data_pipeline.dicom import picture_file
 from data_pipeline.enlarge import enlarge
 from data_pipeline.files import write_whole
 from data_pipeline.overlay import colour_of, draw, fit_mask, open_upright, png
@@ -62,7 +63,7 @@ def _row(
     probabilities = list(outputs.values())[-1].class_probs[0].tolist()
     predicted = {name: output.seg_probs[0] for name, output in outputs.items()}
     return GalleryRow(
-        pictures=_pictures(record.image.read_bytes(), masks[index].numpy().astype(np.uint8), predicted),
+        pictures=_pictures(picture_file(record.image.read_bytes()), masks[index].numpy().astype(np.uint8), predicted),
         labels=list(zip(dataset.labels, record.labels, probabilities, strict=True)),
     )
 

@@ -1,0 +1,206 @@
+"""Test that DICOM images are read as independent readers show them, or refused in one line."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, convert_color_space
+
+from data_pipeline import Preprocessing, Preprocessor, TrainingLoader, open_source
+from data_pipeline.dicom import (
+    frame_png,
+    is_dicom,
+    open_dicom,
+    picture_file,
+    pixel_spacing,
+    read_frames,
+    slice_spacing,
+)
+from data_pipeline.image_header import ImageError
+from data_pipeline.scan import scan_samples
+from tests.helpers.dicom import PATIENT, make_dicom
+
+SHIPPED = Path(pydicom.__file__).parent / "data"
+FILES = sorted(file for file in SHIPPED.rglob("*") if file.is_file() and is_dicom(file.read_bytes()[:132]))
+# Images that are refused, by what their message must name.
+REFUSED = {
+    "JPEG-lossy.dcm": "pylibjpeg-libjpeg",
+    "JPGExtended.dcm": "pylibjpeg-libjpeg",
+    "JPEG2000-embedded-sequence-delimiter.dcm": "damaged",
+    "MR_truncated.dcm": "damaged",
+    "badVR.dcm": "radiotherapy",
+    "meta_missing_tsyntax.dcm": "how the pixels are stored",
+    "nested_priv_SQ.dcm": "Columns",
+    "SC_rgb_rle_32bit.dcm": "32 bits",
+    "SC_rgb_rle_32bit_2frame.dcm": "32 bits",
+    **dict.fromkeys(("liver_1frame.dcm", "liver_expb_1frame.dcm"), "segmentation"),
+    **{file.name: "radiotherapy" for file in FILES if file.name.startswith("rtdose")},
+}
+
+
+def shown_by_pydicom(file: Path) -> tuple[NDArray[np.float64], float, float]:
+    """Return the frames as pydicom's own functions show them, with what is black and what is white."""
+    header = pydicom.dcmread(file)
+    values = header.pixel_array
+    if header.PhotometricInterpretation == "PALETTE COLOR":
+        looked_up = apply_color_lut(values, header)
+        return looked_up.astype(np.float64), 0.0, float(np.iinfo(looked_up.dtype).max)
+    if header.SamplesPerPixel == 3:
+        return values.astype(np.float64), 0.0, 2.0**header.BitsStored - 1
+    signed, bits = bool(header.PixelRepresentation), header.BitsStored
+    low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
+    if "WindowWidth" in header or "VOILUTSequence" in header:
+        shown = apply_voi_lut(apply_modality_lut(values, header), header)
+        slope, intercept = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
+        low, high = low * slope + intercept, high * slope + intercept
+    else:
+        shown = values
+    if header.PhotometricInterpretation == "MONOCHROME1":
+        low, high = high, low
+    return np.asarray(shown, np.float64), low, high
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_every_file_that_pydicom_ships_is_read_as_it_shows_it_or_refused(file: Path) -> None:
+    try:
+        frames = list(read_frames(open_dicom(file)))
+    except ImageError as error:
+        assert len(str(error).splitlines()) == 1
+        assert file.name in REFUSED or "PixelData" not in pydicom.dcmread(file, force=True)
+        assert REFUSED.get(file.name, "") in str(error)
+        return
+    shown, black, white = shown_by_pydicom(file)
+    expected = shown if len(frames) > 1 else shown[None]
+    assert len(frames) == len(expected)
+    for frame, values in zip(frames, expected, strict=True):
+        # Exact but for the rounding to whole steps, of which windows need one half.
+        shares = np.clip((values - black) / (white - black), 0, 1)
+        assert np.abs(frame.pixels - shares * frame.white).max() <= 0.5 + 1e-6
+        with Image.open(io.BytesIO(frame_png(frame))) as picture:
+            assert picture.size == (frame.pixels.shape[1], frame.pixels.shape[0])
+
+
+@pytest.mark.parametrize(("bits", "level"), [(12, 65535), (12, 4095), (16, 65535), (9, 65535)])
+def test_depth_is_kept_and_the_stored_bits_are_white(bits: int, level: int, tmp_path: Path) -> None:
+    values = np.linspace(0, 2**bits - 1, 40 * 30).astype(np.uint16).reshape(30, 40)
+    data = make_dicom(tmp_path / "a.dcm", "fundus16", values, bits=bits).read_bytes()
+    with Image.open(io.BytesIO(picture_file(data, level))) as picture:
+        written = np.asarray(picture, np.float64)
+    np.testing.assert_allclose(written / level, values / (2**bits - 1), atol=0.5 / level)
+
+
+def test_inverted_files_and_windows_per_frame(tmp_path: Path) -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    inverted = make_dicom(tmp_path / "a.dcm", "capture", values, PhotometricInterpretation="MONOCHROME1")
+    (frame,) = read_frames(open_dicom(inverted))
+    np.testing.assert_array_equal(frame.pixels, 255 - values)
+    file = pydicom.dcmread(make_dicom(tmp_path / "b.dcm", "oct", np.stack([values, values])))
+    for index, width in enumerate((50, 100)):
+        window = pydicom.Dataset()
+        window.WindowCenter, window.WindowWidth = 100, width
+        file.PerFrameFunctionalGroupsSequence[index].FrameVOILUTSequence = [window]
+    file.save_as(tmp_path / "b.dcm")
+    first, second = read_frames(open_dicom(tmp_path / "b.dcm"))
+    # The window's ends: c - 0.5 +- (w - 1) / 2.
+    for frame, low, high in ((first, 75, 124), (second, 50, 149)):
+        assert frame.pixels[values <= low].max() == 0
+        assert frame.pixels[values >= high].min() == 255
+        assert 0 < frame.pixels[values == 100] < 255
+
+
+def test_spacing_is_found_where_it_is_stated(tmp_path: Path) -> None:
+    values = np.zeros((2, 8, 8), np.uint8)
+    flat = open_dicom(make_dicom(tmp_path / "a.dcm", "fundus", values[0], spacing=(0.01, 0.02)))
+    assert pixel_spacing(flat.header) == (0.01, 0.02)
+    stacked = open_dicom(make_dicom(tmp_path / "b.dcm", "oct", values, spacing=(0.004, 0.012), slice_mm=0.12))
+    assert pixel_spacing(stacked.header) == (0.004, 0.012)
+    assert slice_spacing(stacked.header) == pytest.approx(0.12)
+    nowhere = open_dicom(make_dicom(tmp_path / "c.dcm", "capture", values[0]))
+    assert pixel_spacing(nowhere.header) is None
+    assert slice_spacing(nowhere.header) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"NumberOfFrames": 0}, "0 frames"),
+        ({"Rows": 0}, "0 pixels"),
+        ({"Rows": 900}, "damaged"),  # more than the pixels that are there
+        ({"Columns": None}, "no Columns"),
+        ({"PixelData": None}, "no pixels"),
+        ({"BitsStored": 17}, "cannot be stored"),
+        ({"BitsAllocated": 32}, "32 bits"),
+        ({"SamplesPerPixel": 3}, "values a pixel"),
+        ({"PhotometricInterpretation": "HSV"}, "HSV"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4"}, "a segmentation"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.33"}, "a report"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.104.1"}, "an encapsulated document"),
+        ({"Rows": 60000, "Columns": 60000}, "more than the limit"),
+    ],
+    ids=str,
+)
+def test_what_holds_no_image_is_one_line_without_a_name(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    file = make_dicom(tmp_path / "a.dcm", "capture", np.zeros((8, 8), np.uint8), **change)
+    with pytest.raises(ImageError, match=message) as raised:
+        list(read_frames(open_dicom(file)))
+    assert len(str(raised.value).splitlines()) == 1
+    assert PATIENT not in str(raised.value)
+
+
+def test_videos_and_unknown_syntaxes_are_refused(tmp_path: Path) -> None:
+    for uid, message in (("1.2.840.10008.1.2.4.102", "a video"), ("1.2.3.4", "damaged|decodes")):
+        file = pydicom.dcmread(make_dicom(tmp_path / "a.dcm", "photograph", np.zeros((8, 8, 3), np.uint8)))
+        file.PixelData, file.file_meta.TransferSyntaxUID = pydicom.encaps.encapsulate([b"1234"]), uid
+        pydicom.dcmwrite(tmp_path / "b.dcm", file, implicit_vr=False, little_endian=True, enforce_file_format=False)
+        with pytest.raises(ImageError, match=message):
+            list(read_frames(open_dicom(tmp_path / "b.dcm")))
+
+
+def test_mutated_files_end_in_one_line(tmp_path: Path) -> None:
+    generator = np.random.default_rng(3)
+    whole = make_dicom(tmp_path / "a.dcm", "fundus", np.full((12, 12, 3), 7, np.uint8)).read_bytes()
+    for _ in range(150):
+        data = bytearray(whole)
+        for place in generator.integers(132, len(data), 4):
+            data[place] = generator.integers(256)
+        cut = bytes(data[: int(generator.integers(200, len(data) + 1))])
+        try:
+            list(read_frames(open_dicom(cut)))
+        except ImageError as error:
+            assert len(str(error).splitlines()) == 1
+
+
+def test_folder_data_sets_hold_dicom_images(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    pictures = [generator.integers(0, 256, (40, 60, 3), dtype=np.uint8) for _ in range(3)]
+    for index, pixels in enumerate(pictures):
+        make_dicom(tmp_path / "data" / "images" / f"{index}.dcm", "dermoscopy", pixels)
+        Image.fromarray((pixels[..., 0] > 128).astype(np.uint8)).save(tmp_path / "data" / "masks" / f"{index}.png")
+    (tmp_path / "data" / "labels.csv").write_text("image,a\n0.dcm,1\n1.dcm,0\n2.dcm,1\n")
+    dataset = open_source(f"folder:{tmp_path / 'data'}", "all", cache=tmp_path / "cache")
+    assert not scan_samples(dataset, cache=tmp_path / "cache")
+    spec = Preprocessing(image_size=24)
+    loader = TrainingLoader(dataset, spec, batch_size=3, augment=False, shuffle=False, seed=0)
+    (batch,) = loader
+    for row, record in zip(batch.image, dataset.records, strict=True):
+        file = io.BytesIO()
+        Image.fromarray(pictures[int(record.image.stem)]).save(file, "PNG")
+        np.testing.assert_array_equal(row.numpy(), Preprocessor(spec)(file.getvalue()))
+
+
+def test_colours_are_those_of_another_conversion(tmp_path: Path) -> None:
+    rgb = np.random.default_rng(1).integers(0, 256, (10, 14, 3), dtype=np.uint8)
+    stored = convert_color_space(rgb, "RGB", "YBR_FULL")
+    file = make_dicom(tmp_path / "a.dcm", "photograph", stored, PhotometricInterpretation="YBR_FULL")
+    (frame,) = read_frames(open_dicom(file))
+    with Image.fromarray(stored, "YCbCr") as picture:
+        expected = np.asarray(picture.convert("RGB"), np.int32)
+    assert np.abs(frame.pixels.astype(np.int32) - expected).max() <= 2
