@@ -113,23 +113,26 @@ def page(results: Results) -> str:
         '<p class="note">Medians, with the 10 % and 90 % quantiles of the rounds. Errors are root mean squares against '
         "float64, relative to that of the exact result, and as multiples of eager PyTorch's.</p>",
         "<h2>Steps</h2>",
-        html_table(["step", "what", "state", "time", "why"], steps),
+        html_table(["step", "what", "state", "time", "why"], steps, words=3),
     ]
     for name, (title, unit, scale) in {**TITLES, TESTS: ("Tests", "ms", 1000)}.items():
         if rows := [row for row in _rows(results) if row["table"] == name]:
             header = ["case", "contender", f"median, {unit}", "10 to 90 %", "rounds", "error", "of eager's", "MHz", ""]
-            parts += [f"<h2>{title}</h2>", html_table(header, [_page_row(row, scale) for row in rows])]
+            parts += [f"<h2>{title}</h2>", html_table(header, [_page_row(row, scale) for row in rows], words=2)]
     head = f'<meta charset="utf-8"><title>{escape(_name(results))}</title><style>\n{STYLE.read_text()}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(parts) + "\n</body></html>\n"
 
 
-def html_table(header: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table whose last column holds reasons."""
-    lines = ["<tr>" + "".join(f"<th>{escape(name)}</th>" for name in header) + "</tr>"]
-    for *cells, reason in rows:
-        told = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-        lines.append(f'<tr>{told}<td class="reason">{escape(reason)}</td></tr>')
+def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: int) -> str:
+    """Return a table whose first columns hold words, and whose last one holds reasons."""
+    kinds = [*["words"] * words, *["number"] * (len(header) - words - 1), "reason"]
+    lines = [_html_row("th", kinds, header), *(_html_row("td", kinds, row) for row in rows)]
     return '<div class="scroll"><table>\n' + "\n".join(lines) + "\n</table></div>"
+
+
+def _html_row(tag: str, kinds: Sequence[str], cells: Sequence[str]) -> str:
+    told = (f'<{tag} class="{kind}">{escape(cell)}</{tag}>' for kind, cell in zip(kinds, cells, strict=True))
+    return f"<tr>{''.join(told)}</tr>"
 
 
 def _page_row(row: Mapping[str, Any], scale: float) -> list[str]:

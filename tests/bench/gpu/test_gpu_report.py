@@ -96,7 +96,7 @@ def test_the_page_shows_every_row_with_its_reason() -> None:
 
 
 def test_a_table_of_no_rows_is_a_header() -> None:
-    assert html_table(["a", "b"], []).count("<tr>") == 1
+    assert html_table(["a", "b"], [], words=1).count("<tr>") == 1
 
 
 def test_what_is_broken_is_named_and_a_peer_that_refuses_is_not() -> None:
