@@ -17,7 +17,7 @@ from deploy import build_engine
 from deploy.client import Client, ClientError, Result
 from deploy.files import DIRECTORY
 from deploy.server import Server, ServerError
-from deploy.server.options import FREE_PORTS
+from deploy.server.options import FREE_PORTS, ServerOptions
 
 OVERLAY = "overlay.png"
 EXAMPLES = """examples:
@@ -78,6 +78,14 @@ def serve_and_draw(output: Path, console: Console) -> None:
     write_whole(output / OVERLAY, png(draw(picture, mask)))
     console.print(result_table(results))
     console.print(f"overlay: {output / OVERLAY}")
+    console.print(f"to try it in a browser: {python()} -m deploy.serve --repository {output / DIRECTORY}")
+    console.print(f"then open http://127.0.0.1:{ServerOptions().http_port}/ and drop {source} or any photograph on it")
+
+
+def python() -> Path:
+    """Return this Python's program, as it is called from the current directory."""
+    program = Path(sys.executable)
+    return program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
 
 
 def main(arguments: list[str] | None = None) -> int:

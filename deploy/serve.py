@@ -53,6 +53,7 @@ def server_options(options: argparse.Namespace) -> ServerOptions:
         max_request_bytes=options.max_request_mb * 2**20,
         tls=Tls(options.tls_certificate, options.tls_key) if options.tls_certificate else None,
         token=read_token(options.token_file) if options.token_file else "",
+        page=options.page,
     )
 
 
@@ -73,6 +74,9 @@ def run(server: Server, log: Log) -> int:
     try:
         server.start()
         announce(f"serving on gRPC {server.grpc_url}, HTTP {server.http_url}, metrics {server.metrics_url}")
+        if server.options.page:
+            scheme = "https" if server.options.tls else "http"
+            announce(f"open {scheme}://{server.http_url}/ in a browser to try it on images")
         Supervisor(server, log.event).watch()
     except KeyboardInterrupt:
         announce("stopping: requests in flight are answered first")
@@ -145,6 +149,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM file of the certificate's private key")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that clients must send")
+    parser.add_argument("--no-page", dest="page", action="store_false", help="serve no page to look at in a browser")
     options = parser.parse_args(arguments)
     if bool(options.tls_certificate) != bool(options.tls_key):
         parser.error("--tls-certificate and --tls-key go together")

@@ -33,7 +33,8 @@ class ServerOptions:
     tuning: "latency" is one worker with every core, "throughput" is one worker a core.
     max_request_bytes: the limit on one request. A larger one fails with 413 over HTTP, INVALID_ARGUMENT over gRPC.
     tls: encrypts HTTP and gRPC. The metrics stay plain.
-    token: what every request except those for health must carry. Empty asks for none.
+    token: what every request except those for health and the page must carry. Empty asks for none.
+    page: whether http://HOST:PORT/ is a page to try the model on.
     """
 
     address: str = "127.0.0.1"
@@ -44,6 +45,7 @@ class ServerOptions:
     max_request_bytes: int = MAX_REQUEST_BYTES
     tls: Tls | None = None
     token: str = ""
+    page: bool = True
 
     def with_ports(self) -> "ServerOptions":
         """Return these options with a free port in place of each 0."""

@@ -15,6 +15,7 @@ from aiohttp.http import HttpProcessingError
 from deploy.errors import EXHAUSTED, ServerError
 from deploy.server.internal_endpoint import InternalEndpoint
 from deploy.server.options import ServerOptions
+from deploy.server.page import Page
 from deploy.server.proxy.grpc_proxy import GrpcProxy
 from deploy.server.proxy.handlers import Handlers
 from deploy.server.proxy.limits import CLOSE_SECONDS, Connections, most_connections
@@ -118,6 +119,7 @@ class Proxy:
             ready=self._ready,
             max_bytes=options.max_request_bytes,
             token=options.token,
+            page=Page() if options.page else None,
             log=self._log,
             rejections=self._rejections,
         )

@@ -17,6 +17,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, web
 from deploy.contract import LONGEST_ID
 from deploy.errors import ServerError
 from deploy.server.internal_endpoint import InternalEndpoint
+from deploy.server.page import PATH, Page
 from deploy.server.proxy.limits import BODY_SECONDS
 from deploy.server.proxy.request import InferenceRequest, Rejection, Rejections, read_request
 
@@ -42,7 +43,8 @@ class Handlers:
     session: sends them there.
     ready: returns whether every model answers.
     max_bytes: the limit on one request.
-    token: what every request except those for health must carry. Empty asks for none.
+    token: what every request except those for health and the page must carry. Empty asks for none.
+    page: what a browser is given at the root, None for a server without one.
     log: takes one line of JSON for each request.
     rejections: counts what was refused.
     """
@@ -52,6 +54,7 @@ class Handlers:
     ready: Callable[[], bool]
     max_bytes: int
     token: str
+    page: Page | None
     log: Callable[[str], None]
     rejections: Rejections
 
@@ -67,6 +70,8 @@ class Handlers:
         app.router.add_post(MODEL + "/infer", self.infer)
         for path in ("/v2", MODEL, MODEL + "/config", MODEL + "/stats"):
             app.router.add_get(path, self.describe)
+        if self.page:
+            app.router.add_get(PATH, self.page.respond)
         return app
 
     def metrics_application(self) -> web.Application:
@@ -149,7 +154,7 @@ class Handlers:
     async def _forward(self, request: web.Request, body: bytes, headers: dict[str, str]) -> web.Response:
         # The session knows the socket. The name only fills a header.
         url = f"http://localhost{request.rel_url.path}"
-        timeout = ClientTimeout(total=RESPONSE_SECONDS)
+        begin, timeout = time.monotonic(), ClientTimeout(total=RESPONSE_SECONDS)
         async with self.session.request(request.method, url, data=body, headers=headers, timeout=timeout) as response:
             content = await response.read()
             if response.status == HTTPStatus.INTERNAL_SERVER_ERROR and content.startswith(UNPARSED):
@@ -157,13 +162,15 @@ class Handlers:
             kept = {
                 name: response.headers[name] for name in ("Content-Type", LENGTH_HEADER) if name in response.headers
             }
+            # What is left of a client's time is the network's, and its own.
+            kept["Server-Timing"] = f"server;dur={1000 * (time.monotonic() - begin):.1f}"
             return web.Response(status=response.status, body=content, headers=kept)
 
     def _authorise(self, request: web.Request) -> None:
         given = request.headers.get("Authorization", "").encode()
         expected = f"Bearer {self.token}".encode()
         # In constant time: how long a comparison takes must not tell how much of a guess was right.
-        if self.token and request.path not in HEALTH and not hmac.compare_digest(given, expected):
+        if self.token and request.path not in (*HEALTH, PATH) and not hmac.compare_digest(given, expected):
             raise Rejection(401, "unauthorised", "send the server's token as Authorization: Bearer TOKEN")
 
     def _log(self, request: web.Request, status: int, reason: str, seconds: float) -> None:

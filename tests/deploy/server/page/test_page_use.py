@@ -1,0 +1,244 @@
+"""Test the page as people use it: with wrong files, a token, a server that goes away, by keys, and many images."""
+
+import io
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Browser, Request, expect
+
+from deploy.contract import PIPELINE_MODEL
+from deploy.server import Server
+from deploy.server.options import FREE_PORTS
+from deploy.server.process.workers import workers_of
+from tests.helpers.browser import NEEDS_CHROMIUM, Visit, chromium, is_inference, visit
+from tests.helpers.kinds import BAD
+from tests.helpers.serving import served
+
+pytestmark = NEEDS_CHROMIUM
+MakeImage = Callable[..., bytes]
+WIDTHS = (360, 1024, 1920)
+TOKEN = "open-sesame"
+MOST_BYTES = 20_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Run one browser for the tests of this file."""
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def guarded(repository: Path) -> Iterator[Server]:
+    """Run a server with a token and a low limit on requests."""
+    with Server(repository, replace(FREE_PORTS, token=TOKEN, max_request_bytes=MOST_BYTES)) as running:
+        yield running
+
+
+def in_front(seen: Visit, name: str) -> str:
+    """Choose a result and return what the page says over its picture."""
+    seen.choose(name)
+    message = seen.page.locator("#message")
+    expect(message).to_be_visible()
+    return message.inner_text()
+
+
+def test_a_bad_file_is_a_sentence_and_stops_no_other(browser: Browser, server: Server, make_image: MakeImage) -> None:
+    with visit(browser, server.http_url) as seen:
+        seen.drop({**{f"{name}.jpg": data for name, data in BAD.items()}, "good.jpg": make_image(kind="JPEG")})
+        seen.settled(1, failed=len(BAD))
+        for name in BAD:
+            seen.choose("good.jpg")
+            message = in_front(seen, f"{name}.jpg")
+            assert re.fullmatch(r"[A-Z][^\n]+\.", message), message
+            # Nothing of the image that was shown before may pass for an answer.
+            assert not "".join(seen.page.locator("#panel .figure").all_inner_texts())
+            assert seen.page.locator("#downloads button:enabled").count() == 0
+        assert in_front(seen, "empty.jpg") == "The image is empty (0 bytes)."
+        assert "found GIF" in in_front(seen, "gif.jpg")
+        seen.choose("good.jpg")
+        expect(seen.page.locator("#message")).to_be_hidden()
+        assert "".join(seen.page.locator("#panel .figure").all_inner_texts())
+
+
+def test_a_file_above_the_limit_is_not_sent(browser: Browser, guarded: Server) -> None:
+    with visit(browser, guarded.http_url) as seen:
+        enter(seen, TOKEN)
+        seen.drop({"large.png": bytes(MOST_BYTES)})
+        seen.settled(0, failed=1)
+        assert "takes at most" in in_front(seen, "large.png")
+        assert not [one for one in seen.requests if is_inference(one)]
+
+
+def enter(seen: Visit, token: str) -> None:
+    seen.page.get_by_label("Token").fill(token)
+    seen.page.get_by_role("button", name="Use it").click()
+
+
+def test_a_token_is_asked_for_and_kept_in_memory(browser: Browser, guarded: Server, make_image: MakeImage) -> None:
+    with visit(browser, guarded.http_url) as seen:
+        # Dropped before anything is known of the server, and answered once it has the token.
+        seen.drop({"photo.jpg": make_image(kind="JPEG")})
+        expect(seen.page.locator("#notice")).to_contain_text("asks for a token")
+        enter(seen, "wrong")
+        expect(seen.page.locator("#notice")).to_contain_text("does not take this token")
+        enter(seen, TOKEN)
+        seen.settled(1)
+        expect(seen.page.locator("#notice")).to_be_hidden()
+        kept = seen.page.evaluate("JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie])")
+        assert TOKEN not in kept + seen.page.url + seen.page.content()
+        assert not [one for one in seen.requests if TOKEN in one.url]
+
+
+def test_the_page_waits_for_a_repair_and_goes_on(browser: Browser, repository: Path, make_image: MakeImage) -> None:
+    with served(repository) as server, visit(browser, server.http) as seen:
+        expect(seen.page.locator("#served dt").first).to_be_visible()
+        (worker,) = workers_of(server.tritonserver, PIPELINE_MODEL)
+        os.kill(worker, signal.SIGKILL)
+        seen.drop({f"{number}.jpg": make_image(kind="JPEG", seed=number) for number in range(6)})
+        expect(seen.page.locator("#notice")).to_contain_text("waits and goes on by itself")
+        seen.settled(6)
+        expect(seen.page.locator("#notice")).to_be_hidden()
+
+
+def test_a_lost_connection_is_made_again(browser: Browser, server: Server, make_image: MakeImage) -> None:
+    with visit(browser, server.http_url) as seen:
+        seen.page.route("**/infer", lambda route: route.abort(), times=2)
+        seen.drop({f"{number}.jpg": make_image(kind="JPEG", seed=number) for number in range(3)})
+        expect(seen.page.locator("#notice")).to_contain_text("connection to the server is lost")
+        seen.settled(3)
+
+
+NAMES = ("<script>document.title='taken'</script>.png", "<img src=x onerror=\"document.title='taken'\">.png")
+
+
+def test_names_are_texts(browser: Browser, server: Server, make_image: MakeImage) -> None:
+    with visit(browser, server.http_url) as seen:
+        seen.drop({**dict.fromkeys(NAMES, make_image()), "<b>bad</b>.png": b"none"})
+        seen.settled(2, failed=1)
+        for name in NAMES:
+            seen.choose(name)
+        assert sorted(seen.page.locator(".name").all_inner_texts()) == sorted([*NAMES, "<b>bad</b>.png"])
+        assert seen.page.locator("#items b, #items img, #items script, #panel img").count() == 0
+        assert seen.page.title() != "taken"
+
+
+def test_the_page_is_used_by_keys_alone(browser: Browser, server: Server, make_image: MakeImage) -> None:
+    with visit(browser, server.http_url) as seen:
+        page = seen.page
+        page.keyboard.press("Tab")
+        expect(page.locator("#choose")).to_be_focused()
+        with page.expect_file_chooser() as chooser:
+            page.keyboard.press("Enter")
+        files = [{"name": f"{n}.png", "mimeType": "image/png", "buffer": make_image(seed=n)} for n in range(3)]
+        chooser.value.set_files(files)  # type: ignore[arg-type]
+        seen.settled(3)
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("button", name="0.png")).to_be_focused()
+        page.keyboard.press("ArrowDown")
+        expect(page.locator("#name")).to_have_text("1.png")
+        expect(page.get_by_role("button", name="1.png")).to_have_attribute("aria-current", "true")
+        page.locator("#canvas").focus()
+        before = page.locator("#zoom").inner_text()
+        page.keyboard.press("+")
+        expect(page.locator("#zoom")).not_to_have_text(before)
+        moved = seen.pixels()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowDown")
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        assert (seen.pixels() != moved).any()
+        page.keyboard.press("1")
+        expect(page.locator("#zoom")).to_have_text("100 %")
+        page.keyboard.press("0")
+        expect(page.locator("#zoom")).to_have_text(before)
+        page.locator("#opacity").focus()
+        page.keyboard.press("End")
+        expect(page.locator("#opacity")).to_have_value("1")
+
+
+def test_a_pasted_image_is_answered(browser: Browser, server: Server, make_image: MakeImage) -> None:
+    with visit(browser, server.http_url) as seen:
+        seen.page.evaluate(
+            """(bytes) => {
+              const data = new DataTransfer();
+              data.items.add(new File([new Uint8Array(bytes)], "image.png", { type: "image/png" }));
+              document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data }));
+            }""",
+            list(make_image()),
+        )
+        seen.settled(1)
+
+
+def test_fifty_images_at_once_are_answered_four_at_a_time(
+    browser: Browser, server: Server, make_image: MakeImage
+) -> None:
+    flying: set[Request] = set()
+    most = 0
+
+    def start(request: Request) -> None:
+        nonlocal most
+        if is_inference(request):
+            flying.add(request)
+            most = max(most, len(flying))
+
+    with visit(browser, server.http_url) as seen:
+        seen.page.on("request", start)
+        for end in ("requestfinished", "requestfailed"):
+            seen.page.on(end, lambda request: flying.discard(request))
+        seen.drop({f"{number}.jpg": make_image((640, 480), "JPEG", seed=number) for number in range(50)})
+        # Used while it works.
+        seen.choose("3.jpg")
+        seen.page.get_by_role("button", name="Zoom in").click()
+        seen.settled(50)
+        assert most == 4
+        assert seen.page.locator("#items [data-state=done]").count() == 50
+        seen.page.get_by_role("button", name="Clear").click()
+        expect(seen.page.locator("#empty")).to_be_visible()
+        assert seen.complaints == []
+
+
+def test_the_first_load_is_one_request_and_idle_is_none(browser: Browser, server: Server) -> None:
+    with visit(browser, server.http_url) as seen:
+        expect(seen.page.locator("#served dt").first).to_be_visible()
+        paths = [one.url.partition(server.http_url)[2] for one in seen.requests if not one.url.startswith("data:")]
+        assert paths == ["/", f"/v2/models/{PIPELINE_MODEL}/config"]
+        seen.page.wait_for_timeout(1500)
+        assert len(seen.requests) == len(paths)
+        assert seen.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_use_it_at_every_width(
+    browser: Browser, server: Server, make_image: MakeImage, scheme: str
+) -> None:
+    options = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}}
+    axe = Axe()
+    # The policy of the page would refuse the checker's script.
+    with visit(browser, server.http_url, color_scheme=scheme, bypass_csp=True) as seen:
+        states = {
+            "empty": {},
+            "answered": {f"{number}.png": make_image(seed=number) for number in range(9)},
+            "failed": {"none.png": b"none", "flat.tiff": tiff()},
+        }
+        for state, files in states.items():
+            if files:
+                seen.drop(files)
+                expect(seen.page.locator("#items [data-state=waiting], #items [data-state=sent]")).to_have_count(0)
+            for width in WIDTHS:
+                seen.page.set_viewport_size({"width": width, "height": 800})
+                assert seen.page.evaluate("document.documentElement.scrollWidth") <= width, (state, width)
+                found = axe.run(seen.page, options=options)
+                assert found.violations_count == 0, (state, width, found.generate_report())
+
+
+def tiff() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (60, 40), (200, 150, 140)).save(file, "TIFF")
+    return file.getvalue()
