@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.progress import track
@@ -18,6 +19,7 @@ from data_pipeline.files import locked
 from deploy.client.address import DEFAULT_PORTS, proxy_before, read_address
 from deploy.client.batch import THREADS, Outcome, process
 from deploy.client.client import Client
+from deploy.client.dicom import Codes, read_codes
 from deploy.client.errors import ClientError
 from deploy.client.image import CONTOURS, Failure, FileResult, Wanted
 from deploy.client.measure import Cleaning
@@ -54,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     tasks = plan(options.images, options.output)
     # A misuse rather than a success with nothing done: the folder was probably a wrong one.
     if not tasks:
-        print("error: no JPEG, PNG or TIFF files in the folders named", file=sys.stderr)
+        print("error: no JPEG, PNG, TIFF or DICOM files in the folders named", file=sys.stderr)
         return 2
     connect = connector(options)
     try:
@@ -147,11 +149,20 @@ def process_and_show(
 
 
 def wanted_of(options: argparse.Namespace) -> Wanted:
-    """Return what the options ask to be written for each image."""
+    """Return what the options ask to be written for each image.
+
+    Raises ValueError where a package or a table for it is missing.
+    """
+    if options.dicom and find_spec("highdicom") is None:
+        raise ValueError("--dicom needs more packages: pip install 'resformer-deploy[dicom]'")
     return Wanted(
         pixel_mm=options.spacing,
         cleaning=Cleaning(min_area=options.min_area, keep_largest=options.keep == "largest"),
         contours=tuple(sorted(set(options.contours))),
+        dicom=options.dicom,
+        probabilities=options.probabilities,
+        deidentify=options.deidentify,
+        codes=read_codes(options.codes) if options.codes else Codes(),
     )
 
 
@@ -195,7 +206,9 @@ def percent(text: str) -> float:
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line, or exit with 2 where it is wrong."""
     parser = new_parser("deploy.client", __doc__, EXAMPLES)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="JPEG, PNG or TIFF file, or a folder")
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="JPEG, PNG, TIFF or DICOM file, or a folder"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where overlays and result.json go")
     parser.add_argument("--protocol", choices=sorted(DEFAULT_PORTS), default="grpc", help="(default: grpc)")
     parser.add_argument(
@@ -217,6 +230,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--min-area", type=percent, default=0.0, metavar="PERCENT", help="of the image: leave out smaller components"
     )
     parser.add_argument("--keep", choices=["largest"], help="leave out all components of a class but the largest")
+    parser.add_argument("--dicom", action="store_true", help="also write a SEG and an SR for each DICOM image")
+    parser.add_argument("--probabilities", action="store_true", help="with --dicom: a SEG of probabilities")
+    parser.add_argument("--deidentify", action="store_true", help="with --dicom: leave out what names the patient")
+    parser.add_argument("--codes", type=Path, metavar="FILE", help="with --dicom: JSON table of coded concepts")
     parser.add_argument("--jobs", type=positive(int), default=4, help="images in flight at once (default: 4)")
     parser.add_argument("--resume", action="store_true", help="skip what a result.json in DIR already answers")
     parser.add_argument(

@@ -10,19 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_pipeline.enlarge import resize_planes
 from data_pipeline.files import write_whole
+from data_pipeline.image_header import ImageError
 from data_pipeline.overlay import colour_of, draw, open_upright, png
 from deploy.client.client import Client, Result
+from deploy.client.dicom import Codes, Found, write_dicom
 from deploy.client.errors import AccessDenied, ClientError, ServerFault, ServerUnavailable
-from deploy.client.measure import Cleaning, Spacing, SpacingError, check_spacing, clean, measure, tiff_spacing
+from deploy.client.measure import Cleaning, clean, measure
 from deploy.client.measure.contours import coco, geojson
-from deploy.client.plan import Task, read_regular
+from deploy.client.picture import Picture, find_spacing, read_picture
+from deploy.client.plan import Task
 from deploy.contract import sample_image
 
 Mask = NDArray[np.uint8]
 NOTHING_LEFT_OUT = Cleaning()
 CONTOURS = {"coco": ("coco.json", coco), "geojson": ("geojson", geojson)}
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+OWN_CODES = Codes()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +36,19 @@ class Wanted:
     pixel_mm: side of a pixel in millimetres where a person states it, else None: what the files state then counts.
     cleaning: which components of a mask are left out.
     contours: names of the formats of outlines.
+    dicom: whether a SEG and an SR are written for each DICOM image.
+    probabilities: whether the SEG holds probabilities in place of a decided mask.
+    deidentify: whether SEG and SR leave out what names the patient.
+    codes: concepts of classes and labels.
     """
 
     pixel_mm: float | None = None
     cleaning: Cleaning = NOTHING_LEFT_OUT
     contours: tuple[str, ...] = ()
+    dicom: bool = False
+    probabilities: bool = False
+    deidentify: bool = False
+    codes: Codes = OWN_CODES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +66,7 @@ class FileResult:
     areas: pixels, percent of the image and, with a spacing, mm2 that each segmentation class covers.
     components: the same of each connected component of a class, the largest first, with its centroid and box.
     cleaning: which components were left out, or None.
+    dicom: names of the SEG and the SR that were written.
     notes: what a reader should know about the file, a line each.
     timings: milliseconds for the request alone and for all of the file.
     request_id: what the server's log calls the request.
@@ -70,6 +83,7 @@ class FileResult:
     areas: dict[str, dict[str, float]]
     components: dict[str, list[dict[str, Any]]]
     cleaning: dict[str, Any] | None
+    dicom: list[str]
     notes: list[str]
     timings: dict[str, float]
     request_id: str
@@ -93,25 +107,26 @@ def process_file(client: Client, task: Task, output: Path, wanted: Wanted) -> Fi
     """
     start = time.perf_counter()
     try:
-        data = read_regular(task.source)
+        picture = read_picture(task.source, client.contract)
         # Sent before it is decoded here: of a bad image, the server's reason is the one to report.
-        result = segment(client, data)
-        image = open_upright(data)
+        result = segment(client, picture.data)
+        image = open_upright(picture.data)
     # No fault of this file: the whole run ends, and --resume goes on from there.
     except (ServerUnavailable, AccessDenied):
         raise
-    except (ClientError, OSError, Image.DecompressionBombError) as error:
+    except (ClientError, ImageError, OSError, Image.DecompressionBombError) as error:
         # The text of an OSError repeats the path, which the failure's line begins with.
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return Failure(str(task.source), reason)
     assert result.own_mask is not None
-    spacing, notes = find_spacing(data, image.size, wanted)
+    spacing, notes = find_spacing(picture, image.size, wanted.pixel_mm)
     mask = clean(result.own_mask, wanted.cleaning) if wanted.cleaning.active else result.own_mask
     areas, components = measure(mask, result.seg_classes, spacing)
     write_pictures(output, task, image, mask, result.own_mask, wanted)
     for name in wanted.contours:
         ending, write = CONTOURS[name]
         write_whole(output / f"{task.name}.{ending}", write(mask, result.seg_classes, task.source.name))
+    written = write_answers(picture, task, output, result, mask, areas, wanted, notes)
     return FileResult(
         file=str(task.source),
         overlay=task.overlay,
@@ -124,25 +139,53 @@ def process_file(client: Client, task: Task, output: Path, wanted: Wanted) -> Fi
         areas=areas,
         components=components,
         cleaning=vars(wanted.cleaning) if wanted.cleaning.active else None,
+        dicom=written,
         notes=notes,
         timings={"request_ms": milliseconds(result.seconds), "total_ms": milliseconds(time.perf_counter() - start)},
         request_id=result.request_id,
     )
 
 
-def find_spacing(data: bytes, size: tuple[int, int], wanted: Wanted) -> tuple[Spacing | None, list[str]]:
-    """Return the size of an image's pixels where it is stated and plausible, and a note where it is not plausible."""
-    width, height = size
+def write_answers(
+    picture: Picture,
+    task: Task,
+    output: Path,
+    result: Result,
+    mask: Mask,
+    areas: dict[str, dict[str, float]],
+    wanted: Wanted,
+    notes: list[str],
+) -> list[str]:
+    """Write the SEG and the SR of a DICOM image where they are wanted, and return their names.
+
+    What the image lacks for them becomes a note.
+    """
+    if not wanted.dicom or picture.header is None:
+        return []
+    soft = None
+    if wanted.probabilities:
+        assert result.seg_probabilities is not None
+        planes = resize_planes(result.seg_probabilities, (mask.shape[1], mask.shape[0]))
+        # Of several classes the first is the background, which has no segment.
+        soft = np.moveaxis(planes if len(planes) == 1 else planes[1:], 0, -1)[None]
+    found = Found(
+        header=picture.header,
+        mask=mask[None],
+        probabilities=soft,
+        seg_classes=result.seg_classes,
+        measurements={
+            name: {("share", "%"): area["percent"]}
+            | ({("area", "mm2"): area["mm2"]} if "mm2" in area else {("area", "pixels"): area["pixels"]})
+            for name, area in areas.items()
+        },
+        labels=result.class_probabilities,
+        weights="",
+    )
     try:
-        if wanted.pixel_mm is not None:
-            spacing = Spacing(row_mm=wanted.pixel_mm, column_mm=wanted.pixel_mm, source="--spacing")
-        elif data[:4] not in TIFF or (stated := tiff_spacing(data)) is None:
-            return None, []
-        else:
-            spacing = stated
-        return check_spacing(spacing, width, height), []
-    except SpacingError as error:
-        return None, [f"no mm²: {error}"]
+        return list(write_dicom(found, output / task.name, wanted.codes, deidentify=wanted.deidentify))
+    except ValueError as error:
+        notes.append(str(error))
+        return []
 
 
 def write_pictures(output: Path, task: Task, image: Image.Image, mask: Mask, raw: Mask, wanted: Wanted) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipeline.dicom import is_dicom
 from data_pipeline.fields import as_line
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm", ".dicom"})
+SIGNATURE = 132  # bytes that tell a DICOM file from others
 # Of an image's name in those of its results. File systems take 255, and a number, an ending and a temporary name add
 # some.
 LONGEST_STEM_BYTES = 190
@@ -69,11 +71,23 @@ def _expanded(arguments: Iterable[Path], output: str) -> Iterator[Path]:
         if os.path.isdir(argument):  # noqa: PTH112
             # Sorted, so that --resume gives every result the name of the earlier run.
             for file in sorted(argument.rglob("*")):
-                if file.suffix.lower() in SUFFIXES and file.is_file() and not _lies_in(file, output):
+                if file.is_file() and not _lies_in(file, output) and _is_image(file):
                     yield file
         else:
             # A file that was named is sent with any suffix: the server decides what it is.
             yield argument
+
+
+def _is_image(file: Path) -> bool:
+    """Tell whether a file in a folder is meant: by its ending, or a DICOM file, which often has none."""
+    if file.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with file.open("rb") as opened:
+            # What lists the files of a medium is no image.
+            return is_dicom(opened.read(SIGNATURE)) and file.name.upper() != "DICOMDIR"
+    except OSError:
+        return False
 
 
 def _lies_in(file: Path, folder: str) -> bool:

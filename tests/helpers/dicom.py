@@ -107,7 +107,7 @@ def _fill_geometry(file: Dataset, kind: str, spacing: tuple[float, float] | None
 
 def _frame(index: int, slice_mm: float) -> Dataset:
     position, frame = Dataset(), Dataset()
-    position.ImagePositionPatient = [0, 0, index * slice_mm]
+    position.ImagePositionPatient = [0, 0, round(index * slice_mm, 6)]
     frame.PlanePositionSequence = Sequence([position])
     return frame
 

@@ -113,6 +113,7 @@ def test_names_stand_in_the_table_and_in_the_result_as_they_are(tmp_path: Path) 
         spacing=None,
         components={},
         cleaning=None,
+        dicom=[],
         notes=[],
         width=4,
         height=4,

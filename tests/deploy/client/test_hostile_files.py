@@ -104,6 +104,7 @@ def test_damaged_results_are_one_line(change: dict[str, Any], tmp_path: Path) ->
         "spacing": None,
         "components": {},
         "cleaning": None,
+        "dicom": [],
         "notes": [],
         "width": 4,
         "height": 4,

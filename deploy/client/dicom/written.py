@@ -1,0 +1,118 @@
+"""Write a SEG and an SR for one DICOM image, whole or not at all."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.dicom.file import MISSING, quiet
+from data_pipeline.files import whole_file
+from deploy.client.dicom.codes import Codes
+
+SEG_ENDING, SR_ENDING = "seg.dcm", "sr.dcm"
+NAME = "ResFormer"
+# What a source may lack although every object has it, and what the answer could not be filed without.
+NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+OPTIONAL = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
+            "ReferringPhysicianName", "StudyID")  # fmt: skip
+# What `--deidentify` leaves empty, beside leaving out the rest of what names somebody.
+IDENTIFYING = (
+    *(*OPTIONAL, "OtherPatientIDs", "OtherPatientIDsSequence", "OtherPatientNames", "PatientAge", "PatientSize"),
+    *("PatientWeight", "PatientComments", "PatientAddress", "PatientBirthTime", "IssuerOfPatientID", "EthnicGroup"),
+    *("Occupation", "InstitutionName", "StudyDescription", "PerformingPhysicianName", "OperatorsName"),
+    *("PhysiciansOfRecord", "NameOfPhysiciansReadingStudy", "AdmittingDiagnosesDescription", "RequestingService"),
+    *("AdditionalPatientHistory", "ClinicalTrialSponsorName", "ClinicalTrialSubjectID"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Hold what is written about one source.
+
+    header: pydicom's Dataset of the source.
+    mask: (N, H, W) uint8 class indices, a row for each frame.
+    probabilities: (N, H, W, K) float32 for a fractional segmentation, one for each class but the background, or None.
+    seg_classes: names of the mask's values, "background" first.
+    measurements: by class, values by their name and unit.
+    labels: the probability of each label.
+    weights: the hash of the weights that answered, or an empty text where the server does not say.
+    """
+
+    header: Any
+    mask: NDArray[np.uint8]
+    probabilities: NDArray[np.float32] | None
+    seg_classes: tuple[str, ...]
+    measurements: Mapping[str, Mapping[tuple[str, str], float]]
+    labels: Mapping[str, float]
+    weights: str
+
+
+def write_dicom(found: Found, stem: Path, codes: Codes, *, deidentify: bool) -> tuple[str, str]:
+    """Write STEM.seg.dcm and STEM.sr.dcm, and return their names.
+
+    Args:
+        found: what to write.
+        stem: the files' path before their endings.
+        codes: concepts of the classes and labels.
+        deidentify: whether to leave out what names the patient.
+
+    Raises:
+        ValueError: the source lacks what they need. The message is one line without values of the header.
+        OSError: a file cannot be written.
+    """
+    try:
+        from deploy.client.dicom.report import make_report
+        from deploy.client.dicom.segmentation import make_segmentation
+    except ModuleNotFoundError:
+        raise ValueError(MISSING) from None
+    source = usable_source(found, deidentify=deidentify)
+    with quiet():
+        try:
+            segmentation = make_segmentation(found, source, codes)
+            report = make_report(found, source, segmentation, codes)
+        # highdicom's own errors have no class of their own, and may repeat values.
+        except Exception as error:
+            raise ValueError(f"no SEG and SR: highdicom refuses this source ({type(error).__name__})") from None
+        names = []
+        for ending, written in ((SEG_ENDING, segmentation), (SR_ENDING, report)):
+            path = stem.with_name(f"{stem.name}.{ending}")
+            with whole_file(path) as temporary:
+                written.save_as(temporary)
+            names.append(path.name)
+    return names[0], names[1]
+
+
+def usable_source(found: Found, *, deidentify: bool) -> Any:
+    """Return a copy of a source's header from which the answers are made, without its pixels.
+
+    Raises ValueError where something is missing that no answer can do without.
+    """
+    from pydicom import Dataset
+
+    missing = [keyword for keyword in NEEDED if not found.header.get(keyword)]
+    if missing:
+        raise ValueError(f"no SEG and SR: the source has no {', '.join(missing)}")
+    frames = len(found.mask)
+    if frames > 1 and not found.header.get("FrameOfReferenceUID"):
+        raise ValueError("no SEG and SR: a source of several frames needs a FrameOfReferenceUID, which this one lacks")
+    source = Dataset()
+    source.file_meta = found.header.file_meta
+    for element in found.header:
+        if element.keyword != "PixelData" and not (deidentify and element.keyword in IDENTIFYING):
+            source.add(element)
+    for keyword in OPTIONAL:
+        if keyword not in source:
+            setattr(source, keyword, "")
+    # highdicom cannot read back what it writes of a plane whose thickness is unknown. The report has the areas.
+    if "SliceThickness" not in source and "PixelSpacing" in source:
+        del source.PixelSpacing
+    return source
+
+
+def equipment() -> dict[str, str]:
+    """Return what SEG and SR say of the program that made them."""
+    return {"manufacturer": "resformer-deploy", "version": version("resformer-deploy")}
