@@ -1,55 +1,18 @@
-"""Name and read the files that builds leave and servers load.
-
-Build and server share this module, `contract.py` and `errors.py`, and no other of this package.
-"""
+"""Name the folders that builds leave and servers load, and read and write the configurations in them."""
 
 import hashlib
+import json
 from pathlib import Path
 
-from google.protobuf import text_format
+from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2 as schema
+
+from deploy.content import HASH
 
 DIRECTORY, GPU_DIRECTORY = "model_repository", "model_repository_gpu"
 # Triton Inference Server's own names: REPOSITORY/MODEL/config.pbtxt and REPOSITORY/MODEL/VERSION/.
 CONFIGURATION = "config.pbtxt"
-VERSION = "1"
-
-
-def possible_files(network: Path) -> list[Path]:
-    """List a network's file, and the companions that it may have."""
-    return [
-        network,
-        network.with_suffix(".bin"),  # the weights of OpenVINO's IR
-        network.with_name(network.name + ".data"),  # the weights of an ONNX file that keeps them apart
-        network.with_suffix(".layers.json"),  # what TensorRT made of each layer
-    ]
-
-
-def network_files(network: Path) -> list[Path]:
-    """List a network's file, and the companions of it that exist."""
-    return [network, *(file for file in possible_files(network)[1:] if file.exists())]
-
-
-def network_fingerprint(network: Path) -> str:
-    """Hash a network's file and its companions (SHA-256).
-
-    Raises OSError where one of them cannot be read.
-    """
-    # The companions hold the weights: a hash of the named file alone would pass an engine whose weights were changed.
-    return fingerprint(*network_files(network))
-
-
-def fingerprint(*files: Path) -> str:
-    """Hash the content of files, one after the other (SHA-256).
-
-    Raises OSError where one of them cannot be read.
-    """
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+VERSION = "1"  # the first
 
 
 def write_config(folder: Path, config: schema.ModelConfig) -> None:
@@ -63,3 +26,21 @@ def read_config(folder: Path) -> schema.ModelConfig:
     Raises OSError where the file cannot be read, and text_format.ParseError where it is not a configuration.
     """
     return text_format.Parse((folder / CONFIGURATION).read_text(), schema.ModelConfig())
+
+
+def config_fingerprint(config: schema.ModelConfig) -> str:
+    """Hash everything in a configuration (SHA-256) but this hash and the number of the version.
+
+    The hash of the version's files is one of its parameters, so that it stands for them too.
+    """
+    fields = json_format.MessageToDict(config, preserving_proto_field_name=True)
+    # The number only names a folder. The same network, published again, is the same.
+    fields.pop("version_policy", None)
+    fields.get("parameters", {}).pop(HASH, None)
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def version_of(config: schema.ModelConfig) -> str:
+    """Return the name of the version's folder that a configuration is for, empty where it names none or several."""
+    versions = config.version_policy.specific.versions
+    return str(versions[0]) if len(versions) == 1 else ""

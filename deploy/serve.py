@@ -14,10 +14,12 @@ from pathlib import Path
 from data_pipeline.command_line import new_parser, positive, run_command
 from deploy.server import Server, ServerError, ServerOptions, Supervisor, Tls
 from deploy.server.log import Log
+from deploy.server.reload import Reloads, request_reload
 
 EXAMPLES = """examples:
   python -m deploy.serve
   python -m deploy.serve --repository build/mine/model_repository --throughput --http-port 9000 --grpc-port 9001
+  python -m deploy.serve --repository build/mine/model_repository --reload
   python -m deploy.serve --address 0.0.0.0 --tls-certificate server.pem --tls-key key.pem --token-file token.txt
 """
 
@@ -28,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 after SIGTERM or Ctrl-C, 1 failed with one line, 2 misused.
     """
     options = parse_arguments(arguments)
+    if options.reload:
+        return run_command(lambda: reload(options.repository), OSError, ServerError)
     # SIGTERM raises KeyboardInterrupt as Ctrl-C does, so that a stop during the start is orderly too. A second signal
     # ends the wait for requests in flight.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -71,18 +75,30 @@ def read_token(file: Path) -> str:
 
 def run(server: Server, log: Log) -> int:
     """Start the server, print where it listens, watch it until interrupted, and return the exit code."""
+    reloads = Reloads()
     try:
         server.start()
         announce(f"serving on gRPC {server.grpc_url}, HTTP {server.http_url}, metrics {server.metrics_url}")
         if server.options.page:
             scheme = "https" if server.options.tls else "http"
             announce(f"open {scheme}://{server.http_url}/ in a browser to try it on images")
-        Supervisor(server, log.event).watch()
+        Supervisor(server, log.event, reloads).watch()
     except KeyboardInterrupt:
         announce("stopping: requests in flight are answered first")
         return 0 if server.stop() else 1
     finally:
         server.stop()
+
+
+def reload(repository: Path) -> int:
+    """Ask the running servers of a repository to load what it holds by now, and return the exit code.
+
+    Raises ServerError where there is none, and where one goes on with what it had.
+    """
+    outcomes = request_reload(repository)
+    for outcome in outcomes:
+        print(outcome.message, file=sys.stdout if outcome.succeeded else sys.stderr)
+    return 0 if all(outcome.succeeded for outcome in outcomes) else 1
 
 
 def announce(line: str) -> None:
@@ -133,7 +149,12 @@ def _log_of_everything() -> Iterator[Log]:
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line, or exit with 2 where it is wrong."""
     parser = new_parser("deploy.serve", __doc__, EXAMPLES)
-    parser.add_argument("--repository", type=Path, default=Path("build/model_repository"), help="what the build wrote")
+    parser.add_argument(
+        "--repository", type=Path, default=Path("build/model_repository"), metavar="DIR", help="what the build wrote"
+    )
+    parser.add_argument(
+        "--reload", action="store_true", help="have the server that serves DIR load what a later build has put there"
+    )
     parser.add_argument("--address", default="127.0.0.1", help="interface to listen on, 0.0.0.0 for all of them")
     for side, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
         parser.add_argument(

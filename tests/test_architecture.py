@@ -19,7 +19,7 @@ LIGHT = (
     *("enlarge", "overlay", "startup", "command_line"),
 )
 # Of `deploy`, what build, server and client share.
-BASE = ("errors", "contract", "files")
+BASE = ("errors", "contract", "content", "files")
 # What only build and worker share: the client and the server's own process need no runtime.
 NETWORK = "deploy.network"
 # A part may import the parts before it, never those behind it: the folders are the arrow of the README.

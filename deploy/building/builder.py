@@ -17,6 +17,7 @@ from rich.progress import Progress as ProgressBar
 
 from deploy.building.cache import BuildState, export_tools, tool
 from deploy.building.plan import AUTO, CALIBRATION, EngineSpec, left_out
+from deploy.content import network_files, network_fingerprint
 from deploy.engines import (
     ONNX,
     QUANTIZED,
@@ -30,7 +31,6 @@ from deploy.engines import (
 )
 from deploy.errors import BuildError
 from deploy.export import check_onnx, export_onnx
-from deploy.files import network_files, network_fingerprint
 from deploy.precision import lower_precision
 from deploy.precision.layer_errors import INSPECTED, worst_layers
 from deploy.report import EngineRecord, Report, machine

@@ -12,8 +12,9 @@ from typing import Any
 
 from data_pipeline import Split, open_source
 from deploy.building.plan import CALIBRATION, EngineSpec, Job, plan_engines
+from deploy.content import fingerprint, possible_files
 from deploy.engines import ONNX, QUANTIZED, TARGETS, onnx_version
-from deploy.files import GPU_DIRECTORY, fingerprint, possible_files
+from deploy.files import GPU_DIRECTORY
 from deploy.report import CPU_TARGETS, EngineRecord, Report, machine, read_report
 from model.checkpoint import Checkpoint
 

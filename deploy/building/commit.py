@@ -10,8 +10,9 @@ from pathlib import Path
 
 from data_pipeline.files import replace_folder
 from deploy.building.plan import EngineSpec
+from deploy.content import possible_files
 from deploy.engines import ONNX, PRECISIONS, TARGETS
-from deploy.files import DIRECTORY, GPU_DIRECTORY, possible_files
+from deploy.files import DIRECTORY, GPU_DIRECTORY
 from deploy.report import REPORT, read_report
 
 STAGED = ".publishing"

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from deploy.building.builder import PYTORCH, BuildResult
 from deploy.building.commit import commit
+from deploy.content import fingerprint, network_files
 from deploy.engines import execution
-from deploy.files import fingerprint, network_files
+from deploy.files import DIRECTORY
 from deploy.report import Report, milliseconds, write_report
 from deploy.report.page import gallery, write_page
 from deploy.repository import write_repository
 from deploy.repository.gpu import write_gpu_repository
+from deploy.verify.golden import make_golden
 
 PLAN_TARGETS = ("tensorrt",)  # what NVIDIA's server can load as a plan, with the contract's tensors
 
@@ -44,7 +46,10 @@ def _write_repositories(result: BuildResult, staged: Path) -> None:
     served = report.served
     computed = execution(served.target, served.precision)
     assert computed is not None, "the server of a CPU is given engines of a CPU"
-    write_repository(staged, job.contract, find(served.file), execution=computed)
+    golden = make_golden(job.contract, result.runners[PYTORCH], result.runners[served.file], served.precision)
+    write_repository(
+        staged, job.contract, find(served.file), golden, execution=computed, previous=job.output / DIRECTORY
+    )
     plans = [engine for engine in report.engines if engine.target in PLAN_TARGETS and not engine.refused]
     if plans or result.state.gpu_repository:
         fastest = min(plans, key=milliseconds, default=None)

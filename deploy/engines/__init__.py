@@ -14,7 +14,6 @@ from deploy.engines.base import (
     PRECISIONS,
     QUANTIZED,
     BuildRequest,
-    EngineOutput,
     EngineRequest,
     GpuOptions,
     Progress,
@@ -25,6 +24,7 @@ from deploy.engines.openvino_cpu import OpenVinoTarget
 from deploy.engines.tensorrt_target import RTX_GPUS, TensorRtTarget
 from deploy.engines.torch_tensorrt import TorchTensorRtTarget
 from deploy.network import Network, check_finite
+from deploy.network.parity import EngineOutput
 from model import MultiTaskResFormer
 from model.network import DecodedNetwork
 

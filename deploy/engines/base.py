@@ -4,34 +4,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.contract import Contract
+from deploy.network.parity import EngineOutput
 from model import MultiTaskResFormer
 
 Precision = str
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 QUANTIZED: tuple[Precision, ...] = ("int8", "fp8")  # whose ranges come from images
-
-
-class EngineOutput(NamedTuple):
-    """Hold what an engine returns for a batch of images.
-
-    mask: (B, S, S) uint8 class indices.
-    class_probs: (B, C) float32 in [0, 1].
-    seg_probs: (B, K, S, S) float32 in [0, 1].
-    """
-
-    mask: NDArray[np.uint8]
-    class_probs: NDArray[np.float32]
-    seg_probs: NDArray[np.float32]
-
-    def take(self, rows: slice | NDArray[np.intp]) -> "EngineOutput":
-        """Return some of the images' outputs."""
-        return EngineOutput(self.mask[rows], self.class_probs[rows], self.seg_probs[rows])
 
 
 Runner = Callable[[NDArray[np.float32]], EngineOutput]

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deploy.contract import OUTPUTS
-from deploy.engines.base import EngineOutput
 from deploy.engines.tensorrt_log import error_log
 from deploy.errors import BuildError
 from deploy.network import check_finite
+from deploy.network.parity import EngineOutput
 
 REASONS = {
     "VERSION_MISMATCH": "it was built by another version of TensorRT",

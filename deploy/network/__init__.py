@@ -45,15 +45,16 @@ class Network:
     outputs: names of what it can return, in the order of the file.
     """
 
-    def __init__(self, file: Path | bytes, execution: str, threads: int = 0) -> None:
+    def __init__(self, file: Path | bytes, execution: str, threads: int = 0, *, weights: bytes = b"") -> None:
         """Compile the network for this CPU.
 
         Args:
-            file: an `.onnx` file or its bytes, or OpenVINO's `.xml`.
+            file: an `.onnx` file or OpenVINO's `.xml`, or the bytes of either.
             execution: one of `EXECUTIONS`.
             threads: 0 takes every core.
+            weights: content of the `.bin` of an `.xml` that is given as bytes.
         """
-        self._session = _open(file, execution, threads)
+        self._session = _open(file, execution, threads, weights)
         self.outputs = tuple(self._session.shapes)
 
     def __call__(
@@ -100,13 +101,13 @@ def check_finite(images: NDArray[np.float32], first: int = 0) -> None:
         raise InputError(f"images must be finite; number {first + row} of the batch holds {bad[row]} NaN or infinities")
 
 
-def _open(file: Path | bytes, execution: str, threads: int) -> Session:
+def _open(file: Path | bytes, execution: str, threads: int, weights: bytes) -> Session:
     runtime, _, computed = execution.partition(" ")
     # Each runtime is imported where it is wanted: a worker loads one of them, and each takes 40 MB.
     if runtime == "openvino":
         from deploy.network.openvino_session import OpenVinoSession
 
-        return OpenVinoSession(file, computed, threads)
+        return OpenVinoSession(file, computed, threads, weights)
     from deploy.network.onnx_session import OnnxSession
 
     return OnnxSession(file, threads, literal=computed == "literal")

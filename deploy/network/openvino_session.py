@@ -18,10 +18,10 @@ def core() -> openvino.Core:
     return openvino.Core()
 
 
-def read_model(file: Path | bytes) -> openvino.Model:
-    """Read an `.xml` or `.onnx` file, or the bytes of the latter."""
+def read_model(file: Path | bytes, weights: bytes = b"") -> openvino.Model:
+    """Read an `.xml` or `.onnx` file, or its bytes, which for an `.xml` need those of its `.bin`."""
     # Not `openvino.convert_model`, which tells an analytics host of each conversion.
-    return core().read_model(file)
+    return core().read_model(file, weights) if isinstance(file, bytes) else core().read_model(file)
 
 
 def compile_model(
@@ -56,9 +56,9 @@ def compile_model(
 class OpenVinoSession:
     """Run a file in OpenVINO's CPU plugin."""
 
-    def __init__(self, file: Path | bytes, computed: str, threads: int) -> None:
-        """Compile it, with the arguments of `compile_model`."""
-        compiled = compile_model(read_model(file), computed, threads)
+    def __init__(self, file: Path | bytes, computed: str, threads: int, weights: bytes = b"") -> None:
+        """Compile it, with the arguments of `read_model` and `compile_model`."""
+        compiled = compile_model(read_model(file, weights), computed, threads)
         # All lengths but the batch are fixed.
         self.shapes = {
             output.any_name: tuple(length.get_length() for length in list(output.partial_shape)[1:])

@@ -8,8 +8,11 @@ from pathlib import Path
 from tritonclient.grpc import model_config_pb2 as schema
 
 from data_pipeline.files import whole_folder
+from deploy.content import CODE, FILES_HASH, GOLDEN, HASH, network_files, read_version, version_fingerprint
 from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract, TensorSpec
-from deploy.files import DIRECTORY, VERSION, network_files, network_fingerprint, write_config
+from deploy.files import DIRECTORY, config_fingerprint, write_config
+from deploy.network.golden import Golden
+from deploy.repository.versions import NEW, number_of, place
 
 # Each model's class in deploy.server.worker, and the attribute of the contract that is its input.
 _MODELS = {NETWORK_MODEL: ("NetworkModel", "network_input"), PIPELINE_MODEL: ("ImageModel", "encoded_image")}
@@ -22,39 +25,69 @@ __all__ = ["TritonPythonModel"]
 '''
 
 
-def write_repository(output: Path, contract: Contract, network: Path, *, execution: str = "openvino f32") -> Path:
+def write_repository(
+    output: Path,
+    contract: Contract,
+    network: Path,
+    golden: Golden,
+    *,
+    execution: str = "openvino f32",
+    previous: Path | None = None,
+) -> Path:
     """Write `output/model_repository/` for a CPU and return its path.
 
-    An earlier one is replaced whole or not at all.
+    An earlier one is replaced whole or not at all. What is served goes into folders of a new version, and those of the
+    earlier repository that a server holds come along, so that a running server never sees its files change.
 
     Args:
         output: the build's folder.
         contract: what the models take and return.
         network: an `.onnx` file, or OpenVINO's `.xml` with its `.bin`, that has the contract's tensors.
+        golden: answers that every load of the network is compared with.
         execution: of `deploy.network.EXECUTIONS`, the one that the network was verified in.
+        previous: the repository that this one follows, by default the one that it replaces.
 
     Raises:
         OSError: the network cannot be read or the output cannot be written.
     """
+    previous = previous or output / DIRECTORY
     with whole_folder(output / DIRECTORY, replace=True) as repository:
-        for name, (model_class, source) in _MODELS.items():
-            version = repository / name / VERSION
-            version.mkdir(parents=True)
-            (version / "model.py").write_text(_MODEL_FILE.format(model_class=model_class))
-            config = model_config(name, getattr(contract, source), contract.outputs, contract)
-            config.backend = "python"
-            config.parameters["network"].string_value = network.name
-            config.parameters["execution"].string_value = execution
-            # The server refuses a network that is not the one that was verified.
-            config.parameters["sha256"].string_value = network_fingerprint(network)
-            config.instance_group.add(kind=schema.ModelInstanceGroup.KIND_CPU, count=1)
+        configs = {name: _write_version(repository, name, contract, network, golden, execution) for name in _MODELS}
+        number = number_of(previous, configs)
+        for name, config in configs.items():
+            place(previous / name, repository / name, number, config)
+            config.version_policy.specific.versions.append(number)
             write_config(repository / name, config)
-        networks = [repository / name / VERSION for name in _MODELS]
-        for file in network_files(network):
-            # Copied once, so that a later build cannot change what is served, and linked for the second model.
-            shutil.copy2(file, networks[0] / file.name)
-            os.link(networks[0] / file.name, networks[1] / file.name)
     return output / DIRECTORY
+
+
+def _write_version(
+    repository: Path, name: str, contract: Contract, network: Path, golden: Golden, execution: str
+) -> schema.ModelConfig:
+    """Write the files of one model's new version, and return its configuration."""
+    model_class, source = _MODELS[name]
+    version = repository / name / NEW
+    version.mkdir(parents=True)
+    (version / CODE).write_text(_MODEL_FILE.format(model_class=model_class))
+    shared = [file.name for file in network_files(network)] + [GOLDEN]
+    written = next((folder for folder in repository.glob(f"*/{NEW}") if (folder / GOLDEN).exists()), None)
+    if written:
+        for file in shared:
+            os.link(written / file, version / file)
+    else:
+        # Copied once, so that a later build cannot change what is served, and linked for the second model.
+        for path in network_files(network):
+            shutil.copy2(path, version / path.name)
+        (version / GOLDEN).write_bytes(golden.to_bytes())
+    config = model_config(name, getattr(contract, source), contract.outputs, contract)
+    config.backend = "python"
+    config.parameters["network"].string_value = network.name
+    config.parameters["execution"].string_value = execution
+    config.instance_group.add(kind=schema.ModelInstanceGroup.KIND_CPU, count=1)
+    # The server refuses what is not, to the byte, what was verified.
+    config.parameters[FILES_HASH].string_value = version_fingerprint(read_version(version, network.name))
+    config.parameters[HASH].string_value = config_fingerprint(config)
+    return config
 
 
 def model_config(

@@ -7,9 +7,10 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
+from deploy.content import FILES_HASH, HASH, read_version, version_fingerprint
 from deploy.contract import PIPELINE_MODEL, Contract
 from deploy.errors import ServerError
-from deploy.files import CONFIGURATION, VERSION, network_fingerprint, read_config
+from deploy.files import CONFIGURATION, config_fingerprint, read_config, version_of
 from deploy.server.options import ServerOptions
 
 
@@ -35,7 +36,7 @@ def read_repository(repository: Path) -> dict[str, schema.ModelConfig]:
         if not any(file.parent.glob("*/model.py")):
             raise ServerError(f"{file.parent} holds no model.py: build the repository again with deploy.build_engine")
         check_owner(file.parent)
-        check_network(file.parent, config)
+        check_version(file.parent, config)
         configs[config.name] = config
     if PIPELINE_MODEL not in configs:
         raise ServerError(f"{repository} holds no model {PIPELINE_MODEL}: build it again with deploy.build_engine")
@@ -49,20 +50,22 @@ def check_owner(folder: Path) -> None:
             raise ServerError(f"{path} can be changed by every user of this machine: run chmod -R o-w {folder.parent}")
 
 
-def check_network(folder: Path, config: schema.ModelConfig) -> None:
-    """Raise ServerError unless the model's network is, to the byte, the one that the build verified."""
-    # An older version of this project wrote none, and served another form than the one that it had verified.
-    if not config.parameters["execution"].string_value:
-        raise ServerError(f"{folder} does not say how its network is run: build it again with deploy.build_engine")
-    network = folder / VERSION / config.parameters["network"].string_value
+def check_version(folder: Path, config: schema.ModelConfig) -> None:
+    """Raise ServerError unless a model's configuration and files are, to the byte, what the build verified."""
+    parameters, version = config.parameters, version_of(config)
+    # An older version of this project wrote fewer hashes, and no answers to compare with.
+    if not version or not parameters[FILES_HASH].string_value:
+        raise ServerError(f"{folder} is of an older version of this project: build it again with deploy.build_engine")
+    again = f"delete {folder.parent} and run deploy.build_engine again"
+    if config_fingerprint(config) != parameters[HASH].string_value:
+        raise ServerError(f"{folder / CONFIGURATION} is not what the build wrote: {again}")
+    network = folder / version / parameters["network"].string_value
     try:
-        verified = network_fingerprint(network) == config.parameters["sha256"].string_value
+        contents = read_version(network.parent, network.name)
     except OSError as error:
-        raise ServerError(f"{network} cannot be read: {error.strerror}") from None
-    if not verified:
-        raise ServerError(
-            f"{network} is not the network that was verified: delete {folder.parent} and run deploy.build_engine again"
-        )
+        raise ServerError(f"{error.filename} cannot be read: {error.strerror}") from None
+    if version_fingerprint(contents) != parameters[FILES_HASH].string_value:
+        raise ServerError(f"{network} is not the network that was verified, or a file beside it has changed: {again}")
 
 
 def read_contract(config: schema.ModelConfig) -> Contract:

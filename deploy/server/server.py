@@ -1,5 +1,6 @@
 """Run a server from a program: `with Server(repository) as server: ...`."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -7,21 +8,25 @@ from pathlib import Path
 from tempfile import gettempdir
 from types import TracebackType
 
-from deploy.contract import PIPELINE_MODEL
+from tritonclient.grpc import model_config_pb2 as schema
+
 from deploy.errors import ServerError
+from deploy.files import version_of
 from deploy.server.internal_endpoint import InternalEndpoint, Probe
-from deploy.server.model_configs import read_contract, read_repository, tuned
 from deploy.server.options import ServerOptions
-from deploy.server.process import DRAIN_SECONDS, ServerProcess, guardian, server_command
+from deploy.server.process import DRAIN_SECONDS, POLL_SECONDS, ServerProcess, guardian, server_command
 from deploy.server.process.installation import environment, lay_out_backends
 from deploy.server.process.leftovers import new_name, remove_leftovers
-from deploy.server.process.workers import kill_workers, workers_of
+from deploy.server.process.workers import children_of, kill_workers, workers_of
 from deploy.server.proxy import Proxy
+from deploy.server.release import Release
 
 START_SECONDS = 60.0
 # The server gives up draining by itself first, and says so in its log.
 KILL_AFTER_SECONDS = 2.0
 UNLOAD_SECONDS = 5.0
+# How long a rollout waits for the workers of the version before, whose memory is free once they have ended.
+OLD_WORKERS_SECONDS = 30.0
 LONGEST_SOCKET = 107  # bytes of a socket's path on Linux
 
 
@@ -31,8 +36,9 @@ class Server:
     Once the `with` block is entered, or `start` has returned, every model has answered an inference.
 
     options: where it listens. A port that was given as 0 is a real one here.
-    configs: the models' configurations by name, as they are loaded.
-    contract: what the served model takes and gives.
+    repository: the folder that it serves.
+    release: the version of it that is served.
+    folder: the server's own, for as long as it runs.
     ready: whether every model answered when it was last checked. The HTTP health endpoints say the same.
     internal: tritonserver's own endpoints, behind the proxy.
     """
@@ -54,14 +60,13 @@ class Server:
             ServerError: where this server could not load the repository.
         """
         self.options = (options or ServerOptions()).with_ports()
-        self.configs = {name: tuned(config, self.options) for name, config in read_repository(repository).items()}
-        self.contract = read_contract(self.configs[PIPELINE_MODEL])
-        self._repository, self._given_log = repository, log
+        self.repository, self._given_log = repository, log
+        self.release = Release(repository, self.options)
         self.ready = False
         self._process: ServerProcess | None = None
-        self._folder = Path(gettempdir(), new_name())
-        self.internal = InternalEndpoint(self._folder)
-        self._probe = Probe(self.internal, self.contract)
+        self.folder = Path(gettempdir(), new_name())
+        self.internal = InternalEndpoint(self.folder)
+        self._probe = Probe(self.internal, self.release.contract)
         self._resources = ExitStack()
 
     @property
@@ -87,16 +92,14 @@ class Server:
         remove_leftovers()
         try:
             self._make_folder()
-            lay_out_backends(self._folder)
+            lay_out_backends(self.folder)
             # Before the models are loaded: health then answers "not ready" rather than not at all.
             self._start_proxy()
-            command = server_command(self._repository.resolve(), self._folder, self.internal, f"{self._folder.name}-")
+            command = server_command(self.repository.resolve(), self.folder, self.internal, f"{self.folder.name}-")
             variables = environment() | self.internal.environment()
-            self._process = ServerProcess(command, variables, self._log, folder=self._folder)
+            self._process = ServerProcess(command, variables, self._log, folder=self.folder)
             self._process.wait_started(START_SECONDS)
-            # All at once, since each load compiles a network.
-            with ThreadPoolExecutor() as pool:
-                list(pool.map(self._load, self.configs))
+            self._load_all(self.release, self._probe)
             self.ready = True
         # Ctrl-C as well: no process, thread or folder may stay behind.
         except BaseException as error:
@@ -107,7 +110,7 @@ class Server:
                 raise ServerError(reason) from None
             raise
 
-    def reload(self, name: str) -> None:
+    def replace_workers(self, name: str) -> None:
         """Replace the workers of one model.
 
         Raises ServerError where the new ones do not answer.
@@ -115,13 +118,37 @@ class Server:
         # A plain load would keep the workers that the model has, dead or not.
         kill_workers(self.pid, name)
         self.internal.unload(name, UNLOAD_SECONDS)
-        self._load(name)
+        self._load(self.release.configs[name], self._probe)
+
+    def roll_out(self) -> str:
+        """Load what the repository holds by now, move traffic to it, unload the old, and say what is served.
+
+        Raises ServerError where that cannot be served. What was served before is served throughout.
+        """
+        before, fresh = self.release, Release(self.repository, self.options)
+        if fresh.configs == before.configs:
+            fresh.close()
+            return f"nothing has changed: {before}"
+        probe = Probe(self.internal, fresh.contract)
+        try:
+            # tritonserver moves a model's requests once the new version is up, and not at all where it does not load.
+            self._load_all(fresh, probe)
+        except ServerError:
+            fresh.close()
+            # One of the two models may have changed already. For one that has not, this does nothing.
+            self._load_all(before, self._probe)
+            raise
+        self.release, self._probe = fresh, probe
+        self._wait_for_old_workers()
+        before.close()
+        return f"serving {fresh}; before: {before}"
 
     def check(self, name: str) -> None:
         """Return if all workers of a model exist and it answers an inference, else raise ServerError."""
         # With one of several workers dead, an inference may go to a live one.
-        expected = self.configs[name].instance_group[0].count
-        present = len(workers_of(self.pid, name))
+        config = self.release.configs[name]
+        expected = config.instance_group[0].count
+        present = len(workers_of(self.pid, name, version_of(config)))
         if present < expected:
             raise ServerError(f"model {name} has {present} of {expected} workers")
         self._probe.check(name)
@@ -137,7 +164,7 @@ class Server:
         finally:
             self._process = None
             # The guardian has done it unless it was killed.
-            guardian.remove(self._folder.name, str(self._folder))
+            guardian.remove(self.folder.name, str(self.folder))
             # The proxy goes after the server: it still writes the responses of requests that the server finished.
             self._resources.close()
 
@@ -173,11 +200,11 @@ class Server:
     def _make_folder(self) -> None:
         try:
             # Only this user may enter it, whatever the umask.
-            self._folder.mkdir(mode=0o700)
+            self.folder.mkdir(mode=0o700)
         except OSError as error:
-            raise ServerError(f"the server's folder {self._folder} cannot be made: {error.strerror}") from None
+            raise ServerError(f"the server's folder {self.folder} cannot be made: {error.strerror}") from None
         if len(str(self.internal.metrics)) > LONGEST_SOCKET:
-            raise ServerError(f"{self._folder} is too long a path for sockets: set TMPDIR to a shorter one")
+            raise ServerError(f"{self.folder} is too long a path for sockets: set TMPDIR to a shorter one")
 
     def _start_proxy(self) -> None:
         # A new one for each start, since the supervisor restarts a server. It reads `ready` at each request.
@@ -185,9 +212,22 @@ class Server:
         proxy.start()
         self._resources.callback(proxy.stop)
 
-    def _load(self, name: str) -> None:
-        self.internal.load(self.configs[name])
-        self._probe.first(name)
+    def _load_all(self, release: Release, probe: Probe) -> None:
+        # All at once, since each load compiles a network.
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda config: self._load(config, probe), release.configs.values()))
+
+    def _load(self, config: schema.ModelConfig, probe: Probe) -> None:
+        self.internal.load(config)
+        probe.first(config.name)
+
+    def _wait_for_old_workers(self) -> None:
+        """Wait until the workers of earlier versions have answered what they have and ended, for a while."""
+        count = sum(config.instance_group[0].count for config in self.release.configs.values())
+        deadline = time.monotonic() + OLD_WORKERS_SECONDS
+        with suppress(OSError):
+            while len(children_of(self.pid)) > count and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS)
 
     def _url(self, port: int) -> str:
         # 0.0.0.0 is every interface, and not an address that a client can connect to everywhere.

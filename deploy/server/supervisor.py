@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from deploy.errors import ServerError
+from deploy.server.reload import Reloads
 from deploy.server.server import Server
 
 INTERVAL_SECONDS = 1.0
@@ -18,17 +19,21 @@ class Supervisor:
     report: takes one line for each fault and for each repair.
     """
 
-    def __init__(self, server: Server, report: Callable[[str], None]) -> None:
-        self._server, self._report = server, report
+    def __init__(self, server: Server, report: Callable[[str], None], reloads: Reloads | None = None) -> None:
+        """Take a server, and where SIGHUP asks for reloads what listens to it."""
+        self._server, self._report, self._reloads = server, report, reloads
 
     def watch(self) -> NoReturn:
-        """Check every model each second and repair it, without end.
+        """Check every model each second and repair it, and reload when it is asked for, without end.
 
         Raises ServerError where repairs do not hold.
         """
         restarts = 0
+        self._announce()
         while True:
             time.sleep(INTERVAL_SECONDS)
+            if self._reloads and self._reloads.wanted:
+                self._report(self._reloads.run(self._server.folder, self._server.roll_out))
             try:
                 self.attend()
                 # One good check ends a series: faults that are hours apart must not add up.
@@ -49,7 +54,7 @@ class Supervisor:
         Raises ServerError where only a restart of the server can help, and OSError where this process lacks files or
         memory to look.
         """
-        for name in self._server.configs:
+        for name in self._server.release.configs:
             self._attend_model(name)
         self._server.ready = True
 
@@ -62,7 +67,7 @@ class Supervisor:
             if not self._server.running:
                 raise
             self._report(f"replacing the workers of {name}: {error}")
-            self._server.reload(name)
+            self._server.replace_workers(name)
             self._report(f"{name} answers again")
 
     def restart(self) -> None:
@@ -73,6 +78,11 @@ class Supervisor:
         self._server.stop()
         try:
             self._server.start()
+            self._announce()
         except (ServerError, OSError) as error:
             # The next check fails as long as there is no server, and counts as the next restart.
             self._report(f"the server did not come back: {error}")
+
+    def _announce(self) -> None:
+        if self._reloads:
+            self._reloads.announce(self._server.folder, self._server.repository)

@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 
 from data_pipeline import ImageError, Preprocessor
 from data_pipeline.image_header import MAX_PIXELS, read_header
+from deploy.content import FILES_HASH, GOLDEN, read_version, version_fingerprint
 from deploy.contract import LONGEST_ID, PROBE_VARIABLE, Contract
 from deploy.network import InputError, Network
+from deploy.network.golden import Golden
+from deploy.network.parity import EngineOutput
 
 JPEG_SIGNATURE = b"\xff\xd8"
 
@@ -33,9 +36,9 @@ class NetworkModel:
     rejected: Any  # pb_utils.MetricFamily
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Compile the network in the model file's folder.
+        """Compile the network in the model file's folder, and compare its answers with PyTorch's.
 
-        The server calls this once.
+        The server calls this once. Raises RuntimeError where this is not what was verified, or computes otherwise.
         """
         # The backend's compiled half was built for numpy 1: under 2 it sends 0 bytes and reads every input as ones.
         if int(np.__version__.split(".")[0]) >= 2:
@@ -44,12 +47,17 @@ class NetworkModel:
             name: value["string_value"] for name, value in json.loads(args["model_config"])["parameters"].items()
         }
         self.contract = Contract.from_json(self.parameters["contract"])
+        contents = self._verified_files(Path(args["model_repository"], args["model_version"]))
+        name = self.parameters["network"]
         self.network = Network(
-            Path(args["model_repository"]) / args["model_version"] / self.parameters["network"],
+            contents[name],
             self.parameters["execution"],
             # The build does not write it: `deploy.server.model_configs.tuned` adds it for the machine.
             threads=int(self.parameters.get("threads", 0)),
+            weights=contents.get(Path(name).with_suffix(".bin").name, b""),
         )
+        self.prepare()
+        self._compare(Golden.from_bytes(contents[GOLDEN]))
         self.rejected = pb_utils.MetricFamily(
             name="resformer_rejected_images_total",
             description="Images that could not be used",
@@ -70,10 +78,32 @@ class NetworkModel:
         """
         return [self._respond(request) for request in requests]
 
+    def prepare(self) -> None:
+        """Make what turns a request's images into the network's, once the contract is known."""
+
+    def golden_images(self, golden: Golden) -> Iterator[NDArray[np.float32]]:
+        """Yield the golden images, each (3, S, S), as those of a request reach the network."""
+        yield from golden.normalised(self.contract.preprocessing)
+
     def images(self, request: Any) -> tuple[Iterator[NDArray[np.float32]], int]:
         """Return the request's normalised images, each (3, S, S), and their number."""
         batch = read(request, self.contract.network_input.name)
         return iter(batch), len(batch)
+
+    def _verified_files(self, folder: Path) -> dict[str, bytes]:
+        """Read the version's files, once, so that what is checked is what is opened."""
+        contents = read_version(folder, self.parameters["network"])
+        if version_fingerprint(contents) != self.parameters[FILES_HASH]:
+            raise RuntimeError(f"the files of version {folder.name} are not those that were verified")
+        return contents
+
+    def _compare(self, golden: Golden) -> None:
+        """Raise RuntimeError where the network answers otherwise on this machine than it did when it was verified."""
+        outputs = self.network(self.golden_images(golden), len(golden.images))
+        answers = EngineOutput(*(outputs[spec.name] for spec in self.contract.outputs))
+        if faults := golden.faults(answers):
+            execution = self.parameters["execution"]
+            raise RuntimeError(f"{execution} answers otherwise here than where it was verified: {'; '.join(faults)}")
 
     def _respond(self, request: Any) -> Any:
         begin, rejected = time.monotonic(), ""
@@ -99,14 +129,14 @@ class ImageModel(NetworkModel):
     max_bytes: int
     preprocess: Preprocessor
 
-    def initialize(self, args: dict[str, str]) -> None:
-        """Compile the network and build the preprocessing pipeline.
-
-        The server calls this once.
-        """
-        super().initialize(args)
+    def prepare(self) -> None:
+        """Build the preprocessing pipeline."""
         self.max_bytes = int(self.parameters.get("max_request_bytes", sys.maxsize))
         self.preprocess = Preprocessor(self.contract.preprocessing)
+
+    def golden_images(self, golden: Golden) -> Iterator[NDArray[np.float32]]:
+        """Yield the golden images, each (3, S, S), decoded from files as those of a request are."""
+        return map(self.preprocess, golden.encoded())
 
     def images(self, request: Any) -> tuple[Iterator[NDArray[np.float32]], int]:
         """Return the request's images, decoded one by one as the network takes them, and their number.

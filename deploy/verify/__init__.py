@@ -1,31 +1,15 @@
 """Compare every engine with the trained network in PyTorch fp32: in numbers, on the task, in time.
 
-This file defines the result of a verification and compares the numbers. `task_gate` loads the images and compares the
+This file defines the result of a verification and its tolerances. `task_gate` loads the images and compares the
 scores, `verifier` runs the engines, `turns` times them.
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
-from deploy.engines import EngineOutput
+from deploy.network.parity import Parity, compare
 
 SCORES = ("dice", "accuracy", "auc")  # on the task. AUC is reported and has no tolerance
-
-
-@dataclass(frozen=True)
-class Parity:
-    """Hold the differences between an engine's outputs and the reference's.
-
-    mask: share of pixels whose class differs.
-    classification: largest difference of a label's probability.
-    segmentation: mean absolute difference of the per-pixel probabilities.
-    """
-
-    mask: float
-    classification: float
-    segmentation: float
 
 
 class Change(NamedTuple):
@@ -69,25 +53,9 @@ PARITY_TOLERANCE = {
 }
 
 
-def compare(reference: EngineOutput, candidate: EngineOutput) -> Parity:
-    """Measure the differences between two engines' outputs for the same images, with infinity for NaN."""
-    return Parity(
-        mask=float(np.mean(reference.mask != candidate.mask)),
-        classification=_finite(np.max(np.abs(reference.class_probs - candidate.class_probs))),
-        segmentation=_finite(np.mean(np.abs(reference.seg_probs - candidate.seg_probs))),
-    )
-
-
 def broken_tolerances(precision: str, parity: Parity) -> list[str]:
     """List every numeric tolerance that an engine breaks, with the figure."""
-    limit = PARITY_TOLERANCE[precision]
-    return [
-        f"{name} differs by {value:.2e}, more than {getattr(limit, name):.0e}"
-        for name, value in vars(parity).items()
-        if value > getattr(limit, name)
-    ]
+    return parity.above(PARITY_TOLERANCE[precision])
 
 
-def _finite(value: float) -> float:
-    # A comparison with NaN is always false, so it would pass every tolerance.
-    return float(value) if np.isfinite(value) else float("inf")
+__all__ = ["PARITY_TOLERANCE", "SCORES", "Change", "Parity", "Verification", "broken_tolerances", "compare"]

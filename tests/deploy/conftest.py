@@ -20,11 +20,13 @@ from data_pipeline import Preprocessing, Preprocessor
 from deploy import build_engine
 from deploy.contract import Contract
 from deploy.export import export_onnx
+from deploy.network.golden import Golden
 from deploy.repository import write_repository
 from deploy.server import Server
 from deploy.server.options import FREE_PORTS
 from model import MultiTaskResFormer
 from model.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
+from tests.helpers.golden import golden_of
 from tests.helpers.networks import SMALLEST, lived_in
 from tests.helpers.smallest import CONTRACT
 
@@ -141,10 +143,10 @@ def network(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
-def small_network(contract: Contract) -> onnx.ModelProto:
+def small_network(contract: Contract, seed: int = 5) -> onnx.ModelProto:
     """Make a network from INPUT (batch, 3, S, S) to MASK, CLASS_PROBS and SEG_PROBS, in opset 17."""
     # Small enough that a request costs almost nothing next to serving, and real enough that its masks differ by image.
-    generator = np.random.default_rng(5)
+    generator = np.random.default_rng(seed)
     channels, side = contract.seg_channels, contract.image_size
     weights = {
         "kernel": generator.normal(size=(channels, 3, 3, 3)).astype(np.float32),
@@ -180,9 +182,15 @@ def small_network(contract: Contract) -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="session")
-def repository(contract: Contract, network: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def golden(contract: Contract, network: Path) -> Golden:
+    """Return the answers of the small network in ONNX Runtime, which its server is held to."""
+    return golden_of(network, contract)
+
+
+@pytest.fixture(scope="session")
+def repository(contract: Contract, network: Path, golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write the model repository of the small network."""
-    return write_repository(tmp_path_factory.mktemp("build"), contract, network)
+    return write_repository(tmp_path_factory.mktemp("build"), contract, network, golden)
 
 
 @pytest.fixture(scope="session")

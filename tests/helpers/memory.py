@@ -8,6 +8,11 @@ from deploy.server.process.workers import children_of
 
 def resident_bytes(server: Server) -> int:
     """Return the resident memory of the server and its workers."""
-    status = [Path(f"/proc/{pid}/status").read_text() for pid in (server.pid, *children_of(server.pid))]
+    return resident(server.pid, *children_of(server.pid))
+
+
+def resident(*processes: int) -> int:
+    """Return the resident memory of processes in bytes."""
+    status = [Path(f"/proc/{pid}/status").read_text() for pid in processes]
     # The kernel's "kB" are 1024 bytes.
     return sum(1024 * int(text.partition("VmRSS:")[2].split()[0]) for text in status)

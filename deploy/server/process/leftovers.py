@@ -21,6 +21,11 @@ def new_name() -> str:
     return f"{_MARK}{os.getpid()}-{secrets.token_hex(8)}"
 
 
+def folders() -> list[Path]:
+    """List the folders of servers on this machine, of any user and also of those that are gone."""
+    return list(Path(gettempdir()).glob(f"{_MARK}*"))
+
+
 def remove_leftovers() -> None:
     """Remove the folders and regions of every server of this user whose starting process is gone."""
     for place in (gettempdir(), SHARED_MEMORY):

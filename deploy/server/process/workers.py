@@ -17,9 +17,10 @@ def children_of(server_pid: int) -> list[int]:
     return [pid for pid in everyone if _is_live_child(pid, server_pid)]
 
 
-def workers_of(server_pid: int, model: str) -> list[int]:
-    """Return the process ids of the live workers that serve `model`."""
-    return [pid for pid in children_of(server_pid) if _model_of(pid) == model]
+def workers_of(server_pid: int, model: str, version: str | None = None) -> list[int]:
+    """Return the process ids of the live workers that serve `model`, in one version or in any."""
+    found = [(pid, _folder_of(pid)) for pid in children_of(server_pid)]
+    return [pid for pid, folder in found if folder and folder.parent.name == model and version in (None, folder.name)]
 
 
 def kill_workers(server_pid: int, model: str) -> None:
@@ -40,9 +41,10 @@ def _is_live_child(pid: int, parent: int) -> bool:
     return False
 
 
-def _model_of(pid: int) -> str | None:
+def _folder_of(pid: int) -> Path | None:
+    """Return the folder of the version that a worker serves, REPOSITORY/MODEL/VERSION."""
     with suppress(FileNotFoundError, ProcessLookupError):
         # triton_python_backend_stub REPOSITORY/MODEL/VERSION/model.py ...
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        return Path(os.fsdecode(arguments[1])).parent.parent.name if len(arguments) > 1 else None
+        return Path(os.fsdecode(arguments[1])).parent if len(arguments) > 1 else None
     return None

@@ -54,9 +54,8 @@ def flip(path: Path) -> None:
 
 def network_in(output: Path) -> Path:
     """Return the served copy of the network."""
-    (network,) = [
-        file for file in (output / DIRECTORY / "resformer" / "1").iterdir() if file.suffix in (".onnx", ".xml")
-    ]
+    files = (output / DIRECTORY / "resformer").glob("*/*")
+    (network,) = [file for file in files if file.suffix in (".onnx", ".xml")]
     return network
 
 
@@ -71,7 +70,8 @@ def forge(output: Path) -> None:
 DAMAGES: dict[str, Damage] = {
     "configuration deleted": lambda output: (output / DIRECTORY / "resformer" / "config.pbtxt").unlink(),
     "configuration changed": lambda output: flip(output / DIRECTORY / "resformer_network" / "config.pbtxt"),
-    "code of the server deleted": lambda output: (output / DIRECTORY / "resformer" / "1" / "model.py").unlink(),
+    "code of the server deleted": lambda output: (network_in(output).parent / "model.py").unlink(),
+    "golden answers damaged": lambda output: flip(network_in(output).parent / "golden.npz"),
     "served copy damaged": lambda output: flip(network_in(output)),
     "served copy deleted": lambda output: network_in(output).unlink(),
     "repository deleted": lambda output: shutil.rmtree(output / DIRECTORY),

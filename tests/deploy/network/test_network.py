@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from deploy.contract import Contract
 from deploy.engines import EngineOutput, cpu_runner, pytorch_runner
 from deploy.export import export_onnx
 from deploy.network import EXECUTIONS, InputError, Network
+from deploy.network.openvino_session import read_model
 from deploy.verify import broken_tolerances, compare
 from model import ModelConfig, MultiTaskResFormer
 from tests.deploy.engines.openvino_equal_axes import largest_error
@@ -60,6 +62,20 @@ def test_an_answer_does_not_depend_on_the_batch_or_the_place_in_it(execution: st
 def test_float32_runtimes_agree_with_pytorch(execution: str, threads: int, exported: Path) -> None:
     reference = pytorch_runner(lived_in(SMALLEST))(images(3))
     assert not broken_tolerances("fp32", compare(reference, cpu_runner(exported, execution, threads)(images(3))))
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_bytes_are_opened_as_their_files_are(suffix: str, exported: Path, tmp_path: Path) -> None:
+    """Open what a worker has read and hashed, with the weights of an `.xml` beside it."""
+    file = exported
+    if suffix == ".xml":
+        file = tmp_path / "network.xml"
+        openvino.save_model(read_model(exported), file, compress_to_fp16=False)
+    weights = file.with_suffix(".bin").read_bytes() if suffix == ".xml" else b""
+    opened = Network(file, "openvino f32", 1), Network(file.read_bytes(), "openvino f32", 1, weights=weights)
+    from_file, from_bytes = (network(images(2), 2) for network in opened)
+    for name, answer in from_file.items():
+        np.testing.assert_array_equal(answer, from_bytes[name])
 
 
 def test_only_the_wanted_outputs_are_returned(exported: Path) -> None:

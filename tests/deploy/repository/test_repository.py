@@ -1,12 +1,16 @@
 """Check the repository on disk: it holds what the contract says in the server's schema, and is replaced whole."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tritonclient.grpc import model_config_pb2 as schema
 
+from deploy.content import hold
 from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract
-from deploy.files import read_config
+from deploy.files import config_fingerprint, read_config, version_of
+from deploy.network.golden import Golden
 from deploy.repository import write_repository
 
 
@@ -36,26 +40,74 @@ def test_network_is_stored_once_for_both_models(repository: Path, network: Path)
     assert copies[0].read_bytes() == network.read_bytes()
 
 
-def test_weights_beside_the_network_come_along(tmp_path: Path, contract: Contract) -> None:
+def test_weights_beside_the_network_come_along(tmp_path: Path, contract: Contract, golden: Golden) -> None:
     (tmp_path / "net.xml").write_text("<net/>")
     (tmp_path / "net.bin").write_bytes(b"weights")
-    repository = write_repository(tmp_path / "build", contract, tmp_path / "net.xml")
+    repository = write_repository(tmp_path / "build", contract, tmp_path / "net.xml", golden)
     assert (repository / PIPELINE_MODEL / "1" / "net.bin").read_bytes() == b"weights"
 
 
-def test_failed_write_leaves_the_good_one_and_no_litter(tmp_path: Path, contract: Contract, network: Path) -> None:
-    repository = write_repository(tmp_path, contract, network)
+def test_failed_write_leaves_the_good_one_and_no_litter(
+    tmp_path: Path, contract: Contract, network: Path, golden: Golden
+) -> None:
+    repository = write_repository(tmp_path, contract, network, golden)
     before = {file: file.read_bytes() for file in repository.rglob("*") if file.is_file()}
     with pytest.raises(OSError):
-        write_repository(tmp_path, contract, tmp_path / "gone.onnx")
+        write_repository(tmp_path, contract, tmp_path / "gone.onnx", golden)
     assert {file: file.read_bytes() for file in repository.rglob("*") if file.is_file()} == before
     assert list(tmp_path.iterdir()) == [repository]
 
 
-def test_new_one_replaces_the_old_one_whole(tmp_path: Path, contract: Contract, network: Path) -> None:
-    stale = write_repository(tmp_path, contract, network) / "stale_model"
+def test_new_one_replaces_the_old_one_whole(tmp_path: Path, contract: Contract, network: Path, golden: Golden) -> None:
+    stale = write_repository(tmp_path, contract, network, golden) / "stale_model"
     stale.mkdir()
-    repository = write_repository(tmp_path, contract, network, execution="openvino bf16")
+    repository = write_repository(tmp_path, contract, network, golden, execution="openvino bf16")
     assert not stale.exists()
+    # Nobody serves the first version.
+    assert [folder.name for folder in (repository / NETWORK_MODEL).iterdir() if folder.is_dir()] == ["2"]
     assert read_config(repository / NETWORK_MODEL).parameters["execution"].string_value == "openvino bf16"
     assert list(tmp_path.iterdir()) == [repository]
+
+
+def test_what_has_not_changed_keeps_its_number(
+    tmp_path: Path, contract: Contract, network: Path, golden: Golden
+) -> None:
+    for number in ("1", "1", "2"):
+        execution = "openvino f32" if number == "1" else "openvino bf16"
+        repository = write_repository(tmp_path, contract, network, golden, execution=execution)
+        assert version_of(read_config(repository / PIPELINE_MODEL)) == number
+
+
+def test_versions_that_a_server_holds_stay_the_same_files(
+    tmp_path: Path, contract: Contract, network: Path, golden: Golden
+) -> None:
+    first = write_repository(tmp_path, contract, network, golden) / PIPELINE_MODEL / "1"
+    inode = (first / network.name).stat().st_ino
+    mark = hold(first)
+    # Published again as it is, then replaced twice.
+    for execution, numbers in (("openvino f32", {"1"}), ("openvino bf16", {"1", "2"}), ("onnxruntime", {"1", "3"})):
+        write_repository(tmp_path, contract, network, golden, execution=execution)
+        assert {folder.name for folder in first.parent.iterdir() if folder.is_dir()} == numbers
+        assert (first / network.name).stat().st_ino == inode
+    os.close(mark)
+    write_repository(tmp_path, contract, network, golden, execution="onnxruntime literal")
+    assert not first.exists()
+
+
+def test_every_field_of_a_configuration_is_hashed(repository: Path) -> None:
+    config = read_config(repository / PIPELINE_MODEL)
+    assert config_fingerprint(config) == config.parameters["sha256"].string_value
+    changed: list[Callable[[schema.ModelConfig], None]] = [
+        lambda one: setattr(one, "max_batch_size", 2),
+        lambda one: setattr(one.parameters["execution"], "string_value", "openvino bf16"),
+        lambda one: setattr(one.parameters["contract"], "string_value", "{}"),
+        lambda one: setattr(one.output[0], "name", "OTHER"),
+        lambda one: setattr(one.dynamic_batching, "max_queue_delay_microseconds", 1),
+    ]
+    hashes = set()
+    for change in changed:
+        copy = schema.ModelConfig()
+        copy.CopyFrom(config)
+        change(copy)
+        hashes.add(config_fingerprint(copy))
+    assert len(hashes | {config_fingerprint(config)}) == 1 + len(changed)

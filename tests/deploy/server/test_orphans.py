@@ -14,7 +14,7 @@ from deploy.server.process.workers import children_of
 from tests.helpers.serving import start
 
 MakeImage = Callable[..., bytes]
-WAYS = (signal.SIGKILL, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+WAYS = (signal.SIGKILL, signal.SIGUSR2, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 # Hanging after so long, a process would hang for ever.
 PATIENCE_SECONDS = 30.0
 

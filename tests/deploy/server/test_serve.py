@@ -13,8 +13,10 @@ import pytest
 from google.protobuf import text_format
 
 from deploy.client import Client, ServerUnavailable
+from deploy.content import FILES_HASH
 from deploy.contract import Contract
 from deploy.files import CONFIGURATION, read_config, write_config
+from deploy.network.golden import Golden
 from deploy.repository import write_repository
 from deploy.serve import main
 from deploy.server import Server, ServerError
@@ -68,7 +70,7 @@ def test_taken_port_is_the_servers_own_reason(repository: Path, side: str, capsy
 def older(root: Path) -> None:
     """Take away what the builds of earlier versions did not write."""
     config = read_config(root / "resformer")
-    del config.parameters["execution"]
+    del config.parameters[FILES_HASH]
     write_config(root / "resformer", config)
 
 
@@ -84,7 +86,7 @@ def older(root: Path) -> None:
         (lambda root: (root / "resformer" / "1" / "model.bin").write_bytes(b"added"), "not the network that was"),
         (lambda root: (root / "resformer" / "1" / "model.py").unlink(), "no model.py"),
         (lambda root: (root / "resformer" / "1" / "model.py").chmod(0o666), "can be changed by every user"),
-        (older, "does not say how its network is run: build it again"),
+        (older, "is of an older version of this project: build it again"),
     ],
     ids=[
         *(
@@ -112,10 +114,10 @@ def test_broken_repository(repository: Path, tmp_path: Path, damage: Callable[[P
     assert "Traceback" not in str(error.value)
 
 
-def test_network_that_does_not_load(contract: Contract, tmp_path: Path) -> None:
+def test_network_that_does_not_load(contract: Contract, golden: Golden, tmp_path: Path) -> None:
     # Its fingerprint is right, so that only the worker can find out.
     (tmp_path / "model.onnx").write_bytes(b"no network")
-    repository = write_repository(tmp_path, contract, tmp_path / "model.onnx")
+    repository = write_repository(tmp_path, contract, tmp_path / "model.onnx", golden)
     with pytest.raises(ServerError, match="resformer") as error, Server(repository, FREE_PORTS):
         pass
     assert "\n" not in str(error.value)

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from deploy.contract import NETWORK_MODEL, Contract
-from deploy.engines import TARGETS, BuildRequest, EngineOutput, execution, pytorch_runner
+from deploy.engines import TARGETS, BuildRequest, EngineOutput, cpu_runner, execution, pytorch_runner
 from deploy.export import export_onnx
 from deploy.repository import write_repository
 from deploy.server import Server
 from deploy.server.options import FREE_PORTS
 from deploy.verify import broken_tolerances, compare
+from deploy.verify.golden import make_golden
 from model import ModelConfig
 from tests.helpers.configurations import DRAWN, configurations, served_contract, undecided
 
@@ -70,7 +71,8 @@ def test_what_is_served_is_what_pytorch_computes(
     assert computed is not None
     images = inputs(contract, rows)
     expected = pytorch_runner(model)(images)
-    with Server(write_repository(folder, contract, file, execution=computed), FREE_PORTS) as server:
+    golden = make_golden(contract, pytorch_runner(model), cpu_runner(file, computed, 2), "fp32")
+    with Server(write_repository(folder, contract, file, golden, execution=computed), FREE_PORTS) as server:
         answer = served(server, contract, images)
     for row in range(rows):
         one = slice(row, row + 1)

@@ -1,0 +1,47 @@
+"""Hold one version of what a repository serves: read, checked, adapted to this machine, and marked as in use."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from tritonclient.grpc import model_config_pb2 as schema
+
+from deploy.content import HASH, hold
+from deploy.contract import PIPELINE_MODEL, Contract
+from deploy.errors import ServerError
+from deploy.files import version_of
+from deploy.server.model_configs import read_contract, read_repository, tuned
+from deploy.server.options import ServerOptions
+
+
+class Release:
+    """Hold the verified configurations of one version, whose files no build removes until `close`.
+
+    configs: by model, as they are loaded.
+    contract: what the served model takes and gives.
+    """
+
+    configs: Mapping[str, schema.ModelConfig]
+    contract: Contract
+
+    def __init__(self, repository: Path, options: ServerOptions) -> None:
+        """Read a repository's version.
+
+        Raises ServerError where this server could not load it.
+        """
+        self.configs = {name: tuned(config, options) for name, config in read_repository(repository).items()}
+        self.contract = read_contract(self.configs[PIPELINE_MODEL])
+        try:
+            self._held = [hold(repository / name / version_of(config)) for name, config in self.configs.items()]
+        except OSError as error:
+            raise ServerError(f"{error.filename} cannot be read: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Let a build remove the files."""
+        while self._held:
+            os.close(self._held.pop())
+
+    def __str__(self) -> str:
+        """Return the version and the hash of the model that takes images, as its responses name them."""
+        config = self.configs[PIPELINE_MODEL]
+        return f"version {version_of(config)}, sha256 {config.parameters[HASH].string_value}"
