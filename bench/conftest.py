@@ -1,6 +1,5 @@
 """Provide one build, one server and the groups' rounds for all benchmarks, and describe the machine in the JSON."""
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from bench.contenders import Contenders, report_of
 from bench.machine import commit, describe, differences
 from bench.turns import Groups, Turn, turn_of
 from data_pipeline import Preprocessor, open_source
+from data_pipeline.cores import cores
 from deploy import build_engine
 from deploy.building import DEFAULT_CHECKPOINT
 from deploy.building.plan import contract_of
@@ -159,7 +159,7 @@ def server(subject: Subject) -> Iterator[Server]:
 def in_process(subject: Subject) -> Callable[[], object]:
     """Do the served work without a server: the same engine with every core."""
     served = report_of(subject.output).served
-    runner = engine_runner(served.target, served.precision, subject.output / served.file, os.cpu_count() or 1)
+    runner = engine_runner(served.target, served.precision, subject.output / served.file, cores())
     assert runner is not None
     preprocess = Preprocessor(subject.contract.preprocessing)
     return lambda: runner(preprocess(subject.image)[None])

@@ -16,6 +16,7 @@ from nvidia.dali.pipeline import Pipeline
 from PIL import Image, ImageOps
 from torch.utils.dlpack import from_dlpack
 
+from data_pipeline.cores import cores
 from data_pipeline.dicom import picture_file
 from data_pipeline.graph import Device
 from data_pipeline.graph.training import (
@@ -222,7 +223,7 @@ class TrainingLoader:
 
 def share_of_cores() -> int:
     """Return the number of cores that this process may use, divided by the processes that torchrun started here."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def read_reduced(file: bytes, size: int) -> NDArray[np.uint8]:

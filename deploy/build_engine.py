@@ -1,11 +1,11 @@
 """Build and verify the engines of a checkpoint, and the model repository that serves them."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from data_pipeline.command_line import Output, new_parser, positive, run_command
+from data_pipeline.cores import cores
 from deploy.building import DEFAULT_CHECKPOINT, OPTIMIZATION_LEVELS, build
 from deploy.building.plan import AUTO
 from deploy.engines import ONNX, PRECISIONS, TARGETS
@@ -90,7 +90,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--threads",
         type=positive(int),
-        default=len(os.sched_getaffinity(0)),
+        default=cores(),
         metavar="N",
         help="threads of CPU engines when they are timed (default: every core)",
     )

@@ -161,9 +161,19 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
             f"--{side}-port", type=port_number, default=port, help=f"0 picks a free one (default: {port})"
         )
     tuning = parser.add_mutually_exclusive_group()
-    for name, meaning in (("latency", "one worker with every core (default)"), ("throughput", "one worker a core")):
-        tuning.add_argument(f"--{name}", dest="tuning", action="store_const", const=name, help=meaning)
-    parser.set_defaults(tuning="latency")
+    ends = (
+        ("latency", "quickest answer: one worker with every core"),
+        ("throughput", "most answers: one worker a core"),
+    )
+    for name, meaning in ends:
+        tuning.add_argument(
+            f"--{name}",
+            dest="tuning",
+            action="store_const",
+            const=name,
+            help=f"{meaning}, or what deploy.tune has measured",
+        )
+    parser.set_defaults(tuning="tuned")
     parser.add_argument("--max-request-mb", type=positive(int), default=64, help="largest request (default: 64)")
     parser.add_argument(
         "--tls-certificate", type=Path, metavar="FILE", help="PEM file, which makes HTTP and gRPC encrypted"

@@ -15,7 +15,7 @@ from tests.helpers.imports import EVERYWHERE, MODULES, PACKAGES, ROOT, exported,
 
 # The modules of `data_pipeline` that need neither torch nor DALI, which every other package may use.
 LIGHT = (
-    *("files", "fields", "spec", "records", "orientation", "tiff", "image_header", "image_file", "dicom"),
+    *("cores", "files", "fields", "spec", "records", "orientation", "tiff", "image_header", "image_file", "dicom"),
     *("enlarge", "overlay", "startup", "command_line"),
 )
 # Of `deploy`, what build, server and client share.
@@ -32,7 +32,7 @@ ORDER: dict[str, tuple[str, ...]] = {
     "data_pipeline": (*LIGHT, "graph", "sources", "scan", "loader", "serving", "prepare", "preview"),
     "deploy": (
         *(*BASE, "network", "simplify", "plugins", "export", "engines", "precision", "verify", "report", "repository"),
-        *("building", "build_engine", "manifest", "server", "client", "serve", "demo"),
+        *("building", "build_engine", "manifest", "server", "client", "tuning", "serve", "tune", "demo"),
     ),
 }
 # The parts of `model` that read data.
@@ -144,6 +144,16 @@ def test_only_the_plugins_reach_inside_the_kernels() -> None:
         if name.startswith("kernels.")
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_cores_are_counted_in_one_place() -> None:
+    # Elsewhere the quota of a container would be forgotten. The kernels, which import nothing, only compile.
+    uses = re.compile(r"cpu_count|sched_getaffinity")
+    files = [file.relative_to(ROOT).as_posix() for file in python_files(*EVERYWHERE) if uses.search(file.read_text())]
+    assert [file for file in files if not file.startswith("tests/")] == [
+        "data_pipeline/cores.py",
+        "kernels/aot/__init__.py",
+    ]
 
 
 def test_no_file_hides_a_library() -> None:

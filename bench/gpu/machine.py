@@ -4,7 +4,6 @@ A process of its own asks, so that the one that plans the steps neither loads CU
 """
 
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import ROOT
+from data_pipeline.cores import cores
 
 PROBE_SECONDS = 20
 SERVER_IMAGE = "nvcr.io/nvidia/tritonserver:26.06-py3"  # as deploy/README.md starts it
@@ -130,7 +130,7 @@ def _host() -> dict[str, str]:
     names = [line for line in (info.read_text().splitlines() if info.exists() else []) if line.startswith("model name")]
     return {
         "processor": names[0].partition(":")[2].strip() if names else platform.machine(),
-        "cores": str(os.cpu_count()),
+        "cores": str(cores()),
         "system": platform.platform(),
         "Python": platform.python_version(),
     }

@@ -1,7 +1,6 @@
 """Build, verify and publish the engines of a checkpoint: plan, look at what is there, make what is missing."""
 
 import errno
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from rich import get_console
 from rich.console import Console
 
 from data_pipeline import DataError
+from data_pipeline.cores import cores
 from data_pipeline.files import locked
 from deploy.building import cache, commit
 from deploy.building.plan import (
@@ -99,7 +99,7 @@ def build(
         options = BuildOptions(
             targets=chosen,
             precision=precision,
-            threads=threads or len(os.sched_getaffinity(0)),
+            threads=threads or cores(),
             data=data or trained_on,
             samples=samples,
             gpu=gpu,

@@ -6,7 +6,6 @@ terminal.
 
 import hashlib
 import json
-import os
 import platform
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from data_pipeline.cores import cores, processor
 from data_pipeline.fields import as_line
 from data_pipeline.files import write_whole
 from deploy.engines.gpu import name_here
@@ -115,10 +115,9 @@ def machine() -> dict[str, str]:
     present = set(about.get("flags", "").split())
     gpu = name_here()
     return {
-        # `platform` does not know a processor's name on Linux.
-        "processor": about.get("model name") or platform.processor() or platform.machine(),
+        "processor": processor(),
         "features": " ".join(name for name in FEATURES if name in present),
-        "cores": str(os.cpu_count()),
+        "cores": str(cores()),
         "system": platform.platform(),
         "python": platform.python_version(),
         **({"gpu": gpu} if gpu else {}),

@@ -1,6 +1,5 @@
 """Read and check a repository's model configurations, and adapt them to this machine."""
 
-import os
 import stat
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from deploy.content import FILES_HASH, HASH, read_version, version_fingerprint
 from deploy.contract import PIPELINE_MODEL, Contract
 from deploy.errors import ServerError
 from deploy.files import CONFIGURATION, config_fingerprint, read_config, version_of
-from deploy.server.options import ServerOptions
+from deploy.server.options import Workers
 
 
 def read_repository(repository: Path) -> dict[str, schema.ModelConfig]:
@@ -79,15 +78,12 @@ def read_contract(config: schema.ModelConfig) -> Contract:
         raise ServerError(f"model {config.name}: {error}; build the repository again") from None
 
 
-def tuned(config: schema.ModelConfig, options: ServerOptions) -> schema.ModelConfig:
+def adapted(config: schema.ModelConfig, workers: Workers, max_request_bytes: int) -> schema.ModelConfig:
     """Return a copy with workers, threads and the limit on a request's bytes set for this machine."""
-    # The cores that this process may use: fewer than the machine has in a container or under taskset.
-    cores = len(os.sched_getaffinity(0))
-    workers = cores if options.tuning == "throughput" else 1
     copy = schema.ModelConfig()
     copy.CopyFrom(config)
-    copy.instance_group[0].count = workers
+    copy.instance_group[0].count = workers.workers
     # A worker reads these from its configuration: it gets no other arguments.
-    copy.parameters["threads"].string_value = str(cores // workers)
-    copy.parameters["max_request_bytes"].string_value = str(options.max_request_bytes)
+    copy.parameters["threads"].string_value = str(workers.threads)
+    copy.parameters["max_request_bytes"].string_value = str(max_request_bytes)
     return copy

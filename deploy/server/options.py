@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-Tuning = Literal["latency", "throughput"]
+# What deploy.tune has found to be best, or one end of what it has measured.
+Tuning = Literal["tuned", "latency", "throughput"]
 MAX_REQUEST_BYTES = 64 * 2**20
 
 
@@ -22,6 +23,23 @@ class Tls:
     key: Path
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Choose how a model is served.
+
+    workers: processes that answer at the same time.
+    threads: of each.
+    """
+
+    workers: int
+    threads: int
+
+    def __str__(self) -> str:
+        """Return both in words."""
+        one, single = ("" if number == 1 else "s" for number in (self.workers, self.threads))
+        return f"{self.workers} worker{one} of {self.threads} thread{single}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
     """Describe where the server listens, what it is tuned for, and which clients it serves.
@@ -30,7 +48,9 @@ class ServerOptions:
     http_port: of the proxy. 0 picks a free port, here and below.
     grpc_port: of tritonserver's gRPC endpoint.
     metrics_port: of the Prometheus metrics.
-    tuning: "latency" is one worker with every core, "throughput" is one worker a core.
+    tuning: "tuned" is what `deploy.tune` has written into the repository, for this network and machine, and "latency"
+        and "throughput" are its two ends. Without it they are one worker with every core ("tuned" as well), and one
+        worker a core. `Workers` are taken as they are.
     max_request_bytes: the limit on one request. A larger one fails with 413 over HTTP, INVALID_ARGUMENT over gRPC.
     tls: encrypts HTTP and gRPC. The metrics stay plain.
     token: what every request except those for health and the page must carry. Empty asks for none.
@@ -41,7 +61,7 @@ class ServerOptions:
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
-    tuning: Tuning = "latency"
+    tuning: Tuning | Workers = "tuned"
     max_request_bytes: int = MAX_REQUEST_BYTES
     tls: Tls | None = None
     token: str = ""

@@ -10,8 +10,9 @@ from deploy.content import HASH, hold
 from deploy.contract import PIPELINE_MODEL, Contract
 from deploy.errors import ServerError
 from deploy.files import version_of
-from deploy.server.model_configs import read_contract, read_repository, tuned
-from deploy.server.options import ServerOptions
+from deploy.server.model_configs import adapted, read_contract, read_repository
+from deploy.server.options import ServerOptions, Workers
+from deploy.server.tuning import choose
 
 
 class Release:
@@ -19,17 +20,23 @@ class Release:
 
     configs: by model, as they are loaded.
     contract: what the served model takes and gives.
+    workers: and threads of each model.
     """
 
     configs: Mapping[str, schema.ModelConfig]
     contract: Contract
+    workers: Workers
 
     def __init__(self, repository: Path, options: ServerOptions) -> None:
         """Read a repository's version.
 
         Raises ServerError where this server could not load it.
         """
-        self.configs = {name: tuned(config, options) for name, config in read_repository(repository).items()}
+        configs = read_repository(repository)
+        self.workers = choose(repository, configs[PIPELINE_MODEL].parameters[HASH].string_value, options.tuning)
+        self.configs = {
+            name: adapted(config, self.workers, options.max_request_bytes) for name, config in configs.items()
+        }
         self.contract = read_contract(self.configs[PIPELINE_MODEL])
         try:
             self._held = [hold(repository / name / version_of(config)) for name, config in self.configs.items()]

@@ -52,7 +52,7 @@ class NetworkModel:
         self.network = Network(
             contents[name],
             self.parameters["execution"],
-            # The build does not write it: `deploy.server.model_configs.tuned` adds it for the machine.
+            # The build does not write it: `deploy.server.model_configs.adapted` adds it for the machine.
             threads=int(self.parameters.get("threads", 0)),
             weights=contents.get(Path(name).with_suffix(".bin").name, b""),
         )

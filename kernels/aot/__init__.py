@@ -186,7 +186,7 @@ def build_all(output: Path, capabilities: list[int], kernels: list[str]) -> list
     indices = [index for index, one in enumerate(shipped()) if one.kernel in kernels]
     jobs = [(index, capability) for index in indices for capability in capabilities]
     # Spawned: the imported libraries have started threads by now, whose locks a forked process would inherit.
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
         # Ctrl-C at a terminal reaches every process. The workers, which start here, inherit that they ignore it.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         futures = [pool.submit(build, index, capability, output) for index, capability in jobs]

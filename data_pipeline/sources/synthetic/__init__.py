@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from data_pipeline.cores import cores
 from data_pipeline.files import whole_folder
 from data_pipeline.records import Dataset, Record, Split
 from data_pipeline.sources.synthetic import oct as oct_scans
@@ -48,7 +48,7 @@ def _write(folder: Path, kind: str, split: Split, count: int, seed: int) -> None
         jobs = [(temporary, kind, (seed, SPLITS[split], index)) for index in range(count)]
         # Threads, because NumPy and Pillow let others run while they compute. Processes would have to be spawned, which
         # imports the caller's program again, torch and all, and fails where that has no `__main__` guard.
-        pool = ThreadPoolExecutor(os.cpu_count())
+        pool = ThreadPoolExecutor(cores())
         try:
             rows = list(track(pool.map(_write_sample, jobs), f"generating {kind} ({split})", total=count))
         finally:
