@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
-from rich.progress import track
+from rich.console import Console
+from rich.progress import Progress
 
 from data_pipeline import startup
 from data_pipeline.command_line import Output, new_parser, positive, run_command
@@ -21,10 +22,10 @@ from deploy.client.batch import THREADS, Outcome, process
 from deploy.client.client import Client
 from deploy.client.dicom import Codes, read_codes
 from deploy.client.errors import ClientError
-from deploy.client.image import CONTOURS, Failure, FileResult, Wanted
+from deploy.client.image import CONTOURS, Failure, Wanted
 from deploy.client.measure import Cleaning
 from deploy.client.plan import Task, plan
-from deploy.client.summary import fits, read_results, table, write_result
+from deploy.client.summary import Finished, fits, read_results, table, write_result
 from deploy.client.transport import Access
 from deploy.contract import Contract
 
@@ -56,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     tasks = plan(options.images, options.output)
     # A misuse rather than a success with nothing done: the folder was probably a wrong one.
     if not tasks:
-        print("error: no JPEG, PNG, TIFF or DICOM files in the folders named", file=sys.stderr)
+        print("error: no images or volumes in the folders named", file=sys.stderr)
         return 2
     connect = connector(options)
     try:
@@ -113,39 +114,44 @@ def process_and_show(
 
     The result file is written even where the server goes away.
     """
-    finished = read_results(options.output) if options.resume else {}
-    # What another model answered is done again: its figures would stand under the names of this one.
-    # So is what was cleaned in another way.
     wanted = wanted_of(options)
-    cleaning = vars(wanted.cleaning) if wanted.cleaning.active else None
-    kept = {file: one for file, one in finished.items() if fits(one, contract) and one.cleaning == cleaning}
+    finished = read_results(options.output, wanted) if options.resume else {}
+    # What another model answered is done again: its figures would stand under the names of this one.
+    kept = {file: result for file, result in finished.items() if fits(result, contract)}
     open_tasks = [task for task in tasks if not is_finished(task, kept)]
     outcomes: list[Outcome] = [kept[str(task.source)] for task in tasks if is_finished(task, kept)]
+    # On stderr, so that stdout holds only the results.
     console = Output(stderr=True)
-    progress = track(
-        process(lambda: connect(RETRY_SECONDS), open_tasks, options.output, options.jobs, wanted),
-        description="segmenting",
-        total=len(open_tasks),
-        # On stderr, so that stdout holds only the results.
-        console=console,
-        disable=len(open_tasks) <= 1 or not console.is_terminal,
-    )
+    progress = Progress(console=console, disable=not console.is_terminal)
+    bar = progress.add_task("segmenting", total=len(open_tasks))
     written = time.monotonic()
     # The results so far are written where the server goes away, or on Ctrl-C, too: --resume goes on from them.
     try:
-        for outcome in progress:
-            outcomes.append(outcome)
-            if isinstance(outcome, Failure):
-                print(f"{as_line(outcome.file)}: {outcome.reason}", file=sys.stderr)
-            else:
-                for note in outcome.notes:
-                    print(f"{as_line(outcome.file)}: {note}", file=sys.stderr)
-            if time.monotonic() - written > SECONDS_BETWEEN_RESULTS:
-                write_result(options.output, contract, outcomes)
-                written = time.monotonic()
+        with progress:
+            answered = process(
+                lambda: connect(RETRY_SECONDS),
+                open_tasks,
+                options.output,
+                options.jobs,
+                wanted,
+                lambda share: progress.advance(bar, share),
+            )
+            for number, outcome in enumerate(answered, 1):
+                outcomes.append(outcome)
+                progress.update(bar, completed=number)
+                report(outcome, console)
+                if time.monotonic() - written > SECONDS_BETWEEN_RESULTS:
+                    write_result(options.output, contract, wanted, outcomes)
+                    written = time.monotonic()
     finally:
-        write_result(options.output, contract, outcomes)
+        write_result(options.output, contract, wanted, outcomes)
     return conclude(contract, outcomes, options.output)
+
+
+def report(outcome: Outcome, console: Console) -> None:
+    """Print what a user should know about one file."""
+    for line in [outcome.reason] if isinstance(outcome, Failure) else outcome.notes:
+        console.print(f"{as_line(outcome.file)}: {line}")
 
 
 def wanted_of(options: argparse.Namespace) -> Wanted:
@@ -177,15 +183,15 @@ def abandon() -> None:
         time.sleep(0.05)
 
 
-def is_finished(task: Task, finished: dict[str, FileResult]) -> bool:
-    """Return whether an earlier run has processed this file, with an overlay of this name."""
+def is_finished(task: Task, finished: dict[str, Finished]) -> bool:
+    """Return whether an earlier run has processed this file, with results of this name."""
     result = finished.get(str(task.source))
-    return result is not None and result.overlay == task.overlay
+    return result is not None and all(name.startswith(f"{task.name}.") for name in result.files)
 
 
 def conclude(contract: Contract, outcomes: Sequence[Outcome], output: Path) -> int:
     """Print the table and return the exit code."""
-    results = [outcome for outcome in outcomes if isinstance(outcome, FileResult)]
+    results = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
     console = Output()
     console.print(table(contract, results))
     console.print(f"{len(results)} of {len(outcomes)} images answered; overlays, masks and result.json are in {output}")
@@ -207,7 +213,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line, or exit with 2 where it is wrong."""
     parser = new_parser("deploy.client", __doc__, EXAMPLES)
     parser.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE", help="JPEG, PNG, TIFF or DICOM file, or a folder"
+        "images",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE",
+        help="image (JPEG, PNG, TIFF, DICOM), volume (MetaImage, NIfTI, NRRD, DICOM), or a folder",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where overlays and result.json go")
     parser.add_argument("--protocol", choices=sorted(DEFAULT_PORTS), default="grpc", help="(default: grpc)")

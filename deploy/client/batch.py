@@ -4,20 +4,33 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
-from deploy.client.client import Client
-from deploy.client.image import Failure, FileResult, Wanted, process_file
+from data_pipeline.dicom import Frame, frame_png
+from data_pipeline.volume_file import is_volume
+from deploy.client.client import Client, Result
+from deploy.client.image import Failure, FileResult, Wanted, process_file, segment
 from deploy.client.plan import Task
+from deploy.client.volume import VolumeResult, process_volume
 
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 THREADS = "deploy-client"  # what the names of the threads that send begin with
 
 
-Outcome = FileResult | Failure
+Outcome = FileResult | VolumeResult | Failure
 
 
 def process(
-    connect: Callable[[], Client], tasks: Iterable[Task], output: Path, jobs: int, wanted: Wanted
+    connect: Callable[[], Client],
+    tasks: Iterable[Task],
+    output: Path,
+    jobs: int,
+    wanted: Wanted,
+    advance: Callable[[float], None],
 ) -> Iterator[Outcome]:
     """Process the tasks and yield the outcome of each, in their order.
 
@@ -27,8 +40,9 @@ def process(
         connect: makes a client.
         tasks: of any number, of which only a few are in memory at a time.
         output: the folder for results.
-        jobs: files in work at once.
+        jobs: files, or slices of one volume, in work at once.
         wanted: what is written for each.
+        advance: called with the share of a volume that is done since the last call.
 
     Raises:
         ServerUnavailable: where the server goes away.
@@ -38,15 +52,28 @@ def process(
     own = threading.local()
     clients: list[Client] = []
 
-    def work(task: Task) -> Outcome:
+    def client() -> Client:
         if not hasattr(own, "client"):
             own.client = connect()
             clients.append(own.client)
-        return process_file(own.client, task, output, wanted)
+        opened: Client = own.client
+        return opened
+
+    def work(task: Task) -> Outcome:
+        return process_file(client(), task, output, wanted)
+
+    def answer(frame: Frame) -> Result:
+        return segment(client(), frame_png(frame, client().contract.preprocessing.white_level))
 
     pool = ThreadPoolExecutor(jobs, THREADS)
     try:
-        yield from _in_order(pool, work, tasks, 2 * jobs)
+        for of_volumes, group in groupby(tasks, lambda task: is_volume(task.source)):
+            if of_volumes:
+                # One after the other, so that memory holds one of them. Its slices share the threads.
+                ask = partial(_in_order, pool, answer, ahead=jobs)
+                yield from (process_volume(ask, task, output, wanted, advance) for task in group)
+            else:
+                yield from _in_order(pool, work, group, ahead=2 * jobs)
     except (KeyboardInterrupt, GeneratorExit):
         # Nobody who has pressed Ctrl-C waits for the requests in flight.
         pool.shutdown(wait=False, cancel_futures=True)
@@ -65,13 +92,13 @@ def _close(pool: ThreadPoolExecutor, clients: Iterable[Client]) -> None:
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[Task], Outcome], tasks: Iterable[Task], ahead: int
-) -> Iterator[Outcome]:
+    pool: ThreadPoolExecutor, work: Callable[[Item], Answer], items: Iterable[Item], *, ahead: int
+) -> Iterator[Answer]:
     # Executor.map would submit every task at once and keep every outcome until it is taken.
-    waiting: deque[Future[Outcome]] = deque()
-    for task in tasks:
-        waiting.append(pool.submit(work, task))
-        # Tasks are taken as fast as outcomes leave, so that memory does not grow with their number.
+    waiting: deque[Future[Answer]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        # Items are taken as fast as outcomes leave, so that memory does not grow with their number.
         if len(waiting) > ahead:
             yield waiting.popleft().result()
     while waiting:

@@ -50,6 +50,10 @@ class Wanted:
     deidentify: bool = False
     codes: Codes = OWN_CODES
 
+    def to_fields(self) -> dict[str, Any]:
+        """Return what is wanted as fields for JSON, by which a later run tells whether it wants the same."""
+        return {name: vars(value) if hasattr(value, "__dict__") else value for name, value in vars(self).items()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileResult:
@@ -87,6 +91,11 @@ class FileResult:
     notes: list[str]
     timings: dict[str, float]
     request_id: str
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Return the names of what a later run needs to find."""
+        return (self.overlay, self.mask, *self.dicom)
 
 
 @dataclass(frozen=True)

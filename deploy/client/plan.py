@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data_pipeline.dicom import is_dicom
 from data_pipeline.fields import as_line
+from data_pipeline.volume_file import ending_of
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm", ".dicom"})
 SIGNATURE = 132  # bytes that tell a DICOM file from others
@@ -80,7 +81,7 @@ def _expanded(arguments: Iterable[Path], output: str) -> Iterator[Path]:
 
 def _is_image(file: Path) -> bool:
     """Tell whether a file in a folder is meant: by its ending, or a DICOM file, which often has none."""
-    if file.suffix.lower() in SUFFIXES:
+    if file.suffix.lower() in SUFFIXES or ending_of(file):
         return True
     try:
         with file.open("rb") as opened:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from rich.table import Table
 from rich.text import Text
@@ -14,27 +14,32 @@ from data_pipeline.fields import as_line, is_number, require
 from data_pipeline.files import write_whole
 from data_pipeline.overlay import colour_of
 from deploy.client.batch import Outcome
-from deploy.client.image import Failure, FileResult
+from deploy.client.image import Failure, FileResult, Wanted
+from deploy.client.volume import VolumeResult
 from deploy.contract import Contract
 
+Finished = FileResult | VolumeResult
+Kind = TypeVar("Kind", FileResult, VolumeResult)
 RESULT_FILE = "result.json"
 # A table with more rows gives no overview. result.json has them all.
 TABLE_ROWS = 40
 
 
-def write_result(output: Path, contract: Contract, outcomes: Sequence[Outcome]) -> None:
-    """Write `result.json`: the colour of each class, a record for each image, the reason of each failure."""
+def write_result(output: Path, contract: Contract, wanted: Wanted, outcomes: Sequence[Outcome]) -> None:
+    """Write `result.json`: what was wanted, the colour of each class, a record for each file, or why it has none."""
     result = {
+        "wanted": wanted.to_fields(),
         "colours": {name: _hex(index) for index, name in enumerate(contract.seg_classes) if index},
         "images": [outcome for outcome in outcomes if isinstance(outcome, FileResult)],
+        "volumes": [outcome for outcome in outcomes if isinstance(outcome, VolumeResult)],
         "failures": [outcome for outcome in outcomes if isinstance(outcome, Failure)],
     }
     # `vars` rather than `asdict`, which copies: there may be tens of thousands of records, written every few seconds.
     write_whole(output / RESULT_FILE, json.dumps(result, indent=2, default=vars) + "\n")
 
 
-def read_results(output: Path) -> dict[str, FileResult]:
-    """Read the results of an earlier run, by file.
+def read_results(output: Path, wanted: Wanted) -> dict[str, Finished]:
+    """Read the results of an earlier run that wanted the same, by file.
 
     Raises ValueError where `result.json` is not this command's.
     """
@@ -42,23 +47,28 @@ def read_results(output: Path) -> dict[str, FileResult]:
     if not file.exists():
         return {}
     try:
-        results = [_read_record(record) for record in json.loads(file.read_text())["images"]]
+        read = json.loads(file.read_text())
+        # What was wanted goes through JSON as well, which has no tuples.
+        if read["wanted"] != json.loads(json.dumps(wanted.to_fields())):
+            return {}
+        results: list[Finished] = [_read_record(FileResult, record) for record in read["images"]]
+        results += [_read_record(VolumeResult, record) for record in read["volumes"]]
     # The parser goes as deep as the brackets do.
     except (KeyError, TypeError, ValueError, RecursionError):
         raise ValueError(f"{file} is not a result of this command: remove it, or choose another --output") from None
-    # A result whose pictures were deleted is to be computed again.
-    return {one.file: one for one in results if (output / one.overlay).exists() and (output / one.mask).exists()}
+    # A result whose files were deleted is to be computed again.
+    return {one.file: one for one in results if all((output / name).exists() for name in one.files)}
 
 
-def _read_record(record: dict[str, Any]) -> FileResult:
+def _read_record(described: type[Kind], record: dict[str, Any]) -> Kind:
     """Return the result that a record describes, or raise TypeError or ValueError where it is none."""
-    result = FileResult(**record)
-    for field, kind in get_type_hints(FileResult).items():
+    result = described(**record)
+    for field, kind in get_type_hints(described).items():
         value = getattr(result, field)
         require(conforms(value, kind), field, f"of the type {kind}", value)
-    for name in (result.overlay, result.mask):
+    for name in result.files:
         # Joined to the output folder, which it must not leave.
-        require(Path(name).name == name, "overlay and mask", "names of files", name)
+        require(Path(name).name == name, "what was written", "names of files", name)
     require({"request_ms", "total_ms"} <= result.timings.keys(), "timings", "those of this command", result.timings)
     for area in result.areas.values():
         require({"pixels", "percent"} <= area.keys(), "areas", "pixels and percent", area)
@@ -80,12 +90,12 @@ def conforms(value: object, kind: Any) -> bool:
     return is_number(value, -sys.float_info.max, sys.float_info.max) if kind is float else type(value) is kind
 
 
-def fits(result: FileResult, contract: Contract) -> bool:
+def fits(result: Finished, contract: Contract) -> bool:
     """Tell whether a result is of the model that the server has now, by its labels and classes."""
     return tuple(result.classes) == contract.labels and tuple(result.areas) == contract.seg_classes[1:]
 
 
-def table(contract: Contract, results: Sequence[FileResult]) -> Table:
+def table(contract: Contract, results: Sequence[Finished]) -> Table:
     """Return a table with a row for each image: the labels' probabilities and the segmentation classes' areas."""
     summary = Table()
     # Long paths and names are folded rather than cut, so that they can be copied. As Text they may hold brackets and
@@ -104,7 +114,7 @@ def table(contract: Contract, results: Sequence[FileResult]) -> Table:
     return summary
 
 
-def _cells(result: FileResult) -> list[str | Text]:
+def _cells(result: Finished) -> list[str | Text]:
     return [
         Text(as_line(result.file)),
         *(f"{probability:.3f}" for probability in result.classes.values()),
@@ -115,7 +125,8 @@ def _cells(result: FileResult) -> list[str | Text]:
 
 def _area(area: dict[str, float]) -> str:
     percent = f"{area['percent']:.1f} %"
-    return f"{area['mm2']:.4g} mm² ({percent})" if "mm2" in area else percent
+    sizes = {unit: f"{area[key]:.4g} {unit}" for key, unit in (("mm2", "mm²"), ("mm3", "mm³")) if key in area}
+    return "".join([*sizes.values(), f" ({percent})"]) if sizes else percent
 
 
 def _hex(index: int) -> str:

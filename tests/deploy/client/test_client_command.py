@@ -17,7 +17,7 @@ from data_pipeline import Preprocessing
 from data_pipeline.files import write_whole
 from deploy.client import Result, ServerFault
 from deploy.client.__main__ import main
-from deploy.client.image import FileResult
+from deploy.client.image import FileResult, Wanted
 from deploy.client.plan import plan
 from deploy.client.summary import RESULT_FILE, read_results, table, write_result
 from deploy.client.transport import read_contract
@@ -134,8 +134,8 @@ def test_names_stand_in_the_table_and_in_the_result_as_they_are(tmp_path: Path) 
     assert "…" not in narrow.getvalue()
     (tmp_path / result.overlay).touch()
     (tmp_path / result.mask).touch()
-    write_result(tmp_path, contract, [result])
-    assert read_results(tmp_path) == {result.file: result}
+    write_result(tmp_path, contract, Wanted(), [result])
+    assert read_results(tmp_path, Wanted()) == {result.file: result}
     assert set(json.loads((tmp_path / RESULT_FILE).read_text())["colours"]) == set(CLASSES[1:])
 
 

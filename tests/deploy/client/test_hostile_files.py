@@ -15,7 +15,7 @@ import pytest
 from data_pipeline.files import locked
 from deploy.client import Client, ServerFault, ServerUnavailable
 from deploy.client.__main__ import main
-from deploy.client.image import segment
+from deploy.client.image import Wanted, segment
 from deploy.client.plan import plan
 from deploy.client.summary import RESULT_FILE, read_results
 from deploy.contract import sample_image
@@ -96,6 +96,7 @@ def test_answers_of_another_model_are_not_resumed(server: Server, make_image: Ma
     ],
 )
 def test_damaged_results_are_one_line(change: dict[str, Any], tmp_path: Path) -> None:
+    written = {"wanted": Wanted().to_fields(), "volumes": []}
     record: dict[str, Any] = {
         "file": "a.png",
         "overlay": "a.overlay.png",
@@ -115,11 +116,11 @@ def test_damaged_results_are_one_line(change: dict[str, Any], tmp_path: Path) ->
     }
     (tmp_path / "a.overlay.png").touch()
     (tmp_path / "a.mask.png").touch()
-    (tmp_path / RESULT_FILE).write_text(json.dumps({"images": [record]}))
-    assert set(read_results(tmp_path)) == {"a.png"}
-    (tmp_path / RESULT_FILE).write_text(json.dumps({"images": [record | change]}))
+    (tmp_path / RESULT_FILE).write_text(json.dumps(written | {"images": [record]}))
+    assert set(read_results(tmp_path, Wanted())) == {"a.png"}
+    (tmp_path / RESULT_FILE).write_text(json.dumps(written | {"images": [record | change]}))
     with pytest.raises(ValueError, match="is not a result of this command"):
-        read_results(tmp_path)
+        read_results(tmp_path, Wanted())
 
 
 class Deadly(Client):

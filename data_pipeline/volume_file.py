@@ -1,0 +1,229 @@
+"""Read volumes (MetaImage, NIfTI, NRRD, multi-frame DICOM) slice by slice, and write masks in the same geometry.
+
+Needs the extra `volumes` (SimpleITK) or `dicom`, which are imported where the first such file is met.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.dicom import Frame, is_dicom, open_dicom, pixel_spacing, read_frames, slice_spacing
+from data_pipeline.dicom.file import quiet
+from data_pipeline.image_header import DAMAGED, MAX_PIXELS, ImageError
+
+# Endings of volumes, with those of the masks that are written: a header of a file of its own would be half a volume.
+ENDINGS = {".mhd": ".mha", ".mha": ".mha", ".nii.gz": ".nii.gz", ".nii": ".nii", ".nrrd": ".nrrd", ".nhdr": ".nrrd"}
+MISSING = "a volume needs SimpleITK: pip install 'resformer-deploy[volumes]'"
+SIGNATURE = 132  # bytes that tell a DICOM file from others
+DIRECT = (np.uint8, np.uint16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """Hold a volume of grey slices.
+
+    slices: how many.
+    width: of a slice in pixels.
+    height: of the same.
+    spacing: millimetres between rows, columns and slices, or None where the file does not state them.
+    image: SimpleITK's image, or None.
+    header: pydicom's Dataset, or None.
+    notes: what a reader should know about its values, a line each.
+    scale: of the values of an image whose type no picture has: black and white.
+    """
+
+    slices: int
+    width: int
+    height: int
+    spacing: tuple[float, float, float] | None
+    image: Any = None
+    header: Any = None
+    notes: list[str] = field(default_factory=list)
+    scale: tuple[float, float] | None = None
+
+
+def ending_of(file: Path) -> str:
+    """Return the ending by which a file is a volume, or an empty text."""
+    return next((ending for ending in ENDINGS if file.name.lower().endswith(ending)), "")
+
+
+def is_volume(file: Path) -> bool:
+    """Tell whether a file holds a volume, by its ending or, of a DICOM file, by its number of frames."""
+    if ending_of(file):
+        return True
+    try:
+        # First, because reading a named pipe might never end.
+        if not file.is_file():
+            return False
+        with file.open("rb") as opened:
+            return is_dicom(opened.read(SIGNATURE)) and _frames(file) > 1
+    except OSError:
+        return False
+
+
+def _frames(file: Path) -> int:
+    try:
+        import pydicom
+
+        with quiet():
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["NumberOfFrames"])
+            return int(header.get("NumberOfFrames") or 1)
+    # Whatever is wrong with it is said when it is opened as an image.
+    except Exception:
+        return 1
+
+
+def open_volume(file: Path) -> Volume:
+    """Open a volume.
+
+    Raises:
+        ImageError: it is none, or of a kind that is not read. The message is one line.
+        OSError: the file cannot be read.
+    """
+    if ending_of(file):
+        return _open_image(file)
+    image = open_dicom(file)
+    pair, step = pixel_spacing(image.header), slice_spacing(image.header)
+    return Volume(
+        slices=image.frames,
+        width=image.width,
+        height=image.height,
+        spacing=(*pair, step) if pair and step else None,
+        header=image.header,
+    )
+
+
+def _open_image(file: Path) -> Volume:
+    try:
+        import SimpleITK
+    except ModuleNotFoundError:
+        raise ImageError(MISSING, "not_an_image") from None
+    _check_data_file(file)
+    # ITK prints warnings of its own, which no option of a command asks for.
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        image = SimpleITK.ReadImage(str(file))
+    except RuntimeError:
+        raise ImageError(f"{DAMAGED}the volume cannot be read", "damaged") from None
+    values = SimpleITK.GetArrayViewFromImage(image)
+    if values.ndim != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise ImageError(
+            f"a volume of the shape {values.shape} is not read: three axes of grey values are", "not_an_image"
+        )
+    count, height, width = values.shape
+    if not values.size or width * height > MAX_PIXELS:
+        raise ImageError(f"the volume has {count} slices of {width} x {height} pixels", "not_an_image")
+    across, down, through = (float(step) for step in image.GetSpacing())
+    # What no file states is 1 to its readers.
+    stated = (across, down, through) != (1.0, 1.0, 1.0)
+    scale, notes = _scale_of(values)
+    if not stated:
+        notes.append("no mm³: a spacing of exactly 1 in all directions is taken for one that nobody has stated")
+    return Volume(
+        slices=count,
+        width=width,
+        height=height,
+        spacing=(down, across, through) if stated else None,
+        image=image,
+        scale=scale,
+        notes=notes,
+    )
+
+
+def _check_data_file(file: Path) -> None:
+    """Raise ImageError where the file of pixels that a MetaImage or NRRD header names is missing."""
+    if not file.name.lower().endswith((".mhd", ".nhdr")):
+        if not file.is_file():
+            raise FileNotFoundError(2, "No such file or directory", str(file))
+        return
+    for line in file.read_bytes().splitlines():
+        key, separator, value = line.partition(b"=" if file.name.lower().endswith(".mhd") else b":")
+        named = value.strip().decode("utf-8", "replace")
+        if separator and key.strip().lower() in (b"elementdatafile", b"data file", b"datafile"):
+            single = named not in ("LOCAL", "LIST") and "%" not in named and not named.startswith("LIST")
+            if single and not (file.parent / named).is_file():
+                raise ImageError(f"the volume's file of pixels is missing ({named})", "damaged")
+
+
+def _scale_of(values: NDArray[Any]) -> tuple[tuple[float, float] | None, list[str]]:
+    """Return black and white of values that no picture holds as they are, and a note that says so.
+
+    Raises ImageError where some are not finite.
+    """
+    if values.dtype in DIRECT:
+        return None, []
+    if values.dtype.kind == "f" and (bad := int(np.count_nonzero(~np.isfinite(values)))):
+        raise ImageError(f"the volume holds {bad} NaN or infinities", "damaged")
+    low, high = float(values.min()), float(values.max())
+    return (low, high if high > low else low + 1), [
+        f"values of {values.dtype} from {low:g} to {high:g} are shown from black to white"
+    ]
+
+
+def slices_of(volume: Volume) -> Iterator[Frame]:
+    """Yield the slices of a volume as pictures, one after the other.
+
+    Raises ImageError where the pixels are damaged.
+    """
+    if volume.image is None:
+        yield from read_frames(open_dicom_of(volume))
+        return
+    import SimpleITK
+
+    for values in SimpleITK.GetArrayViewFromImage(volume.image):
+        if volume.scale is None:
+            yield Frame(values, int(np.iinfo(values.dtype).max))
+        else:
+            low, high = volume.scale
+            shares = (values.astype(np.float64) - low) / (high - low)
+            yield Frame(np.rint(65535 * shares).astype(np.uint16), 65535)
+
+
+def open_dicom_of(volume: Volume) -> Any:
+    """Return the DICOM image that a volume was opened from."""
+    from data_pipeline.dicom import DicomImage
+
+    return DicomImage(header=volume.header, frames=volume.slices, width=volume.width, height=volume.height)
+
+
+def write_mask(volume: Volume, mask: NDArray[np.uint8], path: Path) -> None:
+    """Write a mask (N, H, W) with the geometry of the volume that it belongs to, whole or not at all.
+
+    Args:
+        volume: one of SimpleITK's.
+        mask: class indices.
+        path: where to write. Its ending says the format.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import SimpleITK
+
+    image = SimpleITK.GetImageFromArray(mask)
+    image.CopyInformation(volume.image)
+    # SimpleITK chooses the format by the ending, which a temporary file's name would not have.
+    with TemporaryDirectory(prefix=".volume-", dir=path.parent) as scratch:
+        written = Path(scratch) / path.name
+        try:
+            SimpleITK.WriteImage(image, str(written), useCompression=True)
+            del image
+            # Read again, because ITK's writers do not notice a full disk.
+            read = SimpleITK.ReadImage(str(written))
+            whole = np.array_equal(SimpleITK.GetArrayViewFromImage(read), mask)
+        except RuntimeError:
+            whole = False
+        if not whole:
+            raise OSError(f"{path} cannot be written: the disk may be full")
+        written.chmod(0o666 & ~_umask(Path(scratch)))
+        written.replace(path)
+
+
+def _umask(folder: Path) -> int:
+    probe = folder / "mode"
+    probe.touch()
+    return 0o666 & ~probe.stat().st_mode
