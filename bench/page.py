@@ -82,7 +82,7 @@ def others(browser: Browser, server: Server, image: bytes) -> tuple[float, float
             page.goto(f"http://{server.http_url}/")
             page.wait_for_selector("#served dt")
             # What loading has started is over by then.
-            page.wait_for_timeout(1000)
+            page.wait_for_timeout(3000)
             times[1].extend(client.segment(image).seconds for _ in range(CALLS))
             page.close()
     closed, opened = (1000 * float(np.median(one)) for one in times)

@@ -122,16 +122,23 @@ def is_inference(request: Request) -> bool:
     return request.url.endswith("/infer")
 
 
-def pretend(page: Page, contract: Contract, probabilities: NDArray[np.float32], labels: NDArray[np.float32]) -> None:
+def pretend(
+    page: Page,
+    contract: Contract,
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.float32],
+    *,
+    version: str = "1",
+) -> None:
     """Answer the page in the server's place: any image with these probabilities, (K, S, S), and these labels."""
     config = {
         "input": [{"name": "IMAGE"}],
-        "version_policy": {"latest": {"num_versions": 1}},
+        "version_policy": {"specific": {"versions": [version]}},
         "parameters": {"contract": {"string_value": contract.to_json()}, "network": {"string_value": "model.onnx"}},
     }
     tensors = {"SEG_PROBS": probabilities, "CLASS_PROBS": labels}
     outputs = [{"name": name, "parameters": {"binary_data_size": one.nbytes}} for name, one in tensors.items()]
-    head = json.dumps({"outputs": outputs}).encode()
+    head = json.dumps({"model_version": version, "outputs": outputs}).encode()
     body = head + b"".join(one.astype(np.float32).tobytes() for one in tensors.values())
 
     def infer(route: Route) -> None:

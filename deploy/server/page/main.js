@@ -23,13 +23,13 @@ const look = { shown: [], opacity: settings.opacity, outline: 2 };
 
 const viewer = new Viewer(byId("canvas"), (zoom) => (byId("zoom").textContent = percent(zoom, 0)));
 const results = new Results(select);
-const queue = new Queue(IN_FLIGHT, work, recover);
+const queue = new Queue(IN_FLIGHT, work, recover, giveUp);
 let learning = learn();
 
-/** Read what is served, and show it. Where the network is another one than before, send every image to it again. */
+/** Read what is served, and show it. Where it is another version than before, send every image to it again. */
 async function learn(before) {
   const served = await untilServed();
-  if (before && served.sha256 === before.sha256) return served;
+  if (before && served.sha256 === before.sha256 && served.version === before.version) return served;
   look.shown = served.seg_classes.map((_, index) => index > 0);
   unknown = Object.fromEntries(served.labels.map((name) => [name, null]));
   byId("page").dataset.served = "true";
@@ -44,6 +44,12 @@ function restart() {
   const images = items;
   clear();
   add(images.map((item) => item.file));
+}
+
+/** Fail an item that the server has gone away with again and again. */
+function giveUp(item, problem) {
+  change(item, { state: "failed", problem: `The server has not answered it in three attempts. ${problem.message}` });
+  report();
 }
 
 /** Wait until the server answers again: it may be another one by then. */
@@ -83,6 +89,7 @@ async function work(item) {
     const bytes = await read(item.file);
     item.picture ??= open(bytes);
     const answer = await infer(bytes, served);
+    if (answer.version !== served.version) throw new Problem("wait", "The server has a new version of the network.");
     await keep(item, await item.picture, answer, served);
   } catch (problem) {
     const passes = problem instanceof Problem && problem.kind !== "refused";
@@ -103,13 +110,15 @@ async function keep(item, picture, { probabilities, labels, ...answer }, served)
   const answered = { answer: new Blob([probabilities]), labels: named, counts: count(mask, served.seg_classes.length) };
   Object.assign(item, answer, answered, { served, width, height, note, state: "done" });
   const layer = layerOf(mask, item);
-  results.update(item, picture, layer);
-  if (item !== current.item) return;
-  Object.assign(current, { mask, layer });
-  await viewer.cover(layer);
-  item.drawing = performance.now() - begin;
-  performance.measure("image", { start: item.begin, detail: { server: item.server, roundTrip: item.roundTrip } });
-  explain(item);
+  if (item === current.item) {
+    Object.assign(current, { mask, layer });
+    await viewer.cover(layer);
+    item.drawing = performance.now() - begin;
+    performance.measure("image", { start: item.begin, detail: { server: item.server, roundTrip: item.roundTrip } });
+    explain(item);
+  }
+  // After the image that somebody waits for.
+  if (items.includes(item)) results.update(item, picture, layer);
 }
 
 function layerOf(mask, { width, height }) {

@@ -83,7 +83,7 @@ export async function describe() {
  * Send an image's bytes and return what the network says of it.
  *
  * Returns the probabilities that the mask is decided from (Float32Array, channels first), one probability for each
- * label, the request's id, and milliseconds: `server` for decoding and the network, `roundTrip` for all of it.
+ * label, the network's version, the request's id, and milliseconds: `server` for decoding and the network, `roundTrip` for all of it.
  */
 export async function infer(bytes, served) {
   const limit = Number(served.max_request_bytes) || Infinity;
@@ -103,8 +103,9 @@ export async function infer(bytes, served) {
   const response = await ask(`${MODEL}/infer`, { method: "POST", headers, body: new Blob([head, bytes]) });
   const content = await body(response);
   const roundTrip = performance.now() - begin;
-  const tensors = outputs(content, Number(response.headers.get(LENGTH)));
+  const { tensors, version } = parse(content, Number(response.headers.get(LENGTH)));
   return {
+    version,
     probabilities: tensors[settings.probabilities],
     labels: [...tensors[settings.labels]],
     id: response.headers.get("X-Request-Id") ?? "",
@@ -122,15 +123,14 @@ async function body(response) {
 }
 
 /** Take an answer apart: JSON, then the bytes of its tensors in its order. */
-function outputs(content, length) {
+function parse(content, length) {
   const document = JSON.parse(new TextDecoder().decode(new Uint8Array(content, 0, length)));
   let place = length;
-  return Object.fromEntries(
-    document.outputs.map(({ name, parameters }) => {
-      // A copy, because a tensor may begin at any byte, and a view of floats may not.
-      const tensor = new Float32Array(content.slice(place, place + parameters.binary_data_size));
-      place += parameters.binary_data_size;
-      return [name, tensor];
-    }),
-  );
+  const tensors = document.outputs.map(({ name, parameters }) => {
+    // A copy, because a tensor may begin at any byte, and a view of floats may not.
+    const tensor = new Float32Array(content.slice(place, place + parameters.binary_data_size));
+    place += parameters.binary_data_size;
+    return [name, tensor];
+  });
+  return { version: document.model_version, tensors: Object.fromEntries(tensors) };
 }

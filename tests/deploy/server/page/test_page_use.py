@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Request, expect
+from playwright.sync_api import Browser, Request, Route, expect
 
-from deploy.contract import PIPELINE_MODEL
+from deploy.contract import PIPELINE_MODEL, Contract
 from deploy.server import Server
 from deploy.server.options import FREE_PORTS
 from deploy.server.process.workers import workers_of
-from tests.helpers.browser import NEEDS_CHROMIUM, Visit, chromium, is_inference, visit
+from tests.helpers.browser import NEEDS_CHROMIUM, Visit, chromium, is_inference, pretend, visit
 from tests.helpers.kinds import BAD
 from tests.helpers.serving import served
 
@@ -116,6 +117,47 @@ def test_a_lost_connection_is_made_again(browser: Browser, server: Server, make_
         seen.settled(3)
 
 
+def test_an_image_that_the_server_goes_down_with_is_given_up(
+    browser: Browser, server: Server, make_image: MakeImage
+) -> None:
+    alone: list[int] = []
+    flying: set[Request] = set()
+
+    def down_with_the_bad_one(route: Route) -> None:
+        if b"poison" not in (route.request.post_data_buffer or b""):
+            route.fallback()
+            return
+        alone.append(len(flying))
+        route.fulfill(status=503, json={"error": "the server is not available: it is being started or repaired"})
+
+    with visit(browser, server.http_url) as seen:
+        follow(seen, flying)
+        seen.page.route("**/infer", down_with_the_bad_one)
+        files = {f"{number}.png": make_image(seed=number) for number in range(4)}
+        seen.drop({"bad.png": b"poison", **files})
+        seen.settled(4, failed=1)
+        assert "in three attempts" in in_front(seen, "bad.png")
+        assert len(alone) == 3
+        assert alone[1:] == [1, 1], "no other image is in work when it is tried again"
+
+
+def test_a_new_version_is_asked_about_every_image(
+    browser: Browser, server: Server, contract: Contract, make_image: MakeImage
+) -> None:
+    probabilities = np.full((4, 51, 51), 0.25, np.float32)
+    with visit(browser, server.http_url) as seen:
+        pretend(seen.page, replace(contract, labels=("old",)), probabilities, np.array([0.25], np.float32))
+        seen.page.reload()
+        seen.drop({"first.png": make_image()})
+        seen.settled(1)
+        pretend(seen.page, replace(contract, labels=("new",)), probabilities, np.array([0.75], np.float32), version="2")
+        seen.drop({"second.png": make_image(seed=1)})
+        seen.settled(2)
+        for name in ("first.png", "second.png"):
+            seen.choose(name)
+            expect(seen.page.locator("#labels")).to_have_text("new75.0 %")
+
+
 NAMES = ("<script>document.title='taken'</script>.png", "<img src=x onerror=\"document.title='taken'\">.png")
 
 
@@ -176,28 +218,33 @@ def test_a_pasted_image_is_answered(browser: Browser, server: Server, make_image
         seen.settled(1)
 
 
+def follow(seen: Visit, flying: set[Request]) -> list[int]:
+    """Keep the inferences in flight in a set, and return a list that gets their number at the start of each."""
+    counts: list[int] = []
+
+    def start(request: Request) -> None:
+        if is_inference(request):
+            flying.add(request)
+            counts.append(len(flying))
+
+    seen.page.on("request", start)
+    for end in ("requestfinished", "requestfailed"):
+        seen.page.on(end, lambda request: flying.discard(request))
+    return counts
+
+
 def test_fifty_images_at_once_are_answered_four_at_a_time(
     browser: Browser, server: Server, make_image: MakeImage
 ) -> None:
     flying: set[Request] = set()
-    most = 0
-
-    def start(request: Request) -> None:
-        nonlocal most
-        if is_inference(request):
-            flying.add(request)
-            most = max(most, len(flying))
-
     with visit(browser, server.http_url) as seen:
-        seen.page.on("request", start)
-        for end in ("requestfinished", "requestfailed"):
-            seen.page.on(end, lambda request: flying.discard(request))
+        counts = follow(seen, flying)
         seen.drop({f"{number}.jpg": make_image((640, 480), "JPEG", seed=number) for number in range(50)})
         # Used while it works.
         seen.choose("3.jpg")
         seen.page.get_by_role("button", name="Zoom in").click()
         seen.settled(50)
-        assert most == 4
+        assert max(counts) == 4
         assert seen.page.locator("#items [data-state=done]").count() == 50
         seen.page.get_by_role("button", name="Clear").click()
         expect(seen.page.locator("#empty")).to_be_visible()
