@@ -253,9 +253,9 @@ def undeclared(modules: Iterable[str], *extras: str) -> list[str]:
 
 
 def test_what_is_imported_is_declared() -> None:
-    assert not undeclared(MODULES, "toolkit", "gpu", "dicom", "volumes")
+    assert not undeclared(MODULES, "toolkit", "gpu", "dicom", "volumes", "pacs")
 
 
 def test_what_the_client_imports_is_declared_for_a_client_machine() -> None:
     client = [module for module in reachable(of("deploy.client")) if module in MODULES]
-    assert not undeclared(client, "client", "dicom", "volumes")
+    assert not undeclared(client, "client", "dicom", "volumes", "pacs")

@@ -24,6 +24,7 @@ from deploy.client.dicom import Codes, read_codes
 from deploy.client.errors import ClientError
 from deploy.client.image import CONTOURS, Failure, Wanted
 from deploy.client.measure import Cleaning
+from deploy.client.pacs import Pacs, read_uid
 from deploy.client.plan import Task, plan
 from deploy.client.summary import Finished, fits, read_results, table, write_result
 from deploy.client.transport import Access
@@ -54,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Send what the options name to the server, and return the exit code."""
-    tasks = plan(options.images, options.output)
+    pacs = Pacs(options.dicomweb) if options.dicomweb else None
+    fetched = pacs.fetch(options.study, options.output) if pacs else []
+    tasks = plan([*options.images, *fetched], options.output)
     # A misuse rather than a success with nothing done: the folder was probably a wrong one.
     if not tasks:
         print("error: no images or volumes in the folders named", file=sys.stderr)
@@ -64,12 +67,23 @@ def run(options: argparse.Namespace) -> int:
         contract = read_contract(connect)
         options.output.mkdir(parents=True, exist_ok=True)
         with locked(options.output):
-            return process_and_show(options, contract, connect, tasks)
+            code = process_and_show(options, contract, connect, tasks)
+            if pacs:
+                store(pacs, fetched, options)
+            return code
     except BlockingIOError:
         raise ValueError(f"another run writes into {options.output}: wait for it, or choose another --output") from None
     except KeyboardInterrupt:
         abandon()
         raise
+
+
+def store(pacs: Pacs, fetched: Sequence[Path], options: argparse.Namespace) -> None:
+    """Store what was written about fetched images at the server that they came from."""
+    results = read_results(options.output, wanted_of(options))
+    written = [options.output / name for file in fetched if str(file) in results for name in results[str(file)].dicom]
+    pacs.store(written)
+    Output(stderr=True).print(f"{len(written)} SEG and SR objects stored")
 
 
 def read_contract(connect: Callable[[float], Client]) -> Contract:
@@ -209,12 +223,20 @@ def percent(text: str) -> float:
     return value
 
 
+def uid(text: str) -> str:
+    """Parse the UID of a study."""
+    try:
+        return read_uid(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line, or exit with 2 where it is wrong."""
     parser = new_parser("deploy.client", __doc__, EXAMPLES)
     parser.add_argument(
         "images",
-        nargs="+",
+        nargs="*",
         type=Path,
         metavar="IMAGE",
         help="image (JPEG, PNG, TIFF, DICOM), volume (MetaImage, NIfTI, NRRD, DICOM), or a folder",
@@ -244,6 +266,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--probabilities", action="store_true", help="with --dicom: a SEG of probabilities")
     parser.add_argument("--deidentify", action="store_true", help="with --dicom: leave out what names the patient")
     parser.add_argument("--codes", type=Path, metavar="FILE", help="with --dicom: JSON table of coded concepts")
+    parser.add_argument("--dicomweb", metavar="URL", help="PACS to fetch a study from and to store SEG and SR in")
+    parser.add_argument("--study", type=uid, metavar="UID", help="with --dicomweb: which study")
     parser.add_argument("--jobs", type=positive(int), default=4, help="images in flight at once (default: 4)")
     parser.add_argument("--resume", action="store_true", help="skip what a result.json in DIR already answers")
     parser.add_argument(
@@ -251,6 +275,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that the server asks for")
     options = parser.parse_args(arguments)
+    if bool(options.dicomweb) != bool(options.study):
+        parser.error("--dicomweb URL and --study UID belong together")
+    if not options.images and not options.dicomweb:
+        parser.error("name at least one IMAGE, or --dicomweb and --study")
+    options.dicom = options.dicom or bool(options.dicomweb)
     try:
         for url in options.url or ():
             read_address(url, options.protocol)
