@@ -10,11 +10,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_pipeline.command_line import new_parser, positive, run_command
-from deploy.server import Server, ServerError, ServerOptions, Supervisor, Tls
+from deploy.server import ServerError, ServerOptions, Tls
 from deploy.server.log import Log
 from deploy.server.reload import Reloads, request_reload
+
+if TYPE_CHECKING:
+    from deploy.server import Server
 
 EXAMPLES = """examples:
   python -m deploy.serve
@@ -37,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _open_standard_files()
     _raise_limit_of_files()
+    _choose_grpc_engine()
+    from deploy.server import Server
+
     with _log_of_everything() as log:
         return run_command(
             lambda: run(Server(options.repository, server_options(options), log.server_line), log), OSError, ServerError
@@ -73,8 +80,10 @@ def read_token(file: Path) -> str:
     return token.decode()
 
 
-def run(server: Server, log: Log) -> int:
+def run(server: "Server", log: Log) -> int:
     """Start the server, print where it listens, watch it until interrupted, and return the exit code."""
+    from deploy.server import Supervisor
+
     reloads = Reloads()
     try:
         server.start()
@@ -122,6 +131,12 @@ def _raise_limit_of_files() -> None:
     """Allow this process as many open files as it may allow itself: each connection is one or two."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _choose_grpc_engine() -> None:
+    """Let gRPC read its sockets in the threads that wait for them, which saves each call two changes of thread."""
+    # It has no other switch for it, and reads this one when it is imported, which `Server` does.
+    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
 
 
 @contextmanager

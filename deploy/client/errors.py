@@ -54,10 +54,14 @@ _KIND_OF_STATUS: dict[str | None, type[ClientError]] = {
     "StatusCode.INVALID_ARGUMENT": InvalidImage,
     "400": InvalidImage,
     "404": ServerUnavailable,
+    "413": InvalidImage,
     "499": DeadlineExceeded,
     "503": ServerUnavailable,
+    "504": DeadlineExceeded,
 }
 
+# gRPC's own words, of the server's side as of this one.
+TOO_LARGE = "message larger than max"
 # The server's messages while a worker is dead, and while its successor is loaded. The status differs each time.
 _WORKER_REPLACED = ("is not healthy", "unknown model", "is not ready")
 
@@ -80,6 +84,8 @@ def from_status(status: str | None, message: str, url: str, *, with_token: bool 
     line = " ".join(message.split())
     if any(sign in line for sign in _WORKER_REPLACED):
         return ServerUnavailable(f"the server at {url} is replacing its worker: {line}")
+    if TOO_LARGE in line:
+        return InvalidImage(f"the image is larger than the server takes: {line}")
     kind = _KIND_OF_STATUS.get(status, ServerFault)
     # The server's message about an image is complete, and written for the user who sent it.
     if kind is InvalidImage:

@@ -77,6 +77,10 @@ class ServerOptions:
             metrics_port=self.metrics_port or free[2],
         )
 
+    def endpoint(self, port: int) -> str:
+        """Return address:port as gRPC and clients write it."""
+        return f"[{self.address}]:{port}" if ":" in self.address else f"{self.address}:{port}"
+
 
 FREE_PORTS = ServerOptions(http_port=0, grpc_port=0, metrics_port=0)
 
@@ -85,5 +89,12 @@ def free_ports(address: str, count: int) -> list[int]:
     """Find `count` different ports that nothing listens on at the moment."""
     with ExitStack() as stack:
         # All are bound before any is released: one at a time, the system could name the same port twice.
-        sockets = [stack.enter_context(socket.create_server((address, 0))) for _ in range(count)]
+        sockets = [stack.enter_context(listen(address, 0)) for _ in range(count)]
         return [one.getsockname()[1] for one in sockets]
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """Listen on an address of either kind: `::` takes IPv4 as well."""
+    if ":" not in address:
+        return socket.create_server((address, port))
+    return socket.create_server((address, port), family=socket.AF_INET6, dualstack_ipv6=address == "::")

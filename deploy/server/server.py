@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import gettempdir
 from types import TracebackType
@@ -17,8 +18,9 @@ from deploy.server.options import ServerOptions
 from deploy.server.process import DRAIN_SECONDS, POLL_SECONDS, ServerProcess, guardian, server_command
 from deploy.server.process.installation import environment, lay_out_backends
 from deploy.server.process.leftovers import new_name, remove_leftovers
-from deploy.server.process.workers import children_of, kill_workers, workers_of
+from deploy.server.process.workers import children_of, cpu_seconds, kill_workers, workers_of
 from deploy.server.proxy import Proxy
+from deploy.server.proxy.admission import Admission
 from deploy.server.release import Release
 
 START_SECONDS = 60.0
@@ -27,6 +29,8 @@ KILL_AFTER_SECONDS = 2.0
 UNLOAD_SECONDS = 5.0
 # How long a rollout waits for the workers of the version before, whose memory is free once they have ended.
 OLD_WORKERS_SECONDS = 30.0
+# Of one processor, what a worker uses at least where it shares the machine with many others.
+LEAST_PROGRESS = 0.02
 LONGEST_SOCKET = 107  # bytes of a socket's path on Linux
 
 
@@ -67,6 +71,8 @@ class Server:
         self.folder = Path(gettempdir(), new_name())
         self.internal = InternalEndpoint(self.folder)
         self._probe = Probe(self.internal, self.release.contract)
+        workers = {name: count_of(config) for name, config in self.release.configs.items()}
+        self._admission = Admission(workers, self.options.max_request_bytes)
         self._resources = ExitStack()
 
     @property
@@ -118,6 +124,7 @@ class Server:
         # A plain load would keep the workers that the model has, dead or not.
         kill_workers(self.pid, name)
         self.internal.unload(name, UNLOAD_SECONDS)
+        self._admission.give_up(name)
         self._load(self.release.configs[name], self._probe)
 
     def roll_out(self) -> str:
@@ -147,11 +154,18 @@ class Server:
         """Return if all workers of a model exist and it answers an inference, else raise ServerError."""
         # With one of several workers dead, an inference may go to a live one.
         config = self.release.configs[name]
-        expected = config.instance_group[0].count
-        present = len(workers_of(self.pid, name, version_of(config)))
-        if present < expected:
-            raise ServerError(f"model {name} has {present} of {expected} workers")
-        self._probe.check(name)
+        workers = workers_of(self.pid, name, version_of(config))
+        if len(workers) < count_of(config):
+            raise ServerError(f"model {name} has {len(workers)} of {count_of(config)} workers")
+        begin, computed = time.monotonic(), cpu_seconds(workers)
+        try:
+            self._probe.check(name)
+        except ServerError:
+            # A large request takes longer than a probe waits. Its worker computes, which one that hangs does not, and
+            # is not late.
+            progress = cpu_seconds(workers) - computed > LEAST_PROGRESS * (time.monotonic() - begin)
+            if not progress or not self._admission.busy(name):
+                raise
 
     def stop(self) -> bool:
         """Let requests in flight finish, then end.
@@ -208,7 +222,7 @@ class Server:
 
     def _start_proxy(self) -> None:
         # A new one for each start, since the supervisor restarts a server. It reads `ready` at each request.
-        proxy = Proxy(self.options, self.internal, ready=lambda: self.ready, log=self._log)
+        proxy = Proxy(self.options, self.internal, admission=self._admission, ready=lambda: self.ready, log=self._log)
         proxy.start()
         self._resources.callback(proxy.stop)
 
@@ -220,16 +234,22 @@ class Server:
     def _load(self, config: schema.ModelConfig, probe: Probe) -> None:
         self.internal.load(config)
         probe.first(config.name)
+        self._admission.started(config.name, count_of(config))
 
     def _wait_for_old_workers(self) -> None:
         """Wait until the workers of earlier versions have answered what they have and ended, for a while."""
-        count = sum(config.instance_group[0].count for config in self.release.configs.values())
+        count = sum(count_of(config) for config in self.release.configs.values())
         deadline = time.monotonic() + OLD_WORKERS_SECONDS
         with suppress(OSError):
             while len(children_of(self.pid)) > count and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
 
     def _url(self, port: int) -> str:
-        # 0.0.0.0 is every interface, and not an address that a client can connect to everywhere.
-        host = "127.0.0.1" if self.options.address == "0.0.0.0" else self.options.address
-        return f"{host}:{port}"
+        # These are every interface, and no address that a client can connect to everywhere.
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.options.address, self.options.address)
+        return replace(self.options, address=host).endpoint(port)
+
+
+def count_of(config: schema.ModelConfig) -> int:
+    """Return how many workers a configuration asks for."""
+    return int(config.instance_group[0].count)

@@ -49,8 +49,10 @@ def environment() -> dict[str, str]:
     """Return this process's environment, changed so that the workers run this very Python."""
     # A worker runs the first `python3` on PATH and links against that Python's shared library.
     libraries = [str(sysconfig.get_config_var("LIBDIR")), os.environ.get("LD_LIBRARY_PATH", "")]
+    # What gRPC is told here (see deploy/serve.py) is nothing to tritonserver's, which is another version.
+    mine = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
     return {
-        **os.environ,
+        **mine,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
     }

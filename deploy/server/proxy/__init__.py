@@ -1,4 +1,4 @@
-"""Listen for clients over HTTP and gRPC in threads of this process, and serve all metrics at one address."""
+"""Listen for clients over HTTP and gRPC in one thread of this process, and serve all metrics at one address."""
 
 import asyncio
 import json
@@ -16,6 +16,7 @@ from deploy.errors import EXHAUSTED, ServerError
 from deploy.server.internal_endpoint import InternalEndpoint
 from deploy.server.options import ServerOptions
 from deploy.server.page import Page
+from deploy.server.proxy.admission import Admission
 from deploy.server.proxy.grpc_proxy import GrpcProxy
 from deploy.server.proxy.handlers import Handlers
 from deploy.server.proxy.limits import CLOSE_SECONDS, Connections, most_connections
@@ -38,6 +39,7 @@ class Proxy:
         options: ServerOptions,
         internal: InternalEndpoint,
         *,
+        admission: Admission,
         ready: Callable[[], bool],
         log: Callable[[str], None],
     ) -> None:
@@ -46,13 +48,16 @@ class Proxy:
         Args:
             options: where to listen, and the limits, TLS and token for clients.
             internal: where requests are forwarded to.
+            admission: decides when an inference is forwarded.
             ready: returns whether inferences would be answered.
             log: takes one line of JSON for each request.
         """
         self._options, self._internal = options, internal
-        self._ready, self._log = ready, log
+        self._admission, self._ready, self._log = admission, ready, log
         self._rejections = Rejections()
-        self._grpc = GrpcProxy(options, internal.grpc, ready=ready, log=log, rejections=self._rejections)
+        self._grpc = GrpcProxy(
+            options, internal.grpc, ready=ready, log=log, rejections=self._rejections, admission=admission
+        )
         # An event loop in a thread: a program uses the server through plain blocking calls.
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(
@@ -72,16 +77,14 @@ class Proxy:
         self._thread.start()
         try:
             asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(START_SECONDS)
-            self._grpc.start()
         except (OSError, ServerError) as error:
             self.stop()
             raise ServerError(f"the proxy cannot start: {error}") from None
 
     def stop(self) -> None:
         """Finish the responses that are being written, then stop listening and end the thread."""
-        self._grpc.stop(CLOSE_SECONDS)
-        # Each of the two sites may take CLOSE_SECONDS.
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(2 * CLOSE_SECONDS + 1)
+        # gRPC and each of the two sites may take CLOSE_SECONDS.
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(3 * CLOSE_SECONDS + 1)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -122,9 +125,12 @@ class Proxy:
             page=Page() if options.page else None,
             log=self._log,
             rejections=self._rejections,
+            admission=self._admission,
         )
         await self._serve(handlers.application(), options.http_port, server_context(options.tls))
         await self._serve(handlers.metrics_application(), options.metrics_port, None)
+        await self._grpc.start()
+        self._resources.push_async_callback(self._grpc.stop, CLOSE_SECONDS)
 
     async def _close(self) -> None:
         await self._resources.aclose()

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 
@@ -18,13 +18,33 @@ from deploy.contract import LONGEST_ID
 from deploy.errors import ServerError
 from deploy.server.internal_endpoint import InternalEndpoint
 from deploy.server.page import PATH, Page
+from deploy.server.proxy.admission import Admission
 from deploy.server.proxy.limits import BODY_SECONDS
-from deploy.server.proxy.request import InferenceRequest, Rejection, Rejections, read_request
+from deploy.server.proxy.request import (
+    FAULT,
+    LOST,
+    RESPONSE_SECONDS,
+    RETRY_SECONDS,
+    TRACE_HEADER,
+    UNAVAILABLE,
+    InferenceRequest,
+    Rejection,
+    Rejections,
+    check_json_length,
+    read_request,
+    trace_of,
+)
 
 ID_HEADER, LENGTH_HEADER = "X-Request-Id", "Inference-Header-Content-Length"
-# For the server to respond, and for its metrics.
-RESPONSE_SECONDS, METRICS_SECONDS = 120.0, 2.0
+METRICS_SECONDS = 2.0
 MODEL = r"/v2/models/{model:[\w.-]+}{version:(/versions/\d+)?}"
+# What others may do over gRPC or to tritonserver itself, and clients may not.
+CLOSED = r"/v2/{closed:repository/models/.+|(system|cuda)sharedmemory.*|trace/.*|logging|models/.+/trace/.*}"
+# Of a body's JSON part, in bytes: below it, reading takes less time than handing it to another thread.
+QUICK_JSON = 2**16
+ENCODINGS = ("gzip", "deflate", "identity")
+# In the log, of a request whose client did not wait for the answer: nginx's number for it.
+GONE = 499
 # The server answers tensor data that it cannot parse with a status of 500, and begins its message like this.
 UNPARSED = b'{"error":"Unable to parse'
 HEALTH = ("/v2/health/live", "/v2/health/ready")
@@ -47,6 +67,7 @@ class Handlers:
     page: what a browser is given at the root, None for a server without one.
     log: takes one line of JSON for each request.
     rejections: counts what was refused.
+    admission: decides when an inference is forwarded.
     """
 
     internal: InternalEndpoint
@@ -57,6 +78,8 @@ class Handlers:
     page: Page | None
     log: Callable[[str], None]
     rejections: Rejections
+    admission: Admission
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def application(self) -> web.Application:
         """Return the application with every path that clients may use.
@@ -65,13 +88,15 @@ class Handlers:
         """
         app = web.Application(client_max_size=self.max_bytes, middlewares=[self.guard])
         app.router.add_get(HEALTH[0], self.live)
-        app.router.add_get(HEALTH[1], self.ready_state)
-        app.router.add_get(MODEL + "/ready", self.ready_state)
+        app.router.add_get(HEALTH[1], self.server_ready)
+        app.router.add_get(MODEL + "/ready", self.model_ready)
         app.router.add_post(MODEL + "/infer", self.infer)
         for path in ("/v2", MODEL, MODEL + "/config", MODEL + "/stats"):
             app.router.add_get(path, self.describe)
         if self.page:
             app.router.add_get(PATH, self.page.respond)
+        app.router.add_post("/v2/repository/index", self.describe)
+        app.router.add_route("*", CLOSED, self.closed)
         return app
 
     def metrics_application(self) -> web.Application:
@@ -86,7 +111,7 @@ class Handlers:
         begin, given = time.monotonic(), request.headers.get(ID_HEADER, "")
         # The id goes into the log and into a response header, so it must be short and free of control characters.
         REQUEST_ID.set(given if given.isprintable() and 0 < len(given) <= LONGEST_ID else uuid.uuid4().hex)
-        response, reason = await self._respond(request, handler)
+        response, reason = await self._respond(request, handler, begin)
         if reason:
             self.rejections.add(reason)
         response.headers[ID_HEADER] = REQUEST_ID.get()
@@ -97,30 +122,44 @@ class Handlers:
 
     async def live(self, _request: web.Request) -> web.Response:
         """Answer 200 as long as this process runs."""
-        return web.Response()
+        return web.json_response({"live": True})
 
-    async def ready_state(self, _request: web.Request) -> web.Response:
+    async def server_ready(self, _request: web.Request) -> web.Response:
         """Answer 200 where every model answered its last probe, which is an inference, else 503."""
-        return web.Response(status=200 if self.ready() else 503)
+        ready = self.ready()
+        return web.json_response({"ready": ready}, status=200 if ready else 503)
+
+    async def model_ready(self, request: web.Request) -> web.Response:
+        """Answer 200 for a model and version that is served, 404 for another, 503 where the server is not ready."""
+        status = 503
+        if self.ready():
+            status = 200 if (await self._forward(request, b"", {})).status == HTTPStatus.OK else 404
+        return web.json_response({"name": request.match_info["model"], "ready": status == HTTPStatus.OK}, status=status)
 
     async def describe(self, request: web.Request) -> web.Response:
-        """Answer with metadata, configuration or statistics, as the server gives them."""
-        return await self._forward(request, b"", {})
+        """Answer with metadata, configuration, statistics or the list of models, as the server gives them."""
+        return await self._forward(request, await self._body(request), {})
+
+    async def closed(self, _request: web.Request) -> web.Response:
+        """Refuse what would let a client load code, map memory or write files."""
+        raise Rejection(403, "closed", "this call is closed to clients")
 
     async def infer(self, request: web.Request) -> web.Response:
-        """Check an inference's body and forward it under the id that the body or the header gives it."""
-        if "Content-Encoding" in request.headers:
-            raise Rejection(415, "compressed", "send the body without Content-Encoding: images are compressed already")
-        # aiohttp has no limit on the time that a body may take, and a slow client would hold its connection open.
-        try:
-            body = await asyncio.wait_for(request.read(), BODY_SECONDS)
-        except asyncio.TimeoutError:
-            raise Rejection(408, "too_slow", f"the body did not arrive within {BODY_SECONDS:g} s") from None
-        # In a thread: parsing a JSON body of many megabytes would hold up every other request.
-        checked: InferenceRequest = await asyncio.to_thread(read_request, body, request.headers.get(LENGTH_HEADER))
+        """Check an inference's body and forward it, in its turn, under the id that the body or the header gives it."""
+        checked = await self._read(await self._body(request), request.headers.get(LENGTH_HEADER))
         REQUEST_ID.set(checked.id[:LONGEST_ID] or REQUEST_ID.get())
         named, length = checked.named(REQUEST_ID.get())
-        return await self._forward(request, named, {LENGTH_HEADER: str(length)})
+        model = request.match_info["model"]
+
+        async def forward() -> web.Response:
+            response = await self._forward(request, named, {LENGTH_HEADER: str(length)})
+            if response.status == HTTPStatus.OK:
+                self.admission.answered(checked.content)
+            elif LOST in (response.text or ""):
+                self.admission.lost(model, checked.content)
+            return response
+
+        return await self.admission.run(model, checked.content, checked.seconds, forward)
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Answer with the server's families of metrics, where it runs, and the proxy's own."""
@@ -128,9 +167,34 @@ class Handlers:
         with suppress(ServerError, OSError):
             request = partial(self.internal.request, "GET", "/metrics", timeout=METRICS_SECONDS)
             families = (await asyncio.to_thread(request)).decode()
-        return web.Response(text=families + self.rejections.text())
+        ready = "# HELP resformer_ready Whether every model answers\n# TYPE resformer_ready gauge\nresformer_ready"
+        own = f"{ready} {int(self.ready())}\n{self.admission.text()}{self.rejections.text()}"
+        return web.Response(text=families + own)
 
-    async def _respond(self, request: web.Request, handler: Handler) -> tuple[web.StreamResponse, str]:
+    async def _body(self, request: web.Request) -> bytes:
+        """Return the whole of a request's body, expanded where it is compressed."""
+        encoding = request.headers.get("Content-Encoding", "identity").lower()
+        if encoding not in ENCODINGS:
+            raise Rejection(415, "unknown_encoding", "a body may have the Content-Encoding gzip or deflate, or none")
+        if LENGTH_HEADER not in request.headers:
+            # Before it is taken.
+            check_json_length(request.content_length or 0)
+        # aiohttp has no limit on the time that a body may take, and a slow client would hold its connection open.
+        try:
+            return await asyncio.wait_for(request.read(), BODY_SECONDS)
+        except asyncio.TimeoutError:
+            raise Rejection(408, "too_slow", f"the body did not arrive within {BODY_SECONDS:g} s") from None
+        except web.RequestPayloadError:
+            raise Rejection(400, "malformed_http", f"the body is not what its encoding ({encoding}) says") from None
+
+    async def _read(self, body: bytes, json_length: str | None) -> InferenceRequest:
+        if json_length is not None and len(json_length) <= len(str(QUICK_JSON)) - 1:
+            return read_request(body, json_length)
+        # In a thread, and one at a time: parsing a JSON body of many megabytes holds up every other thread.
+        async with self.reading:
+            return await asyncio.to_thread(read_request, body, json_length)
+
+    async def _respond(self, request: web.Request, handler: Handler, begin: float) -> tuple[web.StreamResponse, str]:
         """Return the response and, where the request was refused, the reason to count it by.
 
         A failure becomes one line of JSON: neither aiohttp's pages nor a traceback may reach a client.
@@ -140,22 +204,28 @@ class Handlers:
             return await handler(request), ""
         except Rejection as rejection:
             return error_response(rejection.status, rejection.message), rejection.reason
+        except asyncio.CancelledError:
+            self.rejections.add("client_gone")
+            self._log(request, GONE, "client_gone", time.monotonic() - begin)
+            raise
         except web.HTTPException as error:
             too_large = error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             limit = f": the limit is {self.max_bytes} bytes" if too_large else ""
             message = HTTPStatus(error.status).phrase.lower() + limit
             return error_response(error.status, message), REASONS.get(error.status, "bad_request")
         except (ClientError, asyncio.TimeoutError):
-            return error_response(503, "the server is not available: it is being started or repaired"), ""
+            return error_response(503, UNAVAILABLE), ""
         except Exception as error:
             self.log(json.dumps({"request": REQUEST_ID.get(), "error": f"{type(error).__name__}: {error}"}))
-            return error_response(500, "the server failed on this request; its log says why"), ""
+            return error_response(500, FAULT), ""
 
     async def _forward(self, request: web.Request, body: bytes, headers: dict[str, str]) -> web.Response:
         # The session knows the socket. The name only fills a header.
         url = f"http://localhost{request.rel_url.path}"
         begin, timeout = time.monotonic(), ClientTimeout(total=RESPONSE_SECONDS)
-        async with self.session.request(request.method, url, data=body, headers=headers, timeout=timeout) as response:
+        # tritonserver knows no HEAD. aiohttp leaves the body of the answer out.
+        method = "GET" if request.method == "HEAD" else request.method
+        async with self.session.request(method, url, data=body, headers=headers, timeout=timeout) as response:
             content = await response.read()
             if response.status == HTTPStatus.INTERNAL_SERVER_ERROR and content.startswith(UNPARSED):
                 raise Rejection(400, "malformed_request", json.loads(content)["error"])
@@ -167,17 +237,19 @@ class Handlers:
             return web.Response(status=response.status, body=content, headers=kept)
 
     def _authorise(self, request: web.Request) -> None:
-        given = request.headers.get("Authorization", "").encode()
-        expected = f"Bearer {self.token}".encode()
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         # In constant time: how long a comparison takes must not tell how much of a guess was right.
-        if self.token and request.path not in (*HEALTH, PATH) and not hmac.compare_digest(given, expected):
+        right = scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.token.encode())
+        if self.token and request.path not in (*HEALTH, PATH) and not right:
             raise Rejection(401, "unauthorised", "send the server's token as Authorization: Bearer TOKEN")
 
     def _log(self, request: web.Request, status: int, reason: str, seconds: float) -> None:
         line = {"request": REQUEST_ID.get(), "protocol": "http", "path": request.path[:LONGEST_ID], "status": status}
-        self.log(json.dumps({**line, "rejected": reason, "milliseconds": round(1000 * seconds, 1)}))
+        taken = {"rejected": reason, "milliseconds": round(1000 * seconds, 1)}
+        self.log(json.dumps({**line, **taken, **trace_of(request.headers.get(TRACE_HEADER, ""))}))
 
 
 def error_response(status: int, message: str) -> web.Response:
-    """Return an error in the form of the server's protocol."""
-    return web.json_response({"error": message}, status=status)
+    """Return an error in the form of the server's protocol, with what to do about it where HTTP has a header for it."""
+    hints = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": str(RETRY_SECONDS)}}
+    return web.json_response({"error": message}, status=status, headers=hints.get(status))

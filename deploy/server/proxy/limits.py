@@ -13,6 +13,8 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web
 
+from deploy.server.options import listen
+
 # For the first bytes of a connection to become a request, for the whole of a request's body, and between requests.
 HEAD_SECONDS, BODY_SECONDS, IDLE_SECONDS = 10.0, 30.0, 75.0
 # Far more than the server has answers for, and few enough to be counted each time.
@@ -76,7 +78,13 @@ class Connections:
         self._most_files = before + min((most_files() - before) // 2, MOST)
         app.middlewares.insert(0, self._note)
         self._runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=CLOSE_SECONDS, keepalive_timeout=IDLE_SECONDS, logger=logger
+            app,
+            access_log=None,
+            shutdown_timeout=CLOSE_SECONDS,
+            keepalive_timeout=IDLE_SECONDS,
+            logger=logger,
+            # A request whose client has gone leaves the queue.
+            handler_cancellation=True,
         )
         # The connections that have sent a request, and since when the others have been there.
         self._begun: set[web.RequestHandler] = set()
@@ -90,7 +98,7 @@ class Connections:
         self._tls = tls is not None
         closing.push_async_callback(self._runner.cleanup)
         await self._runner.setup()
-        listening = socket.create_server((address, port))
+        listening = listen(address, port)
         # Its connections inherit it: the kernel closes one whose client takes no bytes for so long.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * BODY_SECONDS))
         server = await asyncio.get_running_loop().create_server(

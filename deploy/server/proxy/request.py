@@ -1,14 +1,27 @@
-"""Check an inference request over HTTP before tritonserver may see it, and count what is refused."""
+"""Check an inference request before tritonserver may see it, and count what is refused."""
 
 import json
 import math
+import re
 import threading
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 NAME = "resformer_rejected_requests_total"
-LARGEST_NUMBER = 2**31 - 1
+# What tritonserver reads as a number: its timeouts, priorities and ids of sequences have 64 bits.
+LARGEST_NUMBER = 2**64 - 1
+# Of a body's JSON part. Python holds every other request up while it reads one, for 30 ms a megabyte.
+MOST_JSON = 16 * 2**20
+# For tritonserver to answer, whatever the client grants, and for a client to wait before it tries again.
+RESPONSE_SECONDS, RETRY_SECONDS = 120.0, 1
+# What tritonserver says of a request whose worker has ended.
+LOST = "is not healthy"
+UNAVAILABLE = "the server is not available: it is being started or repaired"
+FAULT = "the server failed on this request; its log says why"
+# Of W3C's recommendation Trace Context, the same over both protocols.
+TRACE_HEADER = "traceparent"
+_TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Rejection(Exception):  # noqa: N818 (a response, not a fault)
@@ -49,12 +62,26 @@ class Rejections:
 class InferenceRequest:
     """Hold a request's body in two parts.
 
-    document: the JSON part.
+    document: what the JSON part says.
+    head: the JSON part.
     tensors: the bytes of its tensors, which follow it (the protocol's binary extension).
     """
 
     document: dict[str, Any]
+    head: bytes
     tensors: bytes
+
+    @property
+    def seconds(self) -> float | None:
+        """Return how long the client grants the request, or None for any time. The protocol counts microseconds."""
+        parameters = self.document.get("parameters")
+        timeout = parameters.get("timeout") if isinstance(parameters, dict) else None
+        return timeout / 1e6 if type(timeout) is int and timeout > 0 else None
+
+    @property
+    def content(self) -> list[bytes]:
+        """Return what makes this request another one than others, which its id does not."""
+        return [self.tensors or self.head]
 
     @property
     def id(self) -> str:
@@ -62,9 +89,25 @@ class InferenceRequest:
         return str(self.document.get("id", ""))
 
     def named(self, identity: str) -> tuple[bytes, int]:
-        """Return the body with `identity` as the request's id, and the length of its JSON part."""
-        head = json.dumps({**self.document, "id": identity}).encode()
+        """Return the body with `identity` as the request's id where it has none, and the length of its JSON part."""
+        head = self.head
+        if not self.id:
+            # Not written anew, which for millions of values would hold up every other request.
+            rest = head[head.index(b"{") + 1 :] if "id" not in self.document else _without_id(self.document)
+            head = b'{"id": %b, %b' % (json.dumps(identity).encode(), rest)
         return head + self.tensors, len(head)
+
+
+def check_json_length(length: int) -> None:
+    """Raise Rejection where a body has a larger JSON part than is read."""
+    if length > MOST_JSON:
+        message = f"the request's JSON may have {MOST_JSON:,} bytes: send tensors behind it (binary_data_size)"
+        raise Rejection(413, "too_large", message)
+
+
+def trace_of(header: str) -> dict[str, str]:
+    """Return the log's field for the trace that a request belongs to, if its header is one of Trace Context."""
+    return {TRACE_HEADER: header} if _TRACE.fullmatch(header) else {}
 
 
 def read_request(body: bytes, json_length: str | None) -> InferenceRequest:
@@ -83,13 +126,19 @@ def read_request(body: bytes, json_length: str | None) -> InferenceRequest:
     length = len(body) if json_length is None else int(json_length)
     if length > len(body):
         raise _malformed(f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes")
+    check_json_length(length)
     try:
         document = json.loads(body[:length], parse_constant=_refuse_constant)
         _check(document, len(body))
     # Deep nesting ends Python's parser, or the walk through the document, with RecursionError.
     except (ValueError, RecursionError):
         raise _malformed("the request must be a JSON object with a list of inputs") from None
-    return InferenceRequest(document, body[length:])
+    return InferenceRequest(document, body[:length], body[length:])
+
+
+def _without_id(document: dict[str, Any]) -> bytes:
+    """Return what follows the first brace of a document whose id is empty."""
+    return json.dumps({key: value for key, value in document.items() if key != "id"}).encode()[1:]
 
 
 def _refuse_constant(name: str) -> None:
@@ -105,6 +154,9 @@ def _check(document: Any, size: int) -> None:
         raise _malformed("the request's id must be a text")
     for tensor in inputs:
         _check_shape(tensor.get("shape"), size)
+        parameters = tensor.get("parameters")
+        if isinstance(parameters, dict) and _largest_number(parameters.get("binary_data_size", 0)) > size:
+            raise _malformed("an input's binary_data_size is larger than the request")
     # The values of tensors are left out: the server checks them against their type, and they may be millions.
     about = [{key: value for key, value in tensor.items() if key != "data"} for tensor in inputs]
     if _largest_number({**document, "inputs": about}) > LARGEST_NUMBER:

@@ -151,7 +151,6 @@ HTTP_REQUESTS: dict[str, tuple[str, str, bytes]] = {
     "huge parameter": ("POST", INFER, json.dumps({"inputs": [], "parameters": {"priority": 2**70}}).encode()),
     "id that is no text": ("POST", INFER, json.dumps({"inputs": [], "id": 7}).encode()),
     "one byte over the limit": ("POST", INFER, bytes(MAX_REQUEST_BYTES + 1)),
-    "index of all models": ("POST", "/v2/repository/index", b"{}"),
     "shared memory": ("POST", "/v2/systemsharedmemory/region/x/register", b"{}"),
     "trace settings": ("POST", "/v2/trace/setting", b"{}"),
     "dimension that is a text": ("POST", INFER, tensor_json(shape=["1", "4"])),

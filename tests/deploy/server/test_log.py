@@ -122,7 +122,8 @@ def test_every_line_is_json_whatever_comes(repository: Path, tmp_path: Path) -> 
     for reason, count in (("malformed_http", 2 * len(MALFORMED)), ("unauthorised", 2)):
         assert [line.get("rejected") for line in lines].count(reason) == count
         assert f'{{reason="{reason}"}} {count}' in metrics
-    assert [line["rejected"] for line in lines if line.get("request") == "probe"] == ["not_an_image"]
+    named = {line["where"]: line["rejected"] for line in lines if line.get("request") == "probe"}
+    assert named == {"worker": "not_an_image", "front": ""}
 
 
 def first_bytes(url: str, data: bytes) -> bytes:

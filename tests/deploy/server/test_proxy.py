@@ -1,5 +1,6 @@
 """Test the HTTP proxy before the real server: true health, limits, request ids, metrics, token and TLS."""
 
+import gzip
 import http.client
 import json
 import os
@@ -155,11 +156,20 @@ def test_token_and_tls(guarded: Server, certificate: Tls, make_image: MakeImage,
     ("body", "headers", "status"),
     [
         (bytes(100_001), {}, 413),
-        (b"{}", {"Content-Encoding": "gzip"}, 415),
+        (b"{}", {"Content-Encoding": "br"}, 415),
+        (b"{}", {"Content-Encoding": "gzip"}, 400),
+        (gzip.compress(bytes(100_001)), {"Content-Encoding": "gzip"}, 413),
         (b"{}", {"Inference-Header-Content-Length": "9" * 9}, 400),
         (b"{}", {"Inference-Header-Content-Length": "-1"}, 400),
     ],
-    ids=["too large", "compressed", "header beyond the body", "negative header"],
+    ids=[
+        "too large",
+        "unknown encoding",
+        "not compressed",
+        "too large when expanded",
+        "header beyond the body",
+        "negative header",
+    ],
 )
 def test_what_the_proxy_refuses(
     guarded: Server, certificate: Tls, body: bytes, headers: dict[str, str], status: int

@@ -20,6 +20,7 @@ from deploy.server.internal_endpoint import InternalEndpoint
 from deploy.server.options import FREE_PORTS, ServerOptions
 from deploy.server.page import FOLDER, Page, hash_source, in_order
 from deploy.server.proxy import Proxy
+from deploy.server.proxy.admission import Admission
 
 LARGEST = 60_000
 
@@ -29,7 +30,8 @@ def proxied(options: ServerOptions) -> Iterator[str]:
     """Run the proxy alone, with nothing behind it, and yield host:port of its HTTP side."""
     options = options.with_ports()
     nowhere = InternalEndpoint(Path("/nowhere"))
-    proxy = Proxy(options, nowhere, ready=lambda: False, log=lambda line: None)
+    admission = Admission({}, options.max_request_bytes)
+    proxy = Proxy(options, nowhere, admission=admission, ready=lambda: False, log=lambda line: None)
     proxy.start()
     try:
         yield f"127.0.0.1:{options.http_port}"

@@ -1,0 +1,63 @@
+"""Remember the requests that had a worker when it ended, so that none can end one worker after another."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+
+# Ends of a worker after which a request is not taken again: the first may have had another cause.
+STRIKES = 2
+REMEMBERED = 64
+
+Content = Sequence[bytes | memoryview]
+
+
+class Suspects:
+    """Count how many workers each request has ended, by its content, since its id may change.
+
+    A worker that has ended fails the request that it had and then all others until it is replaced. Only the first one
+    can have been the cause.
+    """
+
+    def __init__(self) -> None:
+        self._strikes: OrderedDict[bytes, int] = OrderedDict()
+        self._sizes: set[int] = set()
+        self._blamed: set[str] = set()
+
+    def refuses(self, content: Content) -> str:
+        """Return why a request is not taken, or an empty text."""
+        # Almost always nobody is suspected, and nothing has to be hashed.
+        if not self._strikes or _size(content) not in self._sizes:
+            return ""
+        ended = self._strikes.get(_digest(content), 0)
+        return f"{ended} workers ended while they had this request: it is not taken again" if ended >= STRIKES else ""
+
+    def failed(self, model: str, content: Content) -> None:
+        """Take note of a request whose worker has ended."""
+        if model in self._blamed:
+            return
+        self._blamed.add(model)
+        digest = _digest(content)
+        self._strikes[digest] = self._strikes.pop(digest, 0) + 1
+        self._sizes.add(_size(content))
+        if len(self._strikes) > REMEMBERED:
+            self._strikes.popitem(last=False)
+
+    def answered(self, content: Content) -> None:
+        """Take note of a request that was answered, and is above suspicion."""
+        if self._strikes and _size(content) in self._sizes:
+            self._strikes.pop(_digest(content), None)
+
+    def replaced(self, model: str) -> None:
+        """Take note of new workers."""
+        self._blamed.discard(model)
+
+
+def _size(content: Content) -> int:
+    return sum(map(len, content))
+
+
+def _digest(content: Content) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in content:
+        digest.update(part)
+    return digest.digest()

@@ -1,0 +1,79 @@
+"""Compare what is read from the bytes of a gRPC inference with protobuf's own reading."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tritonclient.grpc import service_pb2 as schema
+
+from deploy.server.proxy.message import MOST_DESCRIBED, MOST_FIELDS, read_inference, streamed, streamed_error, with_id
+from deploy.server.proxy.request import Rejection
+
+TEXTS = st.text(max_size=300)
+
+
+@given(
+    model=TEXTS,
+    identity=TEXTS,
+    timeout=st.integers(0, 2**63 - 1),
+    unsigned=st.booleans(),
+    tensors=st.lists(st.binary(max_size=300), max_size=3),
+)
+def test_names_and_numbers_are_those_of_protobuf(
+    model: str, identity: str, timeout: int, unsigned: bool, tensors: list[bytes]
+) -> None:
+    request = schema.ModelInferRequest(model_name=model, id=identity, raw_input_contents=tensors)
+    request.inputs.add(name="IMAGE", datatype="UINT8", shape=[1, 2**40]).contents.int_contents.extend([1, -1])
+    request.parameters["other"].string_param = "timeout"
+    if unsigned:
+        request.parameters["timeout"].uint64_param = timeout
+    else:
+        request.parameters["timeout"].int64_param = timeout
+    read = read_inference(request.SerializeToString())
+    assert (read.model, read.id, read.timeout) == (model, identity, timeout)
+    assert read.tensors == tensors
+
+
+@given(identity=TEXTS, other=TEXTS)
+def test_an_id_is_added_or_replaced(identity: str, other: str) -> None:
+    request = schema.ModelInferRequest(model_name="m", id=other)
+    again = schema.ModelInferRequest.FromString(with_id(request.SerializeToString(), identity))
+    # proto3 writes no empty text, and reads one as the last that came.
+    assert (again.model_name, again.id) == ("m", identity)
+
+
+@given(identity=st.text(max_size=300), size=st.integers(0, 20_000))
+def test_answers_of_a_stream_are_those_of_protobuf(identity: str, size: int) -> None:
+    response = schema.ModelInferResponse(id=identity, raw_output_contents=[bytes(size)])
+    read = schema.ModelStreamInferResponse.FromString(streamed(response.SerializeToString()))
+    assert read.infer_response == response
+    assert schema.ModelStreamInferResponse.FromString(streamed_error(identity)).error_message == identity
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    try:
+        schema.ModelInferRequest.FromString(data)
+        valid = True
+    except Exception:
+        valid = False
+    try:
+        read_inference(data)
+    except Rejection as rejection:
+        # Groups, which protobuf skips, are in no message of the protocol.
+        assert not valid or "no ModelInferRequest" in rejection.message
+        assert rejection.status == 400
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"\x3a\x00" * (MOST_FIELDS + 1), "more than 1000 fields"),
+        (2 * (b"\x2a\x81\x80\x80\x04" + bytes(MOST_DESCRIBED // 2 + 1)), "belong into raw_input_contents"),
+        (b"\x3a\xff\x01", "ends within a field"),
+        (b"\x3a" + b"\xff" * 11, "more than 64 bits"),
+    ],
+    ids=["empty tensors", "inputs that are no raw bytes", "cut", "endless number"],
+)
+def test_what_would_take_tritonserver_much_memory_is_refused(data: bytes, says: str) -> None:
+    with pytest.raises(Rejection, match=says):
+        read_inference(data)
