@@ -23,7 +23,7 @@ SIGNATURE = 132  # bytes that tell a DICOM file from others
 DIRECT = (np.uint8, np.uint16)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Volume:
     """Hold a volume of grey slices.
 
@@ -31,7 +31,8 @@ class Volume:
     width: of a slice in pixels.
     height: of the same.
     spacing: millimetres between rows, columns and slices, or None where the file does not state them.
-    image: SimpleITK's image, or None.
+    image: SimpleITK's image, or None where it is a DICOM file's or was let go.
+    geometry: SimpleITK's spacing, origin and direction, or None.
     header: pydicom's Dataset, or None.
     notes: what a reader should know about its values, a line each.
     scale: of the values of an image whose type no picture has: black and white.
@@ -42,6 +43,7 @@ class Volume:
     height: int
     spacing: tuple[float, float, float] | None
     image: Any = None
+    geometry: tuple[tuple[float, ...], ...] | None = None
     header: Any = None
     notes: list[str] = field(default_factory=list)
     scale: tuple[float, float] | None = None
@@ -130,6 +132,7 @@ def _open_image(file: Path) -> Volume:
         height=height,
         spacing=(down, across, through) if stated else None,
         image=image,
+        geometry=(image.GetSpacing(), image.GetOrigin(), image.GetDirection()),
         scale=scale,
         notes=notes,
     )
@@ -170,7 +173,7 @@ def slices_of(volume: Volume) -> Iterator[Frame]:
 
     Raises ImageError where the pixels are damaged.
     """
-    if volume.image is None:
+    if volume.header is not None:
         yield from read_frames(open_dicom_of(volume))
         return
     import SimpleITK
@@ -205,7 +208,11 @@ def write_mask(volume: Volume, mask: NDArray[np.uint8], path: Path) -> None:
     import SimpleITK
 
     image = SimpleITK.GetImageFromArray(mask)
-    image.CopyInformation(volume.image)
+    assert volume.geometry is not None
+    spacing, origin, direction = volume.geometry
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    image.SetDirection(direction)
     # SimpleITK chooses the format by the ending, which a temporary file's name would not have.
     with TemporaryDirectory(prefix=".volume-", dir=path.parent) as scratch:
         written = Path(scratch) / path.name

@@ -13,6 +13,7 @@ from data_pipeline.dicom import Frame, frame_png
 from data_pipeline.volume_file import is_volume
 from deploy.client.client import Client, Result
 from deploy.client.image import Failure, FileResult, Wanted, process_file, segment
+from deploy.client.picture import Claims
 from deploy.client.plan import Task
 from deploy.client.volume import VolumeResult, process_volume
 
@@ -49,7 +50,7 @@ def process(
         OSError: where `output` cannot be written.
     """
     # One client a thread: over HTTP, threads may not share one.
-    own = threading.local()
+    own, claims = threading.local(), Claims()
     clients: list[Client] = []
 
     def client() -> Client:
@@ -60,7 +61,7 @@ def process(
         return opened
 
     def work(task: Task) -> Outcome:
-        return process_file(client(), task, output, wanted)
+        return process_file(client(), task, output, wanted, claims)
 
     def answer(frame: Frame) -> Result:
         return segment(client(), frame_png(frame, client().contract.preprocessing.white_level))
@@ -71,7 +72,7 @@ def process(
             if of_volumes:
                 # One after the other, so that memory holds one of them. Its slices share the threads.
                 ask = partial(_in_order, pool, answer, ahead=jobs)
-                yield from (process_volume(ask, task, output, wanted, advance) for task in group)
+                yield from (process_volume(ask, task, output, wanted, claims, advance) for task in group)
             else:
                 yield from _in_order(pool, work, group, ahead=2 * jobs)
     except (KeyboardInterrupt, GeneratorExit):

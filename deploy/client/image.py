@@ -19,7 +19,7 @@ from deploy.client.dicom import Codes, Found, write_dicom
 from deploy.client.errors import AccessDenied, ClientError, ServerFault, ServerUnavailable
 from deploy.client.measure import Cleaning, clean, measure
 from deploy.client.measure.contours import coco, geojson
-from deploy.client.picture import Picture, find_spacing, read_picture
+from deploy.client.picture import Claims, Picture, find_spacing, read_picture
 from deploy.client.plan import Task
 from deploy.contract import sample_image
 
@@ -106,7 +106,7 @@ class Failure:
     reason: str
 
 
-def process_file(client: Client, task: Task, output: Path, wanted: Wanted) -> FileResult | Failure:
+def process_file(client: Client, task: Task, output: Path, wanted: Wanted, claims: Claims) -> FileResult | Failure:
     """Read, send, measure, draw and write one file.
 
     Raises:
@@ -116,7 +116,7 @@ def process_file(client: Client, task: Task, output: Path, wanted: Wanted) -> Fi
     """
     start = time.perf_counter()
     try:
-        picture = read_picture(task.source, client.contract)
+        picture = read_picture(task.source, client.contract, claims)
         # Sent before it is decoded here: of a bad image, the server's reason is the one to report.
         result = segment(client, picture.data)
         image = open_upright(picture.data)

@@ -1,10 +1,12 @@
 """Read one image as it is sent, and say how large its pixels are."""
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.dicom import frame_png, is_dicom, open_dicom, pixel_spacing, read_frames
+from data_pipeline.fields import as_line
 from data_pipeline.image_header import ImageError
 from deploy.client.measure import Spacing, SpacingError, check_spacing, tiff_spacing
 from deploy.client.plan import read_regular
@@ -26,7 +28,25 @@ class Picture:
     header: Any = None
 
 
-def read_picture(file: Path, contract: Contract) -> Picture:
+class Claims:
+    """Keep two files of one DICOM object from being answered twice.
+
+    Threads may share one.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[str, Path] = {}
+        self._lock = threading.Lock()
+
+    def take(self, header: Any, file: Path) -> None:
+        """Claim the object of a header for a file, or raise ImageError where another file has it."""
+        with self._lock:
+            first = self._files.setdefault(str(header.get("SOPInstanceUID") or file), file)
+        if first != file:
+            raise ImageError(f"the same DICOM object as {as_line(str(first))}, which is answered", "not_an_image")
+
+
+def read_picture(file: Path, contract: Contract, claims: Claims) -> Picture:
     """Read an image file. Of a DICOM image, a PNG file is made.
 
     Raises OSError where the file cannot be read, and ImageError where it is DICOM and holds no image that is read.
@@ -37,6 +57,7 @@ def read_picture(file: Path, contract: Contract) -> Picture:
     image = open_dicom(data)
     if image.frames > 1:
         raise ImageError(f"the DICOM file holds {image.frames} frames, where one image is expected", "not_an_image")
+    claims.take(image.header, file)
     frame = next(read_frames(image))
     return Picture(frame_png(frame, contract.preprocessing.white_level), image.header)
 

@@ -11,6 +11,7 @@ from data_pipeline.fields import as_line
 from data_pipeline.volume_file import ending_of
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm", ".dicom"})
+DIRECTORY = "DICOMDIR"
 SIGNATURE = 132  # bytes that tell a DICOM file from others
 # Of an image's name in those of its results. File systems take 255, and a number, an ending and a temporary name add
 # some.
@@ -67,7 +68,9 @@ def plan(arguments: Iterable[Path], output: Path) -> list[Task]:
 
 
 def _expanded(arguments: Iterable[Path], output: str) -> Iterator[Path]:
-    for argument in arguments:
+    for named in arguments:
+        # What lists the files of a medium stands for its folder.
+        argument = named.parent if named.name.upper() == DIRECTORY and named.is_file() else named
         # os.path and not Path.is_dir, which raises where a name is too long.
         if os.path.isdir(argument):  # noqa: PTH112
             # Sorted, so that --resume gives every result the name of the earlier run.
@@ -86,7 +89,7 @@ def _is_image(file: Path) -> bool:
     try:
         with file.open("rb") as opened:
             # What lists the files of a medium is no image.
-            return is_dicom(opened.read(SIGNATURE)) and file.name.upper() != "DICOMDIR"
+            return is_dicom(opened.read(SIGNATURE)) and file.name.upper() != DIRECTORY
     except OSError:
         return False
 

@@ -19,7 +19,7 @@ from deploy.client.dicom import Found, write_dicom
 from deploy.client.errors import AccessDenied, ClientError, ServerUnavailable
 from deploy.client.image import Failure, Wanted, milliseconds
 from deploy.client.measure import Spacing, SpacingError, check_spacing, clean
-from deploy.client.picture import EYES
+from deploy.client.picture import EYES, Claims
 from deploy.client.plan import Task
 from deploy.client.volume.en_face import map_png, thickness_of
 
@@ -82,7 +82,7 @@ class _Answers:
 
 
 def process_volume(
-    ask: Ask, task: Task, output: Path, wanted: Wanted, advance: Callable[[float], None]
+    ask: Ask, task: Task, output: Path, wanted: Wanted, claims: Claims, advance: Callable[[float], None]
 ) -> VolumeResult | Failure:
     """Read, send, measure and write one volume.
 
@@ -91,6 +91,7 @@ def process_volume(
         task: the volume, and what its results are called.
         output: the folder for results.
         wanted: what is written.
+        claims: which DICOM objects have been met.
         advance: called with the share of the volume that is done since the last call.
 
     Raises:
@@ -101,6 +102,8 @@ def process_volume(
     start = time.perf_counter()
     try:
         volume = open_volume(task.source)
+        if volume.header is not None:
+            claims.take(volume.header, task.source)
         answers = _ask_all(ask, volume, wanted, advance)
     except (ServerUnavailable, AccessDenied):
         raise
@@ -145,6 +148,8 @@ def _write(volume: Volume, answers: _Answers, task: Task, output: Path, wanted: 
         name: np.count_nonzero(answers.mask == index, axis=(1, 2)).tolist() for index, name in enumerate(names) if index
     }
     areas = {name: _measured(sum(counts), answers.mask.size, spacing) for name, counts in pixels.items()}
+    # Its pixels are not needed any more, and writing takes as much memory again.
+    volume.image = None
     mask_name = _write_volume(volume, answers.mask, task, output)
     maps = _write_maps(answers, names, spacing, task, output)
     result = VolumeResult(
@@ -198,7 +203,7 @@ def _measured(voxels: int, total: int, spacing: dict[str, float] | None) -> dict
 
 
 def _write_volume(volume: Volume, mask: NDArray[np.uint8], task: Task, output: Path) -> str | None:
-    if volume.image is None:
+    if volume.geometry is None:
         return None
     name = f"{task.name}.mask{ENDINGS[ending_of(task.source)]}"
     write_mask(volume, mask, output / name)

@@ -179,12 +179,17 @@ def test_a_study_of_mixed_files_by_the_command(
     make_dicom(study / "c.dcm", "capture", pixels_of("capture"), StudyInstanceUID=None)
     make_dicom(study / "d.dcm", "capture", pixels_of("capture"), SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4")
     Image.fromarray(pixels_of("photograph")).save(study / "e.png")
-    command = [str(study), "--url", server.grpc_url, "--output", str(output), "--dicom"]
+    (study / "f.dcm").write_bytes((study / "IM0001").read_bytes())
+    (study / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    # One at a time, so that the first of two files of one object is the one that is answered.
+    command = [str(study / "DICOMDIR"), "--jobs", "1", "--url", server.grpc_url, "--output", str(output), "--dicom"]
     assert main(command) == 1
     captured = capsys.readouterr()
     result = json.loads((output / "result.json").read_text())
     assert [Path(one["file"]).name for one in result["images"]] == ["IM0001", "b.dcm", "c.dcm", "e.png"]
-    assert [Path(one["file"]).name for one in result["failures"]] == ["d.dcm"]
+    assert {Path(one["file"]).name for one in result["failures"]} == {"d.dcm", "f.dcm"}
+    (same,) = [one["reason"] for one in result["failures"] if one["file"].endswith("f.dcm")]
+    assert same == f"the same DICOM object as {study / 'IM0001'}, which is answered"
     first, eye, alone, plain = result["images"]
     assert first["dicom"] == ["IM0001.seg.dcm", "IM0001.sr.dcm"]
     assert first["areas"]["IRF"]["mm2"] == pytest.approx(first["areas"]["IRF"]["pixels"] * 0.0025)

@@ -21,6 +21,7 @@ from deploy.client.__main__ import main
 from deploy.client.client import Result
 from deploy.client.image import Failure, Wanted
 from deploy.client.measure import Cleaning
+from deploy.client.picture import Claims
 from deploy.client.plan import Task
 from deploy.client.volume import VolumeResult, process_volume
 from deploy.server import Server
@@ -105,7 +106,7 @@ def ball(shape: tuple[int, int, int], radius: float, spacing: tuple[float, float
 def run_on(mask: NDArray[np.uint8], source: Path, wanted: Wanted, shares: list[float]) -> VolumeResult | Failure:
     """Process a volume of which the server would find `mask`."""
     (source.parent / "out").mkdir(exist_ok=True)
-    return process_volume(answers(mask), Task(source, "a"), source.parent / "out", wanted, shares.append)
+    return process_volume(answers(mask), Task(source, "a"), source.parent / "out", wanted, Claims(), shares.append)
 
 
 def test_a_ball_is_measured_and_its_thickness_mapped(tmp_path: Path) -> None:
