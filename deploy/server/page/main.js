@@ -2,7 +2,7 @@
 
 import { byId, percent, settings } from "./dom.js";
 import { saveMask, saveOverlay, saveResults } from "./downloads.js";
-import { count, paint, resize, usualOutline } from "./mask.js";
+import { paint, resize, usualOutline } from "./mask.js";
 import { showAreas, showClasses, showLabels, showServed, showTimes } from "./panel.js";
 import { open, read } from "./picture.js";
 import { Problem, infer } from "./protocol.js";
@@ -86,7 +86,7 @@ async function work(item) {
   const served = await learning;
   change(item, { state: "sent" });
   try {
-    const bytes = await read(item.file);
+    const bytes = await readOnce(item);
     item.picture ??= open(bytes);
     const answer = await infer(bytes, served);
     if (answer.version !== served.version) throw new Problem("wait", "The server has a new version of the network.");
@@ -101,13 +101,16 @@ async function work(item) {
   }
 }
 
+/** Read an item's file for both, the server and the screen. */
+const readOnce = (item) => (item.bytes ??= read(item.file));
+
 async function keep(item, picture, { probabilities, labels, ...answer }, served) {
   const begin = performance.now();
-  const mask = resize(probabilities, served.image_size, picture.width, picture.height);
   const { width, height, note } = picture;
+  const { mask, counts } = resize(probabilities, served.image_size, width, height);
   const named = Object.fromEntries(served.labels.map((name, index) => [name, labels[index]]));
   // As a Blob, which the browser may move out of memory.
-  const answered = { answer: new Blob([probabilities]), labels: named, counts: count(mask, served.seg_classes.length) };
+  const answered = { answer: new Blob([probabilities]), labels: named, counts };
   Object.assign(item, answer, answered, { served, width, height, note, state: "done" });
   const layer = layerOf(mask, item);
   if (item === current.item) {
@@ -134,8 +137,9 @@ function change(item, changes) {
   if (isNothing(item)) viewer.show(null);
 }
 
-/** Forget the picture of an item that nobody looks at: fifty photographs do not fit into memory. */
+/** Forget the file of an item, and its picture where nobody looks at it: fifty photographs do not fit into memory. */
 function letGo(item) {
+  item.bytes = undefined;
   if (item === current.item || item.state === "sent") return;
   item.picture?.then((picture) => picture.close(), () => {});
   item.picture = undefined;
@@ -151,7 +155,7 @@ async function select(item) {
   viewer.show(null);
   explain(item);
   if (!item) return;
-  item.picture ??= read(item.file).then(open);
+  item.picture ??= readOnce(item).then(open);
   let picture;
   try {
     picture = await item.picture;
@@ -172,7 +176,7 @@ const isNothing = (item) => item.state === "failed" && !current.picture?.source;
 async function uncover(item, picture) {
   const probabilities = new Float32Array(await item.answer.arrayBuffer());
   if (item !== current.item) return;
-  const mask = resize(probabilities, item.served.image_size, picture.width, picture.height);
+  const { mask } = resize(probabilities, item.served.image_size, picture.width, picture.height);
   Object.assign(current, { mask, layer: layerOf(mask, item) });
   await viewer.cover(current.layer);
   explain(item);

@@ -8,7 +8,7 @@ export const colourOf = (index) => settings.palette[(index - 1) % settings.palet
 export const hexOf = (index) => `#${colourOf(index).map((part) => part.toString(16).padStart(2, "0")).join("")}`;
 
 /**
- * Resize probabilities as the client does, and return the class of each pixel of the image.
+ * Resize probabilities as the client does. Return the class of each pixel of the image, and how many have each class.
  *
  * They are interpolated between the centres of the network's pixels. Where a side of the image is shorter than the
  * network's, its pixels get the mean of what they cover.
@@ -50,6 +50,7 @@ function enlarge(probabilities, channels, [across, down], [width, height]) {
   const classes = classesOf(probabilities, channels, plane);
   const [columns, rows] = [axis(width, across), axis(height, down)];
   const mask = new Uint8Array(width * height);
+  const counts = new Array(Math.max(2, channels)).fill(0);
   const values = new Float64Array(channels);
   for (let y = 0; y < height; y++) {
     const top = rows.before[y] * across;
@@ -63,6 +64,7 @@ function enlarge(probabilities, channels, [across, down], [width, height]) {
       // Between four corners of one class nothing else can win: most of an image needs no interpolation.
       if (alike && classes[bottom + right] === decided) {
         if (decided) mask.fill(decided, y * width + start, y * width + end);
+        counts[decided] += end - start;
         continue;
       }
       for (let x = start; x < end; x++) {
@@ -71,11 +73,13 @@ function enlarge(probabilities, channels, [across, down], [width, height]) {
           const lower = mix(probabilities[at + bottom + left], probabilities[at + bottom + right], columns.share[x]);
           values[channel] = mix(upper, lower, rows.share[y]);
         }
-        mask[y * width + x] = decide(values);
+        const own = decide(values);
+        mask[y * width + x] = own;
+        counts[own]++;
       }
     }
   }
-  return mask;
+  return { mask, counts };
 }
 
 const mix = (first, second, share) => first + (second - first) * share;
@@ -110,13 +114,6 @@ function axis(length, side) {
   return { before, after, share };
 }
 
-/** Count the pixels of each class. */
-export function count(mask, classes) {
-  const counts = new Uint32Array(256);
-  for (let place = 0; place < mask.length; place++) counts[mask[place]]++;
-  return [...counts.subarray(0, classes)];
-}
-
 /** Return how wide an outline is by default: wider in larger images, as in the overlays of the client. */
 export const usualOutline = (width, height) => Math.max(1, Math.floor(Math.min(width, height) / settings.pixelsPerOutline));
 
@@ -132,16 +129,20 @@ export function paint(mask, width, height, { shown, opacity, outline }) {
   const [tints, edges] = [colours(shown, Math.round(255 * opacity)), colours(shown, 255)];
   const step = outline * width;
   for (let y = 0, place = 0; y < height; y++) {
-    const [above, below] = [outline > 0 && y >= outline, outline > 0 && y + outline < height];
+    // Beyond the image nothing differs: a pixel stands for what it has no neighbour for.
+    const above = y >= outline ? step : 0;
+    const below = y + outline < height ? step : 0;
     for (let x = 0; x < width; x++, place++) {
       const own = mask[place];
       if (own === 0) continue;
-      const onEdge =
-        (above && mask[place - step] !== own) ||
-        (below && mask[place + step] !== own) ||
-        (outline > 0 && x >= outline && mask[place - outline] !== own) ||
-        (outline > 0 && x + outline < width && mask[place + outline] !== own);
-      pixels[place] = (onEdge ? edges : tints)[own];
+      const left = x >= outline ? outline : 0;
+      const right = x + outline < width ? outline : 0;
+      const inside =
+        mask[place - above] === own &&
+        mask[place + below] === own &&
+        mask[place - left] === own &&
+        mask[place + right] === own;
+      pixels[place] = (inside ? tints : edges)[own];
     }
   }
   const layer = new OffscreenCanvas(width, height);

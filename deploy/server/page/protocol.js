@@ -100,8 +100,11 @@ export async function infer(bytes, served) {
   );
   const begin = performance.now();
   const headers = { [LENGTH]: head.length, "Content-Type": "application/octet-stream" };
-  const response = await ask(`${MODEL}/infer`, { method: "POST", headers, body: new Blob([head, bytes]) });
-  const content = await body(response);
+  const body = new Uint8Array(head.length + bytes.byteLength);
+  body.set(head);
+  body.set(new Uint8Array(bytes), head.length);
+  const response = await ask(`${MODEL}/infer`, { method: "POST", headers, body });
+  const content = await contentOf(response);
   const roundTrip = performance.now() - begin;
   const { tensors, version } = parse(content, Number(response.headers.get(LENGTH)));
   return {
@@ -114,7 +117,7 @@ export async function infer(bytes, served) {
   };
 }
 
-async function body(response) {
+async function contentOf(response) {
   try {
     return await response.arrayBuffer();
   } catch {
