@@ -8,7 +8,7 @@ const LENGTH = "Inference-Header-Content-Length";
 const HEAD_BYTES = 1024;
 // What the server says while a worker is dead or its successor is loaded, whatever the status.
 const REPLACED = ["is not healthy", "unknown model", "is not ready"];
-const REFUSED = [400, 408, 413, 415];
+const [REFUSED, PASSING] = [[400, 408, 413, 415], [429, 503, 504]];
 
 // Here and nowhere else: it is gone when the page is.
 let token = "";
@@ -55,7 +55,7 @@ async function reasonOf(response) {
 
 function problemOf(status, reason, seconds) {
   if (status === 401) return new Problem("token", "This server asks for a token.");
-  const waiting = status === 503 || status === 429 || REPLACED.some((sign) => reason.includes(sign));
+  const waiting = PASSING.includes(status) || REPLACED.some((sign) => reason.includes(sign));
   if (waiting) return new Problem("wait", sentence(reason), seconds);
   const whose = REFUSED.includes(status) ? "" : "The server failed: ";
   return new Problem("refused", whose ? whose + sentence(reason) : sentence(reason));
