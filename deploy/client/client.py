@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -20,10 +19,13 @@ from deploy.client.address import Protocol, read_address
 from deploy.client.balancer import Balancer
 from deploy.client.errors import DeadlineExceeded, InvalidImage, ServerUnavailable
 from deploy.client.transport import (
+    VERSIONS,
     Access,
+    Served,
     Transport,
+    identity_of,
     inference_request,
-    read_contract,
+    read_served,
     translate_errors,
 )
 from deploy.contract import PIPELINE_MODEL, Contract
@@ -45,6 +47,8 @@ class Result:
     seg_probabilities: (K, S, S) float32 before the decision, or None where they were not requested.
     seconds: from sending the image to receiving the response.
     request_id: what the server's log calls this request.
+    version: number of the network's version that answered.
+    sha256: hash of that version and its configuration, empty for a server that does not say it.
     own_mask: (height, width) uint8, `mask` for every pixel of the image itself, turned upright as its metadata say, or
         None where it was not requested.
     """
@@ -55,6 +59,8 @@ class Result:
     seg_probabilities: NDArray[np.float32] | None
     seconds: float
     request_id: str
+    version: str = ""
+    sha256: str = ""
     own_mask: NDArray[np.uint8] | None = None
 
 
@@ -96,12 +102,14 @@ class Client:
         ]
         self._balancer = Balancer(self._transports)
         self._retry_for = retry_for
+        self._contract: Contract | None = None
 
-    # Cached: a server does not change its model while it runs.
-    @cached_property
+    @property
     def contract(self) -> Contract:
-        """Return the sizes and names of what is served."""
-        return self._request(Transport.contract)
+        """Return the sizes and names of what is served, of the version that gave the last answer."""
+        # Asked for once: every request to the balancer is a turn.
+        self._contract = self._contract or self._request(Transport.served).contract
+        return self._contract
 
     def segment(self, data: bytes, *, probabilities: bool = False, own_size: bool = False) -> Result:
         """Return the mask and class probabilities of one image.
@@ -112,10 +120,11 @@ class Client:
             own_size: compute `own_mask` as well, from the same probabilities.
         """
         # The file is sent as it is: decoded, it would be many times larger on the wire.
-        contract, image, request_id = self.contract, np.frombuffer(data, np.uint8), uuid.uuid4().hex
+        expected, image, request_id = self.contract, np.frombuffer(data, np.uint8), uuid.uuid4().hex
         start = time.perf_counter()
-        names = requested_outputs(contract, probabilities or own_size)
-        response = self._request(lambda transport: transport.infer(image, contract, names, request_id))
+        names = requested_outputs(expected, probabilities or own_size)
+        response, contract = self._request(lambda transport: transport.infer(image, expected, names, request_id))
+        self._contract = contract
         result = read_result(
             response,
             contract,
@@ -180,6 +189,7 @@ def requested_outputs(contract: Contract, probabilities: bool) -> list[str]:
 def read_result(response: Any, contract: Contract, *, probabilities: bool, seconds: float, request_id: str) -> Result:
     """Turn the tensors of a server's response, a batch of one, into a Result."""
     mask, classes, soft = (spec.name for spec in contract.outputs)
+    version, sha256 = identity_of(response)
     return Result(
         mask=response.as_numpy(mask)[0],
         seg_classes=contract.seg_classes,
@@ -187,6 +197,8 @@ def read_result(response: Any, contract: Contract, *, probabilities: bool, secon
         seg_probabilities=response.as_numpy(soft)[0] if probabilities else None,
         seconds=seconds,
         request_id=request_id,
+        version=version,
+        sha256=sha256,
     )
 
 
@@ -226,29 +238,30 @@ class AsyncClient:
         # Without it a program that starts thousands of tasks would pile up their images on both sides.
         self._semaphore = asyncio.Semaphore(in_flight)
         self._client = grpc_aio.InferenceServerClient(self._url, **access.connection(address, "grpc"))
-        self._contract: Contract | None = None
+        self._served: Served | None = None
 
     async def contract(self) -> Contract:
-        """Return the sizes and names of what is served."""
-        # Only the first call sends a request: a server does not change its model while it runs.
-        if self._contract is None:
+        """Return the sizes and names of what is served, of the version that gave the last answer."""
+        return (await self._read_served()).contract
+
+    async def _read_served(self, *, again: bool = False) -> Served:
+        if self._served is None or again:
             with translate_errors(self._url, self._timeout, with_token=bool(self._headers)):
                 response = await self._client.get_model_config(
                     PIPELINE_MODEL, headers=self._headers, as_json=True, client_timeout=self._timeout
                 )
-            self._contract = read_contract(response, self._url)
-        return self._contract
+            self._served = read_served(response, self._url)
+        return self._served
 
     async def segment(self, data: bytes, *, probabilities: bool = False, own_size: bool = False) -> Result:
         """Return the mask and class probabilities of one image, as `Client.segment` does."""
-        contract, request_id = await self.contract(), uuid.uuid4().hex
-        names = requested_outputs(contract, probabilities or own_size)
-        arguments = inference_request(grpc_aio, np.frombuffer(data, np.uint8), contract, names, request_id)
+        expected, request_id = await self.contract(), uuid.uuid4().hex
+        names = requested_outputs(expected, probabilities or own_size)
+        arguments = inference_request(grpc_aio, np.frombuffer(data, np.uint8), expected, names, request_id)
         async with self._semaphore:
             # Started here, so that the result's seconds do not count the wait for a turn.
             start = time.perf_counter()
-            with translate_errors(self._url, self._timeout, with_token=bool(self._headers)):
-                response = await self._client.infer(**arguments, headers=self._headers, client_timeout=self._timeout)
+            response, contract = await self._infer(arguments)
         result = read_result(
             response,
             contract,
@@ -258,6 +271,18 @@ class AsyncClient:
         )
         # In a thread: a large image takes a second, for which every other request would stand still.
         return await asyncio.to_thread(with_own_mask, result, data) if own_size else result
+
+    async def _infer(self, arguments: dict[str, Any]) -> tuple[Any, Contract]:
+        """Return a response and the contract of the version that gave it, as `Transport.infer` does."""
+        for _ in range(VERSIONS):
+            with translate_errors(self._url, self._timeout, with_token=bool(self._headers)):
+                response = await self._client.infer(**arguments, headers=self._headers, client_timeout=self._timeout)
+            served = await self._read_served()
+            if not served.fits(response):
+                served = await self._read_served(again=True)
+            if served.fits(response):
+                return response, served.contract
+        raise ServerUnavailable(f"the server at {self._url} changes its version with every answer")
 
     async def __aenter__(self) -> "AsyncClient":
         return self

@@ -74,6 +74,8 @@ class FileResult:
     notes: what a reader should know about the file, a line each.
     timings: milliseconds for the request alone and for all of the file.
     request_id: what the server's log calls the request.
+    version: number of the network's version that answered.
+    sha256: hash of that version, empty for a server that does not say it.
     """
 
     file: str
@@ -91,6 +93,8 @@ class FileResult:
     notes: list[str]
     timings: dict[str, float]
     request_id: str
+    version: str = ""
+    sha256: str = ""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -152,6 +156,8 @@ def process_file(client: Client, task: Task, output: Path, wanted: Wanted, claim
         notes=notes,
         timings={"request_ms": milliseconds(result.seconds), "total_ms": milliseconds(time.perf_counter() - start)},
         request_id=result.request_id,
+        version=result.version,
+        sha256=result.sha256,
     )
 
 

@@ -15,6 +15,7 @@ from tritonclient.utils import InferenceServerException
 from deploy.client.address import Address, read_address
 from deploy.client.address import Protocol as Protocol
 from deploy.client.errors import DeadlineExceeded, ServerFault, ServerUnavailable, from_status
+from deploy.content import HASH
 from deploy.contract import GRPC_TOKEN_HEADER, PIPELINE_MODEL, Contract
 
 GRPC_CHANNEL = [
@@ -25,6 +26,10 @@ GRPC_CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
+
+
+# Versions that may come into service during one request.
+VERSIONS = 3
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,22 @@ class Access:
         return {"authorization": f"Bearer {self.token}", GRPC_TOKEN_HEADER: self.token} if self.token else {}
 
 
+@dataclass(frozen=True)
+class Served:
+    """Hold what a server serves.
+
+    contract: sizes and names.
+    sha256: of the version that they belong to, empty where the server does not say it.
+    """
+
+    contract: Contract
+    sha256: str
+
+    def fits(self, response: Any) -> bool:
+        """Return whether a response comes from this version, as far as it says so."""
+        return identity_of(response)[1] in ("", self.sha256)
+
+
 class Transport:
     """Send requests to one server.
 
@@ -86,16 +107,36 @@ class Transport:
         # The HTTP client has one timeout for all its requests, the gRPC client one for each call.
         limits = {"connection_timeout": connect_timeout, "network_timeout": timeout} if protocol == "http" else {}
         self._client = self._api.InferenceServerClient(self.url, **limits, **access.connection(address, protocol))
+        self._served: Served | None = None
 
-    def contract(self) -> Contract:
-        """Read what the server's model takes and gives from its configuration."""
+    def served(self) -> Served:
+        """Return what the server's model takes and gives, read at the first call."""
+        self._served = self._served or self._read()
+        return self._served
+
+    def infer(
+        self, image: NDArray[np.uint8], contract: Contract, outputs: list[str], request_id: str
+    ) -> tuple[Any, Contract]:
+        """Send one image's bytes, (n,) UINT8, and return the response, and the contract of the version that gave it.
+
+        The response has `as_numpy(name)`.
+        """
+        for _ in range(VERSIONS):
+            response = self._infer(image, contract, outputs, request_id)
+            if not self.served().fits(response):
+                # Another version has come into service. Its names must not be taken for those of the one before.
+                self._served = self._read()
+            if self.served().fits(response):
+                return response, self.served().contract
+        raise ServerUnavailable(f"the server at {self.url} changes its version with every answer")
+
+    def _read(self) -> Served:
         options = {"as_json": True, "client_timeout": self._connect_timeout} if self.protocol == "grpc" else {}
         with translate_errors(self.url, self._connect_timeout, with_token=bool(self._headers)):
             response = self._client.get_model_config(PIPELINE_MODEL, headers=self._headers, **options)
-        return read_contract(response, self.url)
+        return read_served(response, self.url)
 
-    def infer(self, image: NDArray[np.uint8], contract: Contract, outputs: list[str], request_id: str) -> Any:
-        """Send one image's bytes, (n,) UINT8, and return the response, which has `as_numpy(name)`."""
+    def _infer(self, image: NDArray[np.uint8], contract: Contract, outputs: list[str], request_id: str) -> Any:
         arguments = inference_request(self._api, image, contract, outputs, request_id)
         if self.protocol == "grpc":
             arguments["client_timeout"] = self._timeout
@@ -125,6 +166,21 @@ def inference_request(
     tensor.set_data_from_numpy(image[None])
     requested = [api.InferRequestedOutput(name) for name in outputs]
     return {"model_name": PIPELINE_MODEL, "inputs": [tensor], "outputs": requested, "request_id": request_id}
+
+
+def identity_of(response: Any) -> tuple[str, str]:
+    """Return the number of the version that gave a response, and its hash, empty where the server does not say it."""
+    head = response.get_response()
+    # Over HTTP, the JSON part.
+    if isinstance(head, dict):
+        return str(head["model_version"]), str(head.get("parameters", {}).get(HASH, ""))
+    return head.model_version, head.parameters[HASH].string_param
+
+
+def read_served(response: dict[str, Any], url: str) -> Served:
+    """Read what is served from a model's configuration as JSON, with the errors of `read_contract`."""
+    contract, config = read_contract(response, url), response.get("config", response)
+    return Served(contract, config["parameters"].get(HASH, {}).get("string_value", ""))
 
 
 def read_contract(response: dict[str, Any], url: str) -> Contract:

@@ -43,6 +43,13 @@ class Release:
         except OSError as error:
             raise ServerError(f"{error.filename} cannot be read: {error.strerror}") from None
 
+    @property
+    def hashes(self) -> dict[tuple[str, str], str]:
+        """Return the hash of each model and version."""
+        return {
+            (name, version_of(config)): config.parameters[HASH].string_value for name, config in self.configs.items()
+        }
+
     def close(self) -> None:
         """Let a build remove the files."""
         while self._held:

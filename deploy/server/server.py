@@ -66,6 +66,8 @@ class Server:
         self.options = (options or ServerOptions()).with_ports()
         self.repository, self._given_log = repository, log
         self.release = Release(repository, self.options)
+        # Of every version that has been served, since the last answers of one come after the first of the next.
+        self._hashes = self.release.hashes
         self.ready = False
         self._process: ServerProcess | None = None
         self.folder = Path(gettempdir(), new_name())
@@ -136,6 +138,11 @@ class Server:
         if fresh.configs == before.configs:
             fresh.close()
             return f"nothing has changed: {before}"
+        if any(self._hashes.get(version, sha256) != sha256 for version, sha256 in fresh.hashes.items()):
+            fresh.close()
+            message = "has versions of the same numbers as those served, and other content: start the server again"
+            raise ServerError(f"{self.repository} was made anew: it {message}")
+        self._hashes |= fresh.hashes
         probe = Probe(self.internal, fresh.contract)
         try:
             # tritonserver moves a model's requests once the new version is up, and not at all where it does not load.
@@ -222,7 +229,14 @@ class Server:
 
     def _start_proxy(self) -> None:
         # A new one for each start, since the supervisor restarts a server. It reads `ready` at each request.
-        proxy = Proxy(self.options, self.internal, admission=self._admission, ready=lambda: self.ready, log=self._log)
+        proxy = Proxy(
+            self.options,
+            self.internal,
+            admission=self._admission,
+            ready=lambda: self.ready,
+            hash_of=lambda model, version: self._hashes.get((model, version), ""),
+            log=self._log,
+        )
         proxy.start()
         self._resources.callback(proxy.stop)
 

@@ -19,6 +19,7 @@ from deploy.server.page import Page
 from deploy.server.proxy.admission import Admission
 from deploy.server.proxy.grpc_proxy import GrpcProxy
 from deploy.server.proxy.handlers import Handlers
+from deploy.server.proxy.identity import HashOf
 from deploy.server.proxy.limits import CLOSE_SECONDS, Connections, most_connections
 from deploy.server.proxy.request import Rejections
 from deploy.server.proxy.tls import server_context
@@ -41,6 +42,7 @@ class Proxy:
         *,
         admission: Admission,
         ready: Callable[[], bool],
+        hash_of: HashOf,
         log: Callable[[str], None],
     ) -> None:
         """Prepare the proxy.
@@ -50,13 +52,20 @@ class Proxy:
             internal: where requests are forwarded to.
             admission: decides when an inference is forwarded.
             ready: returns whether inferences would be answered.
+            hash_of: returns the hash of a model's version.
             log: takes one line of JSON for each request.
         """
         self._options, self._internal = options, internal
-        self._admission, self._ready, self._log = admission, ready, log
+        self._admission, self._ready, self._hash_of, self._log = admission, ready, hash_of, log
         self._rejections = Rejections()
         self._grpc = GrpcProxy(
-            options, internal.grpc, ready=ready, log=log, rejections=self._rejections, admission=admission
+            options,
+            internal.grpc,
+            ready=ready,
+            hash_of=hash_of,
+            log=log,
+            rejections=self._rejections,
+            admission=admission,
         )
         # An event loop in a thread: a program uses the server through plain blocking calls.
         self._loop = asyncio.new_event_loop()
@@ -120,6 +129,7 @@ class Proxy:
             internal=self._internal,
             session=session,
             ready=self._ready,
+            hash_of=self._hash_of,
             max_bytes=options.max_request_bytes,
             token=options.token,
             page=Page() if options.page else None,

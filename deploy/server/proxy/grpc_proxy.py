@@ -15,6 +15,7 @@ import grpc
 from deploy.contract import GRPC_TOKEN_HEADER, LONGEST_ID
 from deploy.server.options import ServerOptions
 from deploy.server.proxy.admission import Admission
+from deploy.server.proxy.identity import HashOf, identified_message
 from deploy.server.proxy.limits import BODY_SECONDS, HEAD_SECONDS, IDLE_SECONDS, most_connections
 from deploy.server.proxy.message import Inference, read_inference, streamed, streamed_error, with_id
 from deploy.server.proxy.request import (
@@ -100,6 +101,7 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         socket: Path,
         *,
         ready: Callable[[], bool],
+        hash_of: HashOf,
         log: Callable[[str], None],
         rejections: Rejections,
         admission: Admission,
@@ -110,12 +112,14 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             options: where to listen, and the limits, TLS and token for clients.
             socket: tritonserver's.
             ready: returns whether inferences would be answered.
+            hash_of: returns the hash of a model's version.
             log: takes one line of JSON for each inference and each refused call.
             rejections: counts what was refused.
             admission: decides when an inference is forwarded.
         """
         self._options, self._socket = options, socket
         self._ready, self._log, self._rejections, self._admission = ready, log, rejections, admission
+        self._identified = partial(identified_message, hash_of=hash_of)
         # Inferences and streams that are there at the moment.
         self._present, self._streams = 0, 0
 
@@ -125,7 +129,8 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         Raises OSError where the port is taken, or a file of TLS cannot be read.
         """
         self._channel = grpc.aio.insecure_channel(f"unix:{self._socket}", _UPSTREAM)
-        self._calls = {method: self._channel.unary_unary(method) for method in (*READY, *INFORMATION, INFER)}
+        self._calls = {method: self._channel.unary_unary(method) for method in (*READY, *INFORMATION)}
+        self._calls[INFER] = self._channel.unary_unary(INFER, response_deserializer=self._identified)
         largest = self._options.max_request_bytes + OVERHEAD_BYTES
         self._server = grpc.aio.server(handlers=[self], options=_downstream(largest))
         address, tls = self._options.endpoint(self._options.grpc_port), self._options.tls

@@ -19,6 +19,7 @@ from deploy.errors import ServerError
 from deploy.server.internal_endpoint import InternalEndpoint
 from deploy.server.page import PATH, Page
 from deploy.server.proxy.admission import Admission
+from deploy.server.proxy.identity import HashOf, identified_json
 from deploy.server.proxy.limits import BODY_SECONDS
 from deploy.server.proxy.request import (
     FAULT,
@@ -62,6 +63,7 @@ class Handlers:
     internal: where requests are forwarded to.
     session: sends them there.
     ready: returns whether every model answers.
+    hash_of: returns the hash of a model's version.
     max_bytes: the limit on one request.
     token: what every request except those for health and the page must carry. Empty asks for none.
     page: what a browser is given at the root, None for a server without one.
@@ -73,6 +75,7 @@ class Handlers:
     internal: InternalEndpoint
     session: ClientSession
     ready: Callable[[], bool]
+    hash_of: HashOf
     max_bytes: int
     token: str
     page: Page | None
@@ -234,6 +237,10 @@ class Handlers:
             }
             # What is left of a client's time is the network's, and its own.
             kept["Server-Timing"] = f"server;dur={1000 * (time.monotonic() - begin):.1f}"
+            if request.path.endswith("/infer") and response.status == HTTPStatus.OK:
+                length = int(kept.get(LENGTH_HEADER, len(content)))
+                content, length = identified_json(content, length, self.hash_of)
+                kept |= {LENGTH_HEADER: str(length)} if LENGTH_HEADER in kept else {}
             return web.Response(status=response.status, body=content, headers=kept)
 
     def _authorise(self, request: web.Request) -> None:

@@ -1,5 +1,6 @@
 """Bring a new version into service under load, and try to bring in one that must not be served."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -11,7 +12,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from deploy.client import Client, ClientError
+from deploy.client import AsyncClient, Client, ClientError, Result
+from deploy.content import HASH
 from deploy.contract import PIPELINE_MODEL, Contract
 from deploy.files import read_config, version_of
 from deploy.network.golden import Golden
@@ -118,6 +120,48 @@ def test_swaps_under_load_lose_and_mix_up_nothing(
             # The first swaps fill the allocator's pools.
             print(*(f"{one / 2**20:.0f}" for one in memory))
             assert max(memory[-10:]) < 1.05 * max(memory[:10])
+
+
+def test_answers_name_their_network_and_clients_follow_it(
+    contract: Contract,
+    golden: Golden,
+    network: Path,
+    make_image: MakeImage,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    repository = write_repository(tmp_path, contract, network, golden)
+    renamed = replace(contract, labels=("first", "second"))
+    with served(repository) as server, Client(server.grpc) as grpc, Client(server.http, "http") as http:
+        for labels, version in ((contract.labels, "1"), (renamed.labels, "2")):
+            sha256 = read_config(repository / PIPELINE_MODEL).parameters[HASH].string_value
+            results = [client.segment(make_image()) for client in (grpc, http)]
+            results += asyncio.run(ask_twice(server.grpc, make_image(), lambda: None))
+            assert [(one.version, one.sha256) for one in results] == 4 * [(version, sha256)]
+            assert [tuple(one.class_probabilities) for one in results] == 4 * [labels]
+            write_repository(tmp_path, renamed, network, golden)
+            reload(repository)
+
+        def back() -> None:
+            write_repository(tmp_path, contract, network, golden)
+            assert reload(repository) == 0
+
+        before, after = asyncio.run(ask_twice(server.grpc, make_image(), back))
+        assert [before.version, after.version] == ["2", "3"]
+        assert [tuple(one.class_probabilities) for one in (before, after)] == [renamed.labels, contract.labels]
+        # Numbered anew, answers of two networks could not be told apart.
+        shutil.rmtree(repository)
+        write_repository(tmp_path, renamed, network, golden)
+        assert reload(repository) == 1
+        assert "was made anew" in capsys.readouterr().err
+
+
+async def ask_twice(url: str, image: bytes, between: Callable[[], None]) -> list[Result]:
+    """Ask with one asynchronous client, and do something between its requests."""
+    async with AsyncClient(url) as client:
+        first = await client.segment(image)
+        await asyncio.to_thread(between)
+        return [first, await client.segment(image)]
 
 
 def spoiled(contract: Contract, golden: Golden, output: Path, network: Path) -> None:

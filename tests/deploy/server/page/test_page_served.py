@@ -31,7 +31,14 @@ def proxied(options: ServerOptions) -> Iterator[str]:
     options = options.with_ports()
     nowhere = InternalEndpoint(Path("/nowhere"))
     admission = Admission({}, options.max_request_bytes)
-    proxy = Proxy(options, nowhere, admission=admission, ready=lambda: False, log=lambda line: None)
+    proxy = Proxy(
+        options,
+        nowhere,
+        admission=admission,
+        ready=lambda: False,
+        hash_of=lambda model, version: "",
+        log=lambda line: None,
+    )
     proxy.start()
     try:
         yield f"127.0.0.1:{options.http_port}"
