@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-# Beside the network in a version's folder: images with PyTorch's answers, and what the server's Python backend runs.
-GOLDEN, CODE = "golden.npz", "model.py"
+# Beside the network in a version's folder: images with PyTorch's answers, what the server's Python backend runs, and
+# the labels' names, one a line.
+GOLDEN, CODE, LABELS = "golden.npz", "model.py", "labels.txt"
 # The parameters of a configuration that hold hashes: of the files of its version, and of all of it.
 FILES_HASH, HASH = "files_sha256", "sha256"
 
@@ -55,7 +56,9 @@ def read_version(folder: Path, network: str) -> dict[str, bytes]:
 
     Raises OSError where one of them cannot be read.
     """
-    files = (*network_files(folder / network), folder / GOLDEN, folder / CODE)
+    files = [*network_files(folder / network), folder / GOLDEN, folder / CODE]
+    # The first versions had none.
+    files += [folder / LABELS] if (folder / LABELS).exists() else []
     return {file.name: file.read_bytes() for file in files}
 
 

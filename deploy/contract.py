@@ -26,7 +26,8 @@ from data_pipeline.spec import SIXTEEN_BITS, Preprocessing
 PIPELINE_MODEL = "resformer"
 NETWORK_MODEL = "resformer_network"
 CONTRACT = "the served model's contract"  # what messages call it
-OUTPUTS = ("MASK", "CLASS_PROBS", "SEG_PROBS")  # in the order in which every engine returns them
+CLASS_PROBS = "CLASS_PROBS"
+OUTPUTS = ("MASK", CLASS_PROBS, "SEG_PROBS")  # in the order in which every engine returns them
 # Tells workers the id of the supervisor's own requests, which the log leaves out: a secret, or clients would use it.
 PROBE_VARIABLE = "RESFORMER_PROBE_ID"
 LONGEST_ID = 128  # characters of a request's id that the log keeps

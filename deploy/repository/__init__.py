@@ -8,8 +8,8 @@ from pathlib import Path
 from tritonclient.grpc import model_config_pb2 as schema
 
 from data_pipeline.files import whole_folder
-from deploy.content import CODE, FILES_HASH, GOLDEN, HASH, network_files, read_version, version_fingerprint
-from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract, TensorSpec
+from deploy.content import CODE, FILES_HASH, GOLDEN, HASH, LABELS, network_files, read_version, version_fingerprint
+from deploy.contract import CLASS_PROBS, NETWORK_MODEL, PIPELINE_MODEL, Contract, TensorSpec
 from deploy.files import DIRECTORY, config_fingerprint, write_config
 from deploy.network.golden import Golden
 from deploy.repository.versions import NEW, number_of, place
@@ -69,6 +69,7 @@ def _write_version(
     version = repository / name / NEW
     version.mkdir(parents=True)
     (version / CODE).write_text(_MODEL_FILE.format(model_class=model_class))
+    (version / LABELS).write_text("".join(f"{label}\n" for label in contract.labels), encoding="utf-8")
     shared = [file.name for file in network_files(network)] + [GOLDEN]
     written = next((folder for folder in repository.glob(f"*/{NEW}") if (folder / GOLDEN).exists()), None)
     if written:
@@ -80,6 +81,8 @@ def _write_version(
             shutil.copy2(path, version / path.name)
         (version / GOLDEN).write_bytes(golden.to_bytes())
     config = model_config(name, getattr(contract, source), contract.outputs, contract)
+    # For the classification extension, which answers with names. The server puts the version's folder in front.
+    next(output for output in config.output if output.name == CLASS_PROBS).label_filename = LABELS
     config.backend = "python"
     config.parameters["network"].string_value = network.name
     config.parameters["execution"].string_value = execution

@@ -86,4 +86,7 @@ def adapted(config: schema.ModelConfig, workers: Workers, max_request_bytes: int
     # A worker reads these from its configuration: it gets no other arguments.
     copy.parameters["threads"].string_value = str(workers.threads)
     copy.parameters["max_request_bytes"].string_value = str(max_request_bytes)
+    for output in copy.output:
+        if output.label_filename:
+            output.label_filename = f"{version_of(config)}/{output.label_filename}"
     return copy

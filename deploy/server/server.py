@@ -179,9 +179,11 @@ class Server:
 
         Returns False where the server had to be killed.
         """
-        self.ready = False
+        answering, self.ready = self.ready, False
         try:
-            return self._process.stop(DRAIN_SECONDS + KILL_AFTER_SECONDS) if self._process else True
+            # What waits in the proxy was accepted as well. A server that does not answer is not waited for.
+            seconds = self._drain() if answering and self.running else DRAIN_SECONDS
+            return self._process.stop(seconds + KILL_AFTER_SECONDS) if self._process else True
         finally:
             self._process = None
             # The guardian has done it unless it was killed.
@@ -217,6 +219,13 @@ class Server:
         # A log that fails must stop neither the reader of the server's output nor a response.
         with suppress(Exception):
             self._given_log(line)
+
+    def _drain(self) -> float:
+        try:
+            return self._admission.drain(DRAIN_SECONDS)
+        except KeyboardInterrupt:
+            # A second request to stop ends the waiting.
+            return 0.0
 
     def _make_folder(self) -> None:
         try:

@@ -20,6 +20,8 @@ WAITING_BODIES = 8
 # How long any request may keep its worker, and what is added for each byte of it.
 WORK_SECONDS, SECONDS_A_BYTE = 60.0, 1e-6
 
+POLL_SECONDS = 0.02
+
 Answer = TypeVar("Answer")
 
 
@@ -45,6 +47,8 @@ class Admission:
 
     tritonserver would compute a request over HTTP whose client has gone, and keep any number of them in memory. Its
     methods belong to the event loop of the proxy, except where they say otherwise.
+
+    closed: whether no more requests are taken.
     """
 
     def __init__(self, workers: Mapping[str, int], largest: int) -> None:
@@ -58,6 +62,7 @@ class Admission:
         self._suspects = Suspects()
         self._starts = dict.fromkeys(workers, 0)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.closed = False
 
     async def run(
         self, model: str, content: Content, seconds: float | None, call: Callable[[], Awaitable[Answer]]
@@ -79,6 +84,8 @@ class Admission:
         if model not in self._lines:
             return await call()
         self._loop = asyncio.get_running_loop()
+        if self.closed:
+            raise Rejection(HTTPStatus.SERVICE_UNAVAILABLE, "stopping", "the server is being stopped")
         line, size = self._lines[model], sum(map(len, content))
         if why := self._suspects.refuses(content):
             raise Rejection(HTTPStatus.BAD_REQUEST, "ends_workers", why)
@@ -113,11 +120,20 @@ class Admission:
         """Take note that the model has new workers, and how many."""
         self._suspects.replaced(model)
         self._starts[model] += 1
+        self.closed = False
         self._soon(partial(self._lines[model].resize, workers))
 
     def busy(self, model: str) -> bool:
         """Return whether a worker of the model has a request that may still take its time."""
         return any(not work.late for work in self._lines[model].works)
+
+    def drain(self, seconds: float) -> float:
+        """Take no more requests, wait until those that were taken are answered, and return the seconds left."""
+        self.closed = True
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and any(map(_Line.taken, self._lines.values())):
+            time.sleep(POLL_SECONDS)
+        return max(left, 0.0)
 
     def _soon(self, change: Callable[[], None]) -> None:
         # Without a loop, or with that of a proxy that was stopped, nothing is in work.
@@ -149,6 +165,10 @@ class _Line:
         self.turns: deque[asyncio.Future[None]] = deque()
         self.works: tuple[Work, ...] = ()
         self.tasks: set[asyncio.Future[Any]] = set()
+
+    def taken(self) -> int:
+        """Return how many requests wait or are in work."""
+        return len(self.turns) + len(self.works)
 
     async def enter(self, size: int, seconds: float | None) -> None:
         """Wait for a free worker and take it."""

@@ -213,3 +213,20 @@ async def test_the_number_of_workers_may_change_while_they_work() -> None:
     workers.end()
     await settle()
     assert workers.begun == [0, 1, 2, 3]
+
+
+@in_a_loop
+async def test_what_was_taken_is_answered_before_the_end() -> None:
+    workers = Workers()
+    taken = [workers.send(number) for number in range(3)]
+    await settle()
+    drained = asyncio.ensure_future(asyncio.to_thread(workers.admission.drain, 30))
+    while not workers.admission.closed:
+        await asyncio.sleep(0.01)
+    with pytest.raises(Rejection, match="being stopped"):
+        await workers.send(3)
+    for _ in taken:
+        assert not drained.done()
+        await settle_and_end(workers)
+    assert await drained > 0
+    assert await asyncio.gather(*taken) == [0, 1, 2]

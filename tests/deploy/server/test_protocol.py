@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -163,6 +164,15 @@ def test_a_trace_is_carried_into_the_log(six: Server, lines: list[str], make_ima
     traced = [json.loads(line) for line in lines if '"traceparent"' in line]
     assert [(line["protocol"], line["traceparent"]) for line in traced] == [("http", TRACE), ("grpc", TRACE)]
     assert all(line["request"] for line in traced), "each has an id, which the worker's line has too"
+
+
+def test_classifications_have_the_labels_names(server: Server, make_image: MakeImage) -> None:
+    body = json.loads(infer_body(make_image()))
+    body["outputs"][0]["parameters"] = {"classification": 2}
+    answer: Any = document(ask(server, "POST", f"/v2/models/{PIPELINE_MODEL}/infer", json.dumps(body).encode()))
+    values, indices, names = zip(*(entry.split(":") for entry in answer["outputs"][0]["data"]), strict=True)
+    assert sorted(map(float, values), reverse=True) == list(map(float, values))
+    assert [server.release.contract.labels[int(index)] for index in indices] == list(names)
 
 
 def test_readiness_and_starts_are_measured(server: Server) -> None:
