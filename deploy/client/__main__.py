@@ -277,9 +277,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if bool(options.dicomweb) != bool(options.study):
         parser.error("--dicomweb URL and --study UID belong together")
+    options.dicom = options.dicom or bool(options.dicomweb)
+    if (options.probabilities or options.deidentify or options.codes) and not options.dicom:
+        parser.error("--probabilities, --deidentify and --codes belong to --dicom")
     if not options.images and not options.dicomweb:
         parser.error("name at least one IMAGE, or --dicomweb and --study")
-    options.dicom = options.dicom or bool(options.dicomweb)
     try:
         for url in options.url or ():
             read_address(url, options.protocol)

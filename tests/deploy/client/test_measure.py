@@ -1,5 +1,6 @@
 """Test areas, components, contours and spacings of masks whose geometry is known."""
 
+import asyncio
 import io
 import json
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploy.client import Client
+from deploy.client import AsyncClient, Client
 from deploy.client.__main__ import main
 from deploy.client.measure import Cleaning, Spacing, SpacingError, check_spacing, clean, measure, tiff_spacing
 from deploy.client.measure.contours import coco, geojson, polygons
@@ -179,6 +180,19 @@ def test_a_stated_spacing_counts_before_the_file_s(server: Server, tmp_path: Pat
     assert main([*arguments, "--spacing", "0.01"]) == 0
     (image,) = json.loads((tmp_path / "out" / "result.json").read_text())["images"]
     assert image["spacing"] == {"row_mm": 0.01, "column_mm": 0.01, "source": "--spacing"}
+
+
+def test_asyncio_client_gives_the_same_masks(server: Server, make_image: MakeImage) -> None:
+    data = make_image((130, 70))
+
+    async def ask() -> Any:
+        async with AsyncClient(server.grpc_url) as client:
+            return await client.segment(data, own_size=True)
+
+    with Client(server.grpc_url) as client:
+        np.testing.assert_array_equal(
+            asyncio.run(ask()).own_mask, np.asarray(client.segment(data, own_size=True).own_mask)
+        )
 
 
 def test_masks_of_turned_images_are_upright(server: Server, make_image: MakeImage) -> None:

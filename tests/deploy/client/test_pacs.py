@@ -103,6 +103,7 @@ def test_a_study_is_fetched_answered_and_stored(
         (["--dicomweb", "http://127.0.0.1:9/dicom-web"], "belong together"),
         (["--dicomweb", "http://127.0.0.1:9/dicom-web", "--study", "../1"], "digits and dots"),
         ([], "name at least one IMAGE"),
+        (["a.dcm", "--deidentify"], "belong to --dicom"),
     ],
 )
 def test_misuse_is_said_at_once(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
