@@ -28,6 +28,7 @@ from deploy.client.pacs import Pacs, read_uid
 from deploy.client.plan import Task, plan
 from deploy.client.summary import Finished, fits, read_results, table, write_result
 from deploy.client.transport import Access
+from deploy.client.volume import drop_slices
 from deploy.contract import Contract
 
 INTERRUPTED = "interrupted: the same command with --resume goes on from here"
@@ -130,6 +131,8 @@ def process_and_show(
     """
     wanted = wanted_of(options)
     finished = read_results(options.output, wanted) if options.resume else {}
+    if not options.resume:
+        drop_slices(options.output)
     # What another model answered is done again: its figures would stand under the names of this one.
     kept = {file: result for file, result in finished.items() if fits(result, contract)}
     open_tasks = [task for task in tasks if not is_finished(task, kept)]
@@ -148,6 +151,7 @@ def process_and_show(
                 options.output,
                 options.jobs,
                 wanted,
+                contract,
                 lambda share: progress.advance(bar, share),
             )
             for number, outcome in enumerate(answered, 1):

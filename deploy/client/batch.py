@@ -16,6 +16,7 @@ from deploy.client.image import Failure, FileResult, Wanted, process_file, segme
 from deploy.client.picture import Claims
 from deploy.client.plan import Task
 from deploy.client.volume import VolumeResult, process_volume
+from deploy.contract import Contract
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -31,6 +32,7 @@ def process(
     output: Path,
     jobs: int,
     wanted: Wanted,
+    contract: Contract,
     advance: Callable[[float], None],
 ) -> Iterator[Outcome]:
     """Process the tasks and yield the outcome of each, in their order.
@@ -43,6 +45,7 @@ def process(
         output: the folder for results.
         jobs: files, or slices of one volume, in work at once.
         wanted: what is written for each.
+        contract: of the model that answers.
         advance: called with the share of a volume that is done since the last call.
 
     Raises:
@@ -72,7 +75,7 @@ def process(
             if of_volumes:
                 # One after the other, so that memory holds one of them. Its slices share the threads.
                 ask = partial(_in_order, pool, answer, ahead=jobs)
-                yield from (process_volume(ask, task, output, wanted, claims, advance) for task in group)
+                yield from (process_volume(ask, task, output, wanted, contract, claims, advance) for task in group)
             else:
                 yield from _in_order(pool, work, group, ahead=2 * jobs)
     except (KeyboardInterrupt, GeneratorExit):

@@ -39,7 +39,7 @@ class Claims:
         self._lock = threading.Lock()
 
     def take(self, header: Any, file: Path) -> None:
-        """Claim the object of a header for a file, or raise ImageError where another file has it."""
+        """Take the object of a header for a file, or raise ImageError where another file has it."""
         with self._lock:
             first = self._files.setdefault(str(header.get("SOPInstanceUID") or file), file)
         if first != file:

@@ -22,6 +22,8 @@ from deploy.client.measure import Spacing, SpacingError, check_spacing, clean
 from deploy.client.picture import EYES, Claims
 from deploy.client.plan import Task
 from deploy.client.volume.en_face import map_png, thickness_of
+from deploy.client.volume.slices import SliceStore, join
+from deploy.contract import Contract
 
 Ask = Callable[[Iterable[Frame]], Iterator[Result]]
 """Send slices to the server, some at a time, and yield its answers in their order."""
@@ -82,7 +84,13 @@ class _Answers:
 
 
 def process_volume(
-    ask: Ask, task: Task, output: Path, wanted: Wanted, claims: Claims, advance: Callable[[float], None]
+    ask: Ask,
+    task: Task,
+    output: Path,
+    wanted: Wanted,
+    contract: Contract,
+    claims: Claims,
+    advance: Callable[[float], None],
 ) -> VolumeResult | Failure:
     """Read, send, measure and write one volume.
 
@@ -91,6 +99,7 @@ def process_volume(
         task: the volume, and what its results are called.
         output: the folder for results.
         wanted: what is written.
+        contract: of the model that answers.
         claims: which DICOM objects have been met.
         advance: called with the share of the volume that is done since the last call.
 
@@ -99,24 +108,32 @@ def process_volume(
         AccessDenied: where it asks for another token.
         OSError: where `output` cannot be written.
     """
-    start = time.perf_counter()
+    start, store = time.perf_counter(), None
     try:
         volume = open_volume(task.source)
         if volume.header is not None:
             claims.take(volume.header, task.source)
-        answers = _ask_all(ask, volume, wanted, advance)
+        store = SliceStore(output, task.name, task.source, contract)
+        answers = _ask_all(ask, volume, store, wanted, advance)
     except (ServerUnavailable, AccessDenied):
         raise
     except (ClientError, ImageError, OSError) as error:
+        # Of a volume that gives no result, nothing is to be left.
+        if store is not None:
+            store.remove()
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return Failure(str(task.source), reason)
-    return _write(volume, answers, task, output, wanted, start)
+    result = _write(volume, answers, task, output, wanted, start)
+    store.remove()
+    return result
 
 
-def _ask_all(ask: Ask, volume: Volume, wanted: Wanted, advance: Callable[[float], None]) -> _Answers:
+def _ask_all(ask: Ask, volume: Volume, store: SliceStore, wanted: Wanted, advance: Callable[[float], None]) -> _Answers:
     mask = np.zeros((volume.slices, volume.height, volume.width), np.uint8)
     answers = _Answers(mask, [], [])
-    for index, result in enumerate(ask(slices_of(volume))):
+    known = store.known(volume.slices)
+    missing = (frame for index, frame in enumerate(slices_of(volume)) if index not in known)
+    for index, result in enumerate(join(store, known, ask(missing), volume.slices)):
         assert result.own_mask is not None
         mask[index] = clean(result.own_mask, wanted.cleaning) if wanted.cleaning.active else result.own_mask
         answers.thickness.append(thickness_of(mask[index], len(result.seg_classes)))

@@ -14,19 +14,24 @@ import SimpleITK
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_pipeline import Preprocessing
 from data_pipeline.dicom import Frame, frame_png
 from data_pipeline.volume_file import is_volume, open_volume, slices_of
 from deploy.client import Client
 from deploy.client.__main__ import main
 from deploy.client.client import Result
+from deploy.client.errors import ServerUnavailable
 from deploy.client.image import Failure, Wanted
 from deploy.client.measure import Cleaning
 from deploy.client.picture import Claims
 from deploy.client.plan import Task
 from deploy.client.volume import VolumeResult, process_volume
+from deploy.contract import Contract
 from deploy.server import Server
 from tests.helpers.dicom import make_dicom
 
+CONTRACT = Contract(preprocessing=Preprocessing(image_size=64), seg_classes=("background", "ball"), labels=("a",))
+MISSING = [0]  # slices that are still to be asked for
 SPACING = (0.02, 0.005, 0.1)  # across, down, through, as SimpleITK gives it
 ENDINGS = (".mha", ".mhd", ".nii.gz", ".nii", ".nrrd")
 
@@ -106,7 +111,9 @@ def ball(shape: tuple[int, int, int], radius: float, spacing: tuple[float, float
 def run_on(mask: NDArray[np.uint8], source: Path, wanted: Wanted, shares: list[float]) -> VolumeResult | Failure:
     """Process a volume of which the server would find `mask`."""
     (source.parent / "out").mkdir(exist_ok=True)
-    return process_volume(answers(mask), Task(source, "a"), source.parent / "out", wanted, Claims(), shares.append)
+    return process_volume(
+        answers(mask), Task(source, "a"), source.parent / "out", wanted, CONTRACT, Claims(), shares.append
+    )
 
 
 def test_a_ball_is_measured_and_its_thickness_mapped(tmp_path: Path) -> None:
@@ -168,7 +175,7 @@ def test_what_is_no_volume_is_one_line(kind: str, message: str, tmp_path: Path) 
     assert isinstance(result, Failure)
     assert message in result.reason
     assert len(result.reason.splitlines()) == 1
-    assert not list((tmp_path / "out").iterdir())
+    assert not [file for file in (tmp_path / "out").iterdir() if not file.name.startswith(".")]
 
 
 def test_signed_and_float_values_keep_their_order(tmp_path: Path) -> None:
@@ -219,6 +226,35 @@ def test_tomography_becomes_a_segmentation_of_all_its_frames(server: Server, tmp
     assert (output / result["dicom"][0]).stat().st_mtime_ns > before
 
 
+def test_an_interrupted_volume_goes_on_from_its_slices(tmp_path: Path) -> None:
+    mask = ball((6, 30, 40), 12, (3, 1, 1))
+    source = save(tmp_path / "a.mha", np.zeros(mask.shape, np.uint8))
+    asked: list[int] = []
+
+    def ask(frames: Iterable[Frame]) -> Iterator[Result]:
+        for number, result in enumerate(answers(mask[6 - MISSING[0] :])(frames)):
+            asked.append(number)
+            # The first run is interrupted before its fourth slice.
+            if MISSING[0] == 6 and number == 3:
+                raise ServerUnavailable("gone")
+            yield result
+
+    MISSING[0] = 6
+    arguments = (Task(source, "a"), tmp_path / "out", Wanted(), CONTRACT)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ServerUnavailable):
+        process_volume(ask, *arguments, Claims(), lambda share: None)
+    # One of those that were written is damaged, and counts as missing.
+    (tmp_path / "out" / ".a.slices" / "000002.npz").write_bytes(b"PK")
+    MISSING[0] = 4
+    asked.clear()
+    result = process_volume(ask, *arguments, Claims(), lambda share: None)
+    assert isinstance(result, VolumeResult)
+    assert len(asked) == 4
+    assert result.areas["ball"]["pixels"] == mask.sum()
+    assert not (tmp_path / "out" / ".a.slices").exists()
+
+
 def test_a_disk_that_fills_leaves_no_half_volume(server: Server, tmp_path: Path) -> None:
     source = save(tmp_path / "a.nii", scan(shape=(8, 200, 200)))
     command = [sys.executable, "-m", "deploy.client", str(source), "--url", server.grpc_url]
@@ -227,4 +263,6 @@ def test_a_disk_that_fills_leaves_no_half_volume(server: Server, tmp_path: Path)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in run.stderr
-    assert {file.name for file in (tmp_path / "out").iterdir()} <= {"result.json"}
+    left = {file.name for file in (tmp_path / "out").iterdir()}
+    # The slices are what --resume goes on from.
+    assert left <= {"result.json", ".a.slices"}
