@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from data_pipeline.command_line import new_parser, positive, run_command
 from deploy.server import ServerError, ServerOptions, Tls
 from deploy.server.log import Log
-from deploy.server.reload import Reloads, request_reload
 
 if TYPE_CHECKING:
     from deploy.server import Server
 
+# Whatever imports gRPC is imported where it is used, since its engine has to be chosen first.
 EXAMPLES = """examples:
   python -m deploy.serve
   python -m deploy.serve --repository build/mine/model_repository --throughput --http-port 9000 --grpc-port 9001
@@ -83,6 +83,7 @@ def read_token(file: Path) -> str:
 def run(server: "Server", log: Log) -> int:
     """Start the server, print where it listens, watch it until interrupted, and return the exit code."""
     from deploy.server import Supervisor
+    from deploy.server.reload import Reloads
 
     reloads = Reloads()
     try:
@@ -104,6 +105,8 @@ def reload(repository: Path) -> int:
 
     Raises ServerError where there is none, and where one goes on with what it had.
     """
+    from deploy.server.reload import request_reload
+
     outcomes = request_reload(repository)
     for outcome in outcomes:
         print(outcome.message, file=sys.stdout if outcome.succeeded else sys.stderr)

@@ -5,6 +5,8 @@ import json
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,12 @@ from deploy.server import Server, ServerError
 from deploy.server.log import Log
 from deploy.server.options import FREE_PORTS
 from tests.helpers.serving import start
+
+
+def test_the_command_imports_grpc_after_it_has_chosen_its_engine() -> None:
+    """Hold the choice to come first, since gRPC reads it once."""
+    script = "import sys, deploy.serve; sys.exit('grpc' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_sigterm_answers_what_it_accepted_and_leaves_nothing(
