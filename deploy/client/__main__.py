@@ -27,7 +27,7 @@ from deploy.client.measure import Cleaning
 from deploy.client.pacs import Pacs, read_uid
 from deploy.client.plan import Task, plan
 from deploy.client.summary import Finished, fits, read_results, table, write_result
-from deploy.client.transport import Access
+from deploy.client.transport import Access, Served
 from deploy.client.volume import drop_slices
 from deploy.contract import Contract
 
@@ -65,10 +65,10 @@ def run(options: argparse.Namespace) -> int:
         return 2
     connect = connector(options)
     try:
-        contract = read_contract(connect)
+        served = read_served(connect)
         options.output.mkdir(parents=True, exist_ok=True)
         with locked(options.output):
-            code = process_and_show(options, contract, connect, tasks)
+            code = process_and_show(options, served, connect, tasks)
             if pacs:
                 store(pacs, fetched, options)
             return code
@@ -87,13 +87,13 @@ def store(pacs: Pacs, fetched: Sequence[Path], options: argparse.Namespace) -> N
     Output(stderr=True).print(f"{len(written)} SEG and SR objects stored")
 
 
-def read_contract(connect: Callable[[float], Client]) -> Contract:
+def read_served(connect: Callable[[float], Client]) -> Served:
     """Ask the server what it serves."""
 
-    def read() -> Contract:
+    def read() -> Served:
         # Without retries: a server that was never there is reported at once, while one that goes away may come back.
         with connect(0.0) as client:
-            return client.contract
+            return client.served()
 
     # In a thread, as every request: gevent, below the HTTP client, prints lines of its own about a Ctrl-C.
     pool = ThreadPoolExecutor(1, THREADS)
@@ -123,18 +123,18 @@ def read_token(file: Path) -> str:
 
 
 def process_and_show(
-    options: argparse.Namespace, contract: Contract, connect: Callable[[float], Client], tasks: Sequence[Task]
+    options: argparse.Namespace, served: Served, connect: Callable[[float], Client], tasks: Sequence[Task]
 ) -> int:
     """Process the tasks that no earlier run has finished, show the progress and return the exit code.
 
     The result file is written even where the server goes away.
     """
-    wanted = wanted_of(options)
+    wanted, contract = wanted_of(options), served.contract
     finished = read_results(options.output, wanted) if options.resume else {}
     if not options.resume:
         drop_slices(options.output)
     # What another model answered is done again: its figures would stand under the names of this one.
-    kept = {file: result for file, result in finished.items() if fits(result, contract)}
+    kept = {file: result for file, result in finished.items() if fits(result, served)}
     open_tasks = [task for task in tasks if not is_finished(task, kept)]
     outcomes: list[Outcome] = [kept[str(task.source)] for task in tasks if is_finished(task, kept)]
     # On stderr, so that stdout holds only the results.

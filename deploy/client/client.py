@@ -104,6 +104,10 @@ class Client:
         self._retry_for = retry_for
         self._contract: Contract | None = None
 
+    def served(self) -> Served:
+        """Ask what is served, with the hash of its version."""
+        return self._request(Transport.served)
+
     @property
     def contract(self) -> Contract:
         """Return the sizes and names of what is served, of the version that gave the last answer."""

@@ -194,7 +194,7 @@ def write_answers(
             for name, area in areas.items()
         },
         labels=result.class_probabilities,
-        weights="",
+        weights=result.sha256,
     )
     try:
         return list(write_dicom(found, output / task.name, wanted.codes, deidentify=wanted.deidentify))

@@ -15,6 +15,7 @@ from data_pipeline.files import write_whole
 from data_pipeline.overlay import colour_of
 from deploy.client.batch import Outcome
 from deploy.client.image import Failure, FileResult, Wanted
+from deploy.client.transport import Served
 from deploy.client.volume import VolumeResult
 from deploy.contract import Contract
 
@@ -90,9 +91,11 @@ def conforms(value: object, kind: Any) -> bool:
     return is_number(value, -sys.float_info.max, sys.float_info.max) if kind is float else type(value) is kind
 
 
-def fits(result: Finished, contract: Contract) -> bool:
-    """Tell whether a result is of the model that the server has now, by its labels and classes."""
-    return tuple(result.classes) == contract.labels and tuple(result.areas) == contract.seg_classes[1:]
+def fits(result: Finished, served: Served) -> bool:
+    """Tell whether a result is of the model that the server has now, by its hash, labels and classes."""
+    names = tuple(result.classes), tuple(result.areas)
+    same = result.sha256 == served.sha256 or not result.sha256 or not served.sha256
+    return same and names == (served.contract.labels, served.contract.seg_classes[1:])
 
 
 def table(contract: Contract, results: Sequence[Finished]) -> Table:

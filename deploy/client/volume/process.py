@@ -3,7 +3,7 @@
 import io
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from data_pipeline.image_header import ImageError
 from data_pipeline.volume_file import ENDINGS, Volume, ending_of, open_volume, slices_of, write_mask
 from deploy.client.client import Result
 from deploy.client.dicom import Found, write_dicom
-from deploy.client.errors import AccessDenied, ClientError, ServerUnavailable
+from deploy.client.errors import AccessDenied, ClientError, ServerFault, ServerUnavailable
 from deploy.client.image import Failure, Wanted, milliseconds
 from deploy.client.measure import Spacing, SpacingError, check_spacing, clean
 from deploy.client.picture import EYES, Claims
@@ -49,6 +49,8 @@ class VolumeResult:
     dicom: names of the SEG and the SR that were written.
     notes: what a reader should know about the volume, a line each.
     timings: milliseconds for all requests together and for all of the volume.
+    version: number of the network's version that answered.
+    sha256: hash of that version, empty for a server that does not say it.
     """
 
     file: str
@@ -67,6 +69,8 @@ class VolumeResult:
     dicom: list[str]
     notes: list[str]
     timings: dict[str, float]
+    version: str = ""
+    sha256: str = ""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -142,19 +146,13 @@ def _ask_all(ask: Ask, volume: Volume, store: SliceStore, wanted: Wanted, advanc
         advance(1 / volume.slices)
     if len(answers.results) != volume.slices:
         raise ImageError(f"the volume has {len(answers.results)} slices, and states {volume.slices}", "damaged")
+    if len({result.sha256 for result in answers.results}) > 1:
+        raise ServerFault("the server has changed its network between two slices of this volume: send it again")
     return answers
 
 
 def _light(result: Result) -> Result:
-    nothing = np.zeros((0, 0), np.uint8)
-    return Result(
-        mask=nothing,
-        seg_classes=result.seg_classes,
-        class_probabilities=result.class_probabilities,
-        seg_probabilities=None,
-        seconds=result.seconds,
-        request_id=result.request_id,
-    )
+    return replace(result, mask=np.zeros((0, 0), np.uint8), seg_probabilities=None, own_mask=None)
 
 
 def _write(volume: Volume, answers: _Answers, task: Task, output: Path, wanted: Wanted, start: float) -> VolumeResult:
@@ -190,6 +188,8 @@ def _write(volume: Volume, answers: _Answers, task: Task, output: Path, wanted: 
             "request_ms": milliseconds(sum(result.seconds for result in answers.results)),
             "total_ms": milliseconds(time.perf_counter() - start),
         },
+        version=answers.results[0].version,
+        sha256=answers.results[0].sha256,
     )
     result.dicom.extend(_write_dicom(volume, answers, result, task, output, wanted))
     return result
@@ -258,7 +258,7 @@ def _write_dicom(
             for name, area in result.areas.items()
         },
         labels=result.classes,
-        weights="",
+        weights=result.sha256,
     )
     try:
         return list(write_dicom(found, output / task.name, wanted.codes, deidentify=wanted.deidentify))

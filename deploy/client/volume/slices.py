@@ -52,6 +52,8 @@ class SliceStore:
             "class_probabilities": result.class_probabilities,
             "seconds": result.seconds,
             "request_id": result.request_id,
+            "version": result.version,
+            "sha256": result.sha256,
         }
         with whole_file(self._file(index)) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, mask=result.own_mask, facts=np.array(json.dumps(facts)))
@@ -69,6 +71,8 @@ class SliceStore:
                 seg_probabilities=None,
                 seconds=facts["seconds"],
                 request_id=facts["request_id"],
+                version=facts["version"],
+                sha256=facts["sha256"],
             )
         except (OSError, ValueError, KeyError, TypeError, BadZipFile):
             return None

@@ -191,6 +191,8 @@ def test_a_study_of_mixed_files_by_the_command(
     (same,) = [one["reason"] for one in result["failures"] if one["file"].endswith("f.dcm")]
     assert same == f"the same DICOM object as {study / 'IM0001'}, which is answered"
     first, eye, alone, plain = result["images"]
+    assert first["sha256"]
+    assert first["sha256"].encode() in (output / "IM0001.sr.dcm").read_bytes()
     assert first["dicom"] == ["IM0001.seg.dcm", "IM0001.sr.dcm"]
     assert first["areas"]["IRF"]["mm2"] == pytest.approx(first["areas"]["IRF"]["pixels"] * 0.0025)
     assert eye["spacing"] is None

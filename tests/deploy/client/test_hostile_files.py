@@ -66,10 +66,12 @@ def test_answers_of_another_model_are_not_resumed(server: Server, make_image: Ma
     assert main(arguments) == 0
     first = json.loads((output / RESULT_FILE).read_text())
     labels = first["images"][0]["classes"]
-    first["images"][0]["classes"] = {"another label": 0.5}
-    (output / RESULT_FILE).write_text(json.dumps(first))
-    assert main(arguments) == 0
-    assert json.loads((output / RESULT_FILE).read_text())["images"][0]["classes"] == labels
+    # Of other names, and of the same names from other weights.
+    for change in ({"classes": {"another label": 0.5}}, {"sha256": "0" * 64, "classes": dict.fromkeys(labels, 0.5)}):
+        changed = first["images"][0] | change
+        (output / RESULT_FILE).write_text(json.dumps(first | {"images": [changed]}))
+        assert main(arguments) == 0
+        assert json.loads((output / RESULT_FILE).read_text())["images"][0]["classes"] == labels
 
 
 @pytest.mark.parametrize(
