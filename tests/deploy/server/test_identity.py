@@ -11,7 +11,7 @@ SHA256 = "0123456789abcdef" * 4
 
 
 def hash_of(model: str, version: str) -> str:
-    """Know one version of one model."""
+    """Hold one version of one model."""
     return SHA256 if (model, version) == ("resformer", "12") else ""
 
 
