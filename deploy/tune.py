@@ -21,7 +21,7 @@ from deploy.content import HASH
 from deploy.contract import PIPELINE_MODEL
 from deploy.errors import ServerError
 from deploy.server.model_configs import read_repository
-from deploy.server.options import Workers
+from deploy.server.options import Workers, plural
 from deploy.server.tuning import TUNING, Tuned, write_tuning
 from deploy.tuning import Point, best, callers_for, grid, quickest
 from deploy.tuning.load import measured_server
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> None:
     console, point = Output(), found["tuned"]
     console.print(table(study.points, chosen))
     console.print(
-        f"{point.choice}: {point.rate:.1f} answers/s with {point.callers} callers, p99 {point.p99_ms:.1f} ms. "
+        f"{point.choice}: {point.rate:.1f} answers/s to {plural(point.callers, 'caller')}, p99 {point.p99_ms:.1f} ms. "
         f"deploy.serve takes it from {options.repository / TUNING}; the figures are in {options.output}"
     )
 
@@ -124,7 +124,7 @@ def measure(study: Study, repository: Path, image: bytes, console: Output) -> No
             for count in callers:
                 point = load.run(image, count, study.subject["seconds"])
                 study.add(point)
-                console.print(f"  {count} callers: {point.rate:.1f} answers/s, p99 {point.p99_ms:.1f} ms")
+                console.print(f"  {plural(count, 'caller')}: {point.rate:.1f} answers/s, p99 {point.p99_ms:.1f} ms")
 
 
 def photograph() -> bytes:

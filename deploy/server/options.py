@@ -23,6 +23,11 @@ class Tls:
     key: Path
 
 
+def plural(count: int, noun: str) -> str:
+    """Return a number of things in words."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class Workers:
     """Choose how a model is served.
@@ -36,8 +41,7 @@ class Workers:
 
     def __str__(self) -> str:
         """Return both in words."""
-        one, single = ("" if number == 1 else "s" for number in (self.workers, self.threads))
-        return f"{self.workers} worker{one} of {self.threads} thread{single}"
+        return f"{plural(self.workers, 'worker')} of {plural(self.threads, 'thread')}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deploy.errors import ServerError
-from deploy.server.options import Workers
+from deploy.server.options import Workers, plural
 
 # Choices that are so near the best are as good: the machine's own noise is larger.
 NEAR = 0.97
@@ -57,7 +57,7 @@ def best(points: Sequence[Point], p99_ms: float | None) -> Point:
         least = min(points, key=lambda point: point.p99_ms)
         raise ServerError(
             f"no choice keeps the 99th percentile within {p99_ms:g} ms: the lowest is {least.p99_ms:.1f} ms, with "
-            f"{least.choice} and {least.callers} callers"
+            f"{least.choice} and {plural(least.callers, 'caller')}"
         )
     most = max(point.rate for point in within)
     # Fewer workers take less memory.

@@ -56,7 +56,7 @@ def test_a_limit_leaves_out_what_is_slower() -> None:
         best(POINTS, 49.9)
     assert str(error.value) == (
         "no choice keeps the 99th percentile within 49.9 ms: the lowest is 50.0 ms, "
-        "with 1 worker of 4 threads and 1 callers"
+        "with 1 worker of 4 threads and 1 caller"
     )
 
 
