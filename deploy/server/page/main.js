@@ -88,7 +88,7 @@ async function work(item) {
   try {
     const bytes = await readOnce(item);
     item.picture ??= open(bytes);
-    const answer = await infer(bytes, served);
+    const answer = await infer(item.file, served);
     if (answer.version !== served.version) throw new Problem("wait", "The server has a new version of the network.");
     await keep(item, await item.picture, answer, served);
   } catch (problem) {
@@ -101,7 +101,7 @@ async function work(item) {
   }
 }
 
-/** Read an item's file for both, the server and the screen. */
+/** Read an item's file, once for whoever asks: to see that it can be read before it is sent, and to draw it. */
 const readOnce = (item) => (item.bytes ??= read(item.file));
 
 async function keep(item, picture, { probabilities, labels, ...answer }, served) {
@@ -176,9 +176,11 @@ const isNothing = (item) => item.state === "failed" && !current.picture?.source;
 async function uncover(item, picture) {
   const probabilities = new Float32Array(await item.answer.arrayBuffer());
   if (item !== current.item) return;
+  const begin = performance.now();
   const { mask } = resize(probabilities, item.served.image_size, picture.width, picture.height);
   Object.assign(current, { mask, layer: layerOf(mask, item) });
   await viewer.cover(current.layer);
+  item.drawing = performance.now() - begin;
   explain(item);
 }
 

@@ -80,29 +80,28 @@ export async function describe() {
 }
 
 /**
- * Send an image's bytes and return what the network says of it.
+ * Send a file and return what the network says of it.
  *
  * Returns the probabilities that the mask is decided from (Float32Array, channels first), one probability for each
  * label, the network's version, the request's id, and milliseconds: `server` for decoding and the network, `roundTrip` for all of it.
  */
-export async function infer(bytes, served) {
+export async function infer(file, served) {
   const limit = Number(served.max_request_bytes) || Infinity;
-  if (bytes.byteLength + HEAD_BYTES > limit) {
-    const size = `The file has ${megabytes(bytes.byteLength)}`;
+  if (file.size + HEAD_BYTES > limit) {
+    const size = `The file has ${megabytes(file.size)}`;
     throw new Problem("refused", `${size}, and this server takes at most ${megabytes(limit)}.`);
   }
-  const tensor = { name: served.input, shape: [1, bytes.byteLength], datatype: "UINT8" };
+  const tensor = { name: served.input, shape: [1, file.size], datatype: "UINT8" };
   const head = new TextEncoder().encode(
     JSON.stringify({
-      inputs: [{ ...tensor, parameters: { binary_data_size: bytes.byteLength } }],
+      inputs: [{ ...tensor, parameters: { binary_data_size: file.size } }],
       outputs: [settings.probabilities, settings.labels].map((name) => ({ name, parameters: { binary_data: true } })),
     }),
   );
   const begin = performance.now();
   const headers = { [LENGTH]: head.length, "Content-Type": "application/octet-stream" };
-  const body = new Uint8Array(head.length + bytes.byteLength);
-  body.set(head);
-  body.set(new Uint8Array(bytes), head.length);
+  // The file itself: its bytes, as an array, would be copied from one of the browser's processes to the next.
+  const body = new Blob([head, file]);
   const response = await ask(`${MODEL}/infer`, { method: "POST", headers, body });
   const content = await contentOf(response);
   const roundTrip = performance.now() - begin;
