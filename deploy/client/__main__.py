@@ -40,6 +40,8 @@ GRACE_SECONDS = 1.0
 EXAMPLES = """examples:
   python -m deploy.client --output build/answers photo.jpg another.png folder_of_images/
   python -m deploy.client --output build/answers folder_of_images/ --jobs 8 --resume
+  python -m deploy.client --output build/answers study/ eye.mhd --dicom --contours geojson
+  python -m deploy.client --output build/answers --dicomweb http://localhost:8042/dicom-web --study 1.2.840.1
   python -m deploy.client --output build/answers photo.jpg --protocol http --url server-a:8000 --url server-b:8000
   python -m deploy.client --output build/answers photo.jpg --tls-certificate server.pem --token-file token.txt
 """
