@@ -92,7 +92,7 @@ class Admission:
         await line.enter(size, seconds)
         task = asyncio.ensure_future(line.work(Work(time.monotonic(), size), call))
         line.tasks.add(task)
-        task.add_done_callback(line.done)
+        task.add_done_callback(partial(self._ended, model, content))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -126,6 +126,12 @@ class Admission:
     def busy(self, model: str) -> bool:
         """Return whether a worker of the model has a request that may still take its time."""
         return any(not work.late for work in self._lines[model].works)
+
+    def _ended(self, model: str, content: Content, task: "asyncio.Future[Any]") -> None:
+        self._lines[model].done(task)
+        if task.cancelled():
+            # Most often the supervisor misses a worker before tritonserver does.
+            self._suspects.failed(model, content)
 
     def drain(self, seconds: float) -> float:
         """Take no more requests, wait until those that were taken are answered, and return the seconds left."""

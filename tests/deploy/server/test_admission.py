@@ -230,3 +230,18 @@ async def test_what_was_taken_is_answered_before_the_end() -> None:
         await settle_and_end(workers)
     assert await drained > 0
     assert await asyncio.gather(*taken) == [0, 1, 2]
+
+
+@in_a_loop
+async def test_a_request_whose_worker_is_missed_is_a_suspect_as_well() -> None:
+    workers = Workers()
+    for _ in range(2):
+        sent = workers.send(0, size=7)
+        await settle()
+        workers.admission.give_up("model")
+        with pytest.raises(Rejection, match="was replaced"):
+            await sent
+        workers.admission.started("model", 1)
+        await settle()
+    with pytest.raises(Rejection, match="2 workers ended while they had this request"):
+        await workers.send(0, size=7)
