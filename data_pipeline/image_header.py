@@ -39,7 +39,12 @@ OTHERS: tuple[tuple[int, bytes, str, str], ...] = (
     (4, b"ftypavif", "AVIF", EASY),
     (4, b"ftyphei", "HEIC", "convert it to PNG first, as pillow-heif can"),
     (4, b"ftypmif1", "HEIC", "convert it to PNG first, as pillow-heif can"),
-    (128, b"DICM", "DICOM", "export it as PNG or TIFF of 8 or 16 bits first, as pydicom or dcmj2pnm can"),
+    (
+        128,
+        b"DICM",
+        "DICOM",
+        "send it with deploy.client, which reads DICOM, or export it as PNG or TIFF of 8 or 16 bits first",
+    ),
     (0, b"8BPS", "Photoshop", EASY),
     (0, b"\0\0\1\0", "ICO", EASY),
     (0, b"%PDF", "PDF", "export its images first"),

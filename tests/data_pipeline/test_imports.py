@@ -8,12 +8,23 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "data_pipeline"
-LIGHT = ("fields", "spec", "files", "overlay", "startup", "command_line")  # what the client imports
+LIGHT = (
+    "fields",
+    "spec",
+    "files",
+    "enlarge",
+    "overlay",
+    "startup",
+    "command_line",
+    "dicom",
+    "volume_file",
+    "cores",
+)  # what the client imports
 # Each layer may import the layers above it. Within the first layer, any may import any.
 LAYERS = (
     (
         *("__init__", "fields", "spec", "records", "files", "orientation", "tiff", "image_header", "image_file"),
-        *("overlay", "startup", "command_line"),
+        *("dicom", "volume_file", "enlarge", "overlay", "startup", "command_line", "cores"),
     ),
     ("graph", "sources"),
     ("scan",),
