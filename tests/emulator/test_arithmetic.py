@@ -100,6 +100,7 @@ INTEGERS: dict[tuple[str, str], Reference] = {
     **each("add.{t}", "{t} {t} {t}", "s32 s64", lambda a, b: a + b),
     **each("sub.{t}", "{t} {t} {t}", "s32 s64", lambda a, b: a - b),
     **each("neg.{t}", "{t} {t}", "s32 s64", lambda a: -a),
+    **each("abs.{t}", "{t} {t}", "s32 s64", abs),
     **each("mul.lo.{t}", "{t} {t} {t}", "s16 s32 s64", lambda a, b: a * b),
     **each("mad.lo.{t}", "{t} {t} {t} {t}", "s32 s64", lambda a, b, c: a * b + c),
     **each("mul.wide.{t}", "{w} {t} {t}", "u16 s16 u32 s32", lambda a, b: a * b),
@@ -233,8 +234,21 @@ def test_conversions_of_halves(name: str) -> None:
     assert same_floats(apply(f"cvt.f32.{name}", "f32 b16", [halves]), wide.view(np.uint32))
 
 
+@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize("opcode", ["add", "sub", "fma"])
+def test_sums_of_halves_and_float32(opcode: str, name: str) -> None:
+    halves = [random_bits(COUNT, "b16", seed) for seed in range(2 if opcode == "fma" else 1)]
+    third = random_bits(COUNT, "f32", 2)
+    wide = [torch.from_numpy(one.view(np.int16)).view(HALVES[name]).float().numpy().view(np.uint32) for one in halves]
+    got = apply(f"{opcode}.rn.f32.{name}", " ".join(["f32", *["b16"] * len(halves), "f32"]), [*halves, third])
+    # Widened, a half is the same number: the instruction on float32 alone gives the same.
+    single = "fma.rn.f32" if opcode == "fma" else f"{opcode}.f32"
+    expected = expected_floats(single, " ".join(["f32"] * (len(halves) + 2)), [*wide, third])
+    assert same_floats(got, expected)
+
+
 def test_every_computation_is_compared() -> None:
     converted = {f"cvt.rn.{name}{pair}.f32" for name in HALVES for pair in ("", "x2")}
     compared = {opcode for opcode, _ in (*INTEGERS, *FLOATS)} | PAIRS.keys() | converted
-    compared |= {f"cvt.f32.{name}" for name in HALVES}
+    compared |= {f"{opcode}.f32.{name}" for name in HALVES for opcode in ("cvt", "add.rn", "sub.rn", "fma.rn")}
     assert {one for one in opcodes() if not one.startswith(OTHERS)} == compared

@@ -1,11 +1,19 @@
 """List the instructions that move bits and convert between types."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from tests.emulator.errors import UnknownFormError
 from tests.emulator.instructions.table import compute, define
 from tests.emulator.machine import STORED, Array, Machine, Mask
 from tests.emulator.parser import Operand
+
+# The float32 that the bits of a half stand for, by the half's type.
+WIDENED: dict[str, Callable[[Array], Array]] = {
+    "f16": lambda a: a.view(np.float16).astype(np.float32),
+    "bf16": lambda a: (a.astype(np.uint32) << np.uint32(16)).view(np.float32),
+}
 
 
 def copy(value: Array) -> Array:
@@ -89,8 +97,8 @@ compute("cvt.u32.u16", "u32 = u16", lambda a: a.astype(np.uint32))
 compute("cvt.s32.s16", "s32 = s16", lambda a: a.astype(np.int32))
 compute("cvt.s32.s8", "s32 = b32", lambda a: a.astype(np.int8).astype(np.int32))
 compute("cvt.u16.u32", "u16 = u32", lambda a: a.astype(np.uint16))
-compute("cvt.f32.f16", "f32 = b16", lambda a: a.view(np.float16).astype(np.float32))
-compute("cvt.f32.bf16", "f32 = b16", lambda a: (a.astype(np.uint32) << np.uint32(16)).view(np.float32))
+for _half, _widen in WIDENED.items():
+    compute(f"cvt.f32.{_half}", "f32 = b16", _widen)
 compute("cvt.rn.f16.f32", "b16 = f32", to_float16)
 compute("cvt.rn.bf16.f32", "b16 = f32", to_bfloat16)
 compute("cvt.rn.f16x2.f32", "b32 = f32 f32", lambda a, b: beside(to_float16(a), to_float16(b)))

@@ -9,6 +9,7 @@ from functools import reduce
 
 import numpy as np
 
+from tests.emulator.instructions.conversion import WIDENED
 from tests.emulator.instructions.integer import define_comparisons
 from tests.emulator.instructions.table import compute
 from tests.emulator.machine import Array
@@ -29,6 +30,11 @@ def exponentiate(value: Array) -> Array:
 def fuse(a: Array, b: Array, c: Array) -> Array:
     """Compute a b + c with one rounding: the product of two float32 is exact in float64."""
     return (a.astype(np.float64) * b + c).astype(np.float32)
+
+
+def widened(function: Callable[..., Array], widen: Callable[[Array], Array]) -> Callable[..., Array]:
+    """Apply a function of float32 to halves, and to a float32 as the last."""
+    return lambda *values: function(*map(widen, values[:-1]), values[-1])
 
 
 def extreme(choose: Callable[..., Array], zero: Callable[..., Array]) -> Callable[..., Array]:
@@ -87,3 +93,8 @@ compute("setp.ne.f32", "pred = f32 f32", lambda a, b: (a < b) | (a > b))
 for _name, _operation in (("add", np.add), ("sub", np.subtract), ("mul", np.multiply)):
     compute(f"{_name}.f32x2", "b64 = b64 b64", by_pair(_operation))
 compute("fma.rn.f32x2", "b64 = b64 b64 b64", by_pair(fuse))
+# From PTX 8.6 on, a half is widened, which changes no number, and the sum is rounded once.
+for _half, _widen in WIDENED.items():
+    compute(f"add.rn.f32.{_half}", "f32 = b16 f32", widened(np.add, _widen))
+    compute(f"sub.rn.f32.{_half}", "f32 = b16 f32", widened(np.subtract, _widen))
+    compute(f"fma.rn.f32.{_half}", "f32 = b16 b16 f32", widened(fuse, _widen))

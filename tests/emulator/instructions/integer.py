@@ -97,6 +97,7 @@ for _kind in ("s32", "s64"):
     compute(f"add.{_kind}", f"{_kind} = {_kind} {_kind}", np.add)
     compute(f"sub.{_kind}", f"{_kind} = {_kind} {_kind}", np.subtract)
     compute(f"neg.{_kind}", f"{_kind} = {_kind}", np.negative)
+    compute(f"abs.{_kind}", f"{_kind} = {_kind}", np.abs)
 for _kind in ("s16", "s32", "s64"):
     compute(f"mul.lo.{_kind}", f"{_kind} = {_kind} {_kind}", np.multiply)
 for _kind in ("u16", "s16", "u32", "s32"):
