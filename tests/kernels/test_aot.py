@@ -78,7 +78,10 @@ SPILLS = {
 }
 if triton.__version__.startswith("3.7."):
     # Its assembler comes with PyTorch's CUDA builds. What it makes for other architectures has not been checked.
-    SPILLS["attention_backward_query-w14-d32-fp32-sm80"] = 4
+    SPILLS |= {
+        "attention_backward_query-w14-d32-fp32-sm80": 4,
+        "attention_backward_key_value-w14-d32-fp32-sm80": 12,
+    }
 
 
 def check_resources(rows: list[Row]) -> None:
