@@ -16,11 +16,10 @@ from data_pipeline.image_header import read_header
 from data_pipeline.orientation import TRANSPOSES
 from data_pipeline.overlay import open_upright
 from tests.helpers.kinds import JPEG, KINDS, PICTURE, PNG
-from tests.helpers.wild import OTHERS, REFUSED_TIFFS, TIFFS, TURNED
+from tests.helpers.wild import DICOM, OTHERS, REFUSED_TIFFS, TIFFS, TURNED
 
 SPEC = Preprocessing(image_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 LEVELS = Preprocessing(image_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), white_level=40000)
-DICOM = "dicom, sent to a server as it is"
 README = Path(__file__).parents[2] / "data_pipeline" / "README.md"
 
 

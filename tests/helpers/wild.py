@@ -249,6 +249,7 @@ def without_adobe(jpeg: bytes) -> bytes:
     return jpeg[:start] + jpeg[start + 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big") :]
 
 
+DICOM = "dicom, sent to a server as it is"  # which the client and training read
 # Files of formats that are not read, with the name that the refusal gives them.
 OTHERS: dict[str, tuple[bytes, str]] = {
     "gif": (encode(PICTURE.quantize(8), "GIF"), "GIF"),
@@ -256,7 +257,7 @@ OTHERS: dict[str, tuple[bytes, str]] = {
     "webp": (encode(PICTURE, "WEBP"), "WebP"),
     "jp2": (encode(PICTURE, "JPEG2000"), "JPEG 2000"),
     "heic": (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC"),
-    "dicom, sent to a server as it is": (bytes(128) + b"DICM" + bytes(40), "DICOM"),
+    DICOM: (bytes(128) + b"DICM" + bytes(40), "DICOM"),
     "jpeg-four-channels": (without_adobe(encode(PICTURE.convert("CMYK"), "JPEG")), "four channels"),
     "jpeg-12-bit": (JPEG.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"), "JPEG of 12 bits"),
     "jpeg-lossless": (JPEG.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc3\0\x11\x10"), "lossless JPEG of 16 bits"),

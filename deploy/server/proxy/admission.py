@@ -10,6 +10,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
 
+from deploy.server.proxy.metrics import family
 from deploy.server.proxy.request import Rejection
 from deploy.server.proxy.suspects import Content, Suspects
 
@@ -151,14 +152,13 @@ class Admission:
     def text(self) -> str:
         """Return how many requests wait, and how often workers have started, as Prometheus reads it."""
         waiting = {model: len(line.turns) for model, line in self._lines.items()}
-        return _family("waiting_requests", "gauge", "Requests that wait for a worker", waiting) + _family(
-            "worker_starts_total", "counter", "Starts of a model's workers, the first one included", self._starts
+        starts = "Starts of a model's workers, the first one included"
+        return "".join(
+            [
+                family("waiting_requests", "gauge", "Requests that wait for a worker", waiting, "model"),
+                family("worker_starts_total", "counter", starts, self._starts, "model"),
+            ]
         )
-
-
-def _family(name: str, kind: str, meaning: str, values: Mapping[str, int]) -> str:
-    head = [f"# HELP resformer_{name} {meaning}", f"# TYPE resformer_{name} {kind}"]
-    return "\n".join([*head, *(f'resformer_{name}{{model="{model}"}} {count}' for model, count in values.items()), ""])
 
 
 class _Line:

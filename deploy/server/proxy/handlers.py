@@ -21,6 +21,7 @@ from deploy.server.page import PATH, Page
 from deploy.server.proxy.admission import Admission
 from deploy.server.proxy.identity import HashOf, identified_json
 from deploy.server.proxy.limits import BODY_SECONDS
+from deploy.server.proxy.metrics import gauge
 from deploy.server.proxy.request import (
     FAULT,
     LOST,
@@ -170,8 +171,8 @@ class Handlers:
         with suppress(ServerError, OSError):
             request = partial(self.internal.request, "GET", "/metrics", timeout=METRICS_SECONDS)
             families = (await asyncio.to_thread(request)).decode()
-        ready = "# HELP resformer_ready Whether every model answers\n# TYPE resformer_ready gauge\nresformer_ready"
-        own = f"{ready} {int(self.ready())}\n{self.admission.text()}{self.rejections.text()}"
+        ready = gauge("ready", "Whether every model answers", int(self.ready()))
+        own = f"{ready}{self.admission.text()}{self.rejections.text()}"
         return web.Response(text=families + own)
 
     async def _body(self, request: web.Request) -> bytes:

@@ -3,12 +3,12 @@
 import json
 import math
 import re
-import threading
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-NAME = "resformer_rejected_requests_total"
+from deploy.server.proxy.metrics import family
+
 # What tritonserver reads as a number: its timeouts, priorities and ids of sequences have 64 bits.
 LARGEST_NUMBER = 2**64 - 1
 # Of a body's JSON part. Python holds every other request up while it reads one, for 30 ms a megabyte.
@@ -38,24 +38,20 @@ class Rejection(Exception):  # noqa: N818 (a response, not a fault)
 
 
 class Rejections:
-    """Count rejections since the proxy started."""
+    """Count rejections since the proxy started, in the thread of its event loop."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        # HTTP and gRPC are served in different threads.
-        self._lock = threading.Lock()
 
     def add(self, reason: str) -> None:
         """Count one more for `reason`."""
         # Every reason is a literal of this code: text from a client would let it add metrics without limit.
-        with self._lock:
-            self._counts[reason] += 1
+        self._counts[reason] += 1
 
     def text(self) -> str:
         """Return the family of counters as Prometheus reads it."""
-        head = [f"# HELP {NAME} Requests that were refused before inference", f"# TYPE {NAME} counter"]
-        lines = [f'{NAME}{{reason="{reason}"}} {count}' for reason, count in sorted(self._counts.items())]
-        return "\n".join([*head, *lines, ""])
+        meaning = "Requests that were refused before inference"
+        return family("rejected_requests_total", "counter", meaning, dict(sorted(self._counts.items())), "reason")
 
 
 @dataclass(frozen=True)
