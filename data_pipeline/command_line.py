@@ -46,6 +46,10 @@ class Output(Console):
             plain = {"soft_wrap": True, "markup": False, "highlight": False, "emoji": False}
             super().print(*objects, **(plain | options if all(isinstance(one, str) for one in objects) else options))
 
+    def on_broken_pipe(self) -> None:
+        """Leave it to `run_command` that a reader has gone, which Rich would report as a failure of the command."""
+        raise BrokenPipeError
+
     def _whole(self, table: Table) -> list[Any]:
         """Return a table for a terminal, or for a file or a pipe its title, bare columns and caption."""
         least = Measurement.get(self, self.options.update(width=UNLIMITED), table).minimum

@@ -14,7 +14,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from data_pipeline.command_line import Output
+from data_pipeline.command_line import BROKEN_PIPE, Output
 from tests.helpers.imports import ROOT
 
 COMMANDS = (
@@ -140,6 +140,18 @@ def test_a_reader_who_leaves_ends_the_command_without_a_traceback(tmp_path: Path
     command = ["bash", "-c", script]
     done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **paths}, capture_output=True, text=True)
     assert done.stderr == ""
+
+
+def test_a_reader_who_has_left_is_no_failure_of_the_command() -> None:
+    code = """
+from data_pipeline.command_line import Output, run_command
+raise SystemExit(run_command(lambda: Output().print("a line")))
+"""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (BROKEN_PIPE, b"")
 
 
 def until_imported(process: "subprocess.Popen[str]", library: str) -> None:
