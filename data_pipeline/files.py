@@ -38,9 +38,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, data: str | bytes) -> None:
-    """Write a text (as UTF-8) or bytes to `path` with `whole_file`."""
+    """Write a text (as UTF-8) or bytes to `path` with `whole_file`. The error where this fails names `path`."""
     with whole_file(path) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        try:
+            temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        except OSError as error:
+            # That of a full disk names no file.
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """Test that files and folders are whole or absent, also when several processes fill the same one."""
 
+import errno
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -33,3 +36,18 @@ def test_a_text_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> 
         write_whole(tmp_path / "taken", "text")
     write_whole(tmp_path / "new" / "free", "text")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["free", "new", "taken"]
+
+
+def test_the_error_of_a_write_that_fails_names_the_file(tmp_path: Path) -> None:
+    # A limit on the size of files, since a disk cannot be filled here: both come from the call that writes.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError) as caught:
+            write_whole(tmp_path / "large", bytes(10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / "large"))
+    assert not list(tmp_path.iterdir())
