@@ -57,8 +57,9 @@ def read_picture(file: Path, contract: Contract, claims: Claims) -> Picture:
     image = open_dicom(data)
     if image.frames > 1:
         raise ImageError(f"the DICOM file holds {image.frames} frames, where one image is expected", "not_an_image")
-    claims.take(image.header, file)
     frame = next(read_frames(image))
+    # Not before: a file that cannot be decoded must not stand in the way of another one of the same object.
+    claims.take(image.header, file)
     return Picture(frame_png(frame, contract.preprocessing.white_level), image.header)
 
 

@@ -1,5 +1,6 @@
 """Make a DICOM segmentation (SEG) of a mask."""
 
+from copy import deepcopy
 from typing import Any
 
 import highdicom
@@ -68,12 +69,23 @@ def make_segmentation(found: Found, source: Any, codes: Codes) -> Any:
         device_serial_number="1",
         content_label="SEGMENTATION",
     )
+    _name_segments(segmentation)
     if lacking:
         del segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
     # An image without a plane in space has to say how it is turned, or that this is unknown.
     if "FrameOfReferenceUID" not in source:
         segmentation.PatientOrientation = source.get("PatientOrientation", "")
     return segmentation
+
+
+def _name_segments(segmentation: Any) -> None:
+    """Write the segment of each frame into it, where highdicom looks for it but puts none if all are of one."""
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    if "SegmentIdentificationSequence" not in shared:
+        return
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+        frame.SegmentIdentificationSequence = deepcopy(shared.SegmentIdentificationSequence)
+    del shared.SegmentIdentificationSequence
 
 
 def _with_groups(source: Any) -> Any:

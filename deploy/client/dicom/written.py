@@ -74,8 +74,11 @@ def write_dicom(found: Found, stem: Path, codes: Codes, *, deidentify: bool) -> 
         try:
             segmentation = make_segmentation(found, source, codes)
             report = make_report(found, source, segmentation, codes)
+        except AttributeError as error:
+            # What highdicom takes for given. The name of an attribute is no value of the header.
+            raise ValueError(f"no SEG and SR: the source has no {error.name}") from None
         # highdicom's own errors have no class of their own, and may repeat values.
-        except Exception as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"no SEG and SR: highdicom refuses this source ({type(error).__name__})") from None
         names = []
         for ending, written in ((SEG_ENDING, segmentation), (SR_ENDING, report)):

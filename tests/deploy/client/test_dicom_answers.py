@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,19 @@ def test_an_empty_mask_is_written_and_read(tmp_path: Path) -> None:
     assert highdicom.sr.srread(tmp_path / sr).Modality == "SR"
 
 
+@pytest.mark.parametrize("kind", ["dermoscopy", "capture", "oct"])
+@pytest.mark.parametrize("classes", [SEG_CLASSES, SEG_CLASSES[:2]])
+def test_one_class_alone_is_written_and_read(kind: str, classes: tuple[str, ...], tmp_path: Path) -> None:
+    """Write what most images show. Of a network of one class, no frame names its segment itself."""
+    source = make_dicom(tmp_path / "a.dcm", kind, pixels_of(kind))
+    mask = (drawn(FRAMES.get(kind, 1)) == 1).astype(np.uint8)
+    found = replace(found_in(source, mask), seg_classes=classes)
+    seg, sr = write_dicom(found, tmp_path / "out", Codes(), deidentify=False)
+    read, origin = highdicom.seg.segread(tmp_path / seg), pydicom.dcmread(source)
+    np.testing.assert_array_equal(segment_of(read, origin, 1, len(mask)), mask == 1)
+    assert {1.25, 3.0} <= set(values_in(highdicom.sr.srread(tmp_path / sr).ContentSequence))
+
+
 @pytest.mark.parametrize("kind", ["dermoscopy", "oct"])
 def test_deidentified_answers_hold_no_name(kind: str, tmp_path: Path) -> None:
     source = make_dicom(
@@ -140,7 +154,7 @@ def test_deidentified_answers_hold_no_name(kind: str, tmp_path: Path) -> None:
     [
         ("capture", {"StudyInstanceUID": None}, "has no StudyInstanceUID"),
         ("capture_frames", {}, "needs a FrameOfReferenceUID"),
-        ("oct", {"SharedFunctionalGroupsSequence": None}, "highdicom refuses this source"),
+        ("oct", {"SharedFunctionalGroupsSequence": None}, "has no SharedFunctionalGroupsSequence"),
     ],
 )
 def test_what_a_source_lacks_is_named_and_nothing_is_written(
