@@ -262,7 +262,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="side of a pixel, for areas in mm² (default: as files say)",
     )
     parser.add_argument(
-        "--contours", nargs="+", choices=sorted(CONTOURS), default=(), help="also write the outlines as polygons"
+        "--contours",
+        nargs="+",
+        choices=sorted(CONTOURS),
+        default=(),
+        help="also write the outlines of images as polygons",
     )
     parser.add_argument(
         "--min-area", type=percent, default=0.0, metavar="PERCENT", help="of the image: leave out smaller components"
