@@ -31,7 +31,10 @@ class Log(logging.Handler):
         super().__init__()
         self._descriptor = descriptor
         self._lines: queue.Queue[str | None] = queue.Queue(WAITING)
+        # Lines that callers dropped, not exact where two do at once, which is better than a lock that may be held; and
+        # how many of them the log tells of, less those that the writer lost, which only the writer changes.
         self._dropped = 0
+        self._told = 0
         # What was written last may be the beginning of a line.
         self._cut = False
         self._writer = threading.Thread(target=self._write_all, daemon=True)
@@ -91,16 +94,15 @@ class Log(logging.Handler):
         try:
             self._lines.put_nowait(json.dumps(fields))
         except queue.Full:
-            # Not exact where two threads drop at once, which is better than a lock that may be held.
             self._dropped += 1
 
     def _write_all(self) -> None:
         while (line := self._lines.get()) is not None:
-            dropped, self._dropped = self._dropped, 0
-            if dropped and not self._write(_dropped(dropped)):
-                self._dropped += dropped
+            untold = self._dropped - self._told
+            if untold and self._write(_dropped(untold)):
+                self._told += untold
             if not self._write(line):
-                self._dropped += 1
+                self._told -= 1
 
     def _write(self, line: str) -> bool:
         """Write a line and return whether all of it was."""
