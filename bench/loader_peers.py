@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_pipeline import Dataset, Preprocessing
-from data_pipeline.graph.training import COLOUR, draw_parameters
+from data_pipeline.graph.augmentation import COLOUR, draw_parameters
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -29,7 +29,8 @@ class PeerSamples(torch.utils.data.Dataset[tuple[NDArray[np.float32], NDArray[np
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         record, size = self.dataset.records[index], self.spec.image_size
-        matrix, colour = draw_parameters(COLOUR, size, (0, 0, index))
+        drawn = draw_parameters(COLOUR, size, (0, 0, index, 0))
+        matrix, colour = (drawn[name].astype(np.float32) for name in ("matrix", "colour"))
         image, mask = self.warped(str(record.image), str(record.mask), matrix[:2], size, self.reduced)
         # Contrast turns around mid-grey, hence the constant.
         twisted = image @ colour_matrix(colour).T + np.float32(0.5 * (1 - colour[1]))

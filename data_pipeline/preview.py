@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from data_pipeline.command_line import Output, new_parser, positive, run_command, seed, white_level
 from data_pipeline.files import whole_file
+from data_pipeline.graph.augmentation import Strength
 from data_pipeline.loader import TrainingLoader
 from data_pipeline.overlay import draw
 from data_pipeline.records import DataError, Dataset, Split
@@ -27,7 +28,14 @@ EXAMPLES = """examples:
 
 
 def contact_sheet(
-    dataset: Dataset, *, size: int, columns: int, augment: bool, seed: int, white_level: int = SIXTEEN_BITS
+    dataset: Dataset,
+    *,
+    size: int,
+    columns: int,
+    augment: bool,
+    seed: int,
+    augmentation: Strength = "auto",
+    white_level: int = SIXTEEN_BITS,
 ) -> Image.Image:
     """Draw one tile for each record: the image as the network sees it, its filled mask and its positive labels.
 
@@ -37,11 +45,13 @@ def contact_sheet(
         columns: tiles in a row.
         augment: whether to augment as in training.
         seed: of the augmentation.
+        augmentation: how to augment, as for `TrainingLoader`.
         white_level: value that is white in files of 16 bits.
     """
     # A batch is a row. Without normalisation the values stay in [0, 1] and can be shown.
     spec = Preprocessing(image_size=size, mean=ZERO, std=ONE, white_level=white_level)
-    loader = TrainingLoader(dataset, spec, batch_size=columns, augment=augment, shuffle=False, seed=seed)
+    chosen = {"augment": augment, "augmentation": augmentation, "seed": seed}
+    loader = TrainingLoader(dataset, spec, batch_size=columns, shuffle=False, **chosen)  # type: ignore[arg-type]
     sheet = Image.new("RGB", (columns * size, len(loader) * size))
     for row, batch in enumerate(loader):
         for column, index in enumerate(batch.index.tolist()):
@@ -71,6 +81,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--levels", type=white_level, default=SIXTEEN_BITS, help="white level of files of 16 bits, as for model.train"
     )
     parser.add_argument("--skip-bad", action="store_true", help="leave out the samples that cannot be used")
+    parser.add_argument(
+        "--augmentation", choices=get_args(Strength), default="auto", help="as for model.train (default: auto)"
+    )
     parser.add_argument("--plain", action="store_true", help="leave out augmentation")
     options = parser.parse_args(arguments)
     if options.output.suffix.lower() not in ENDINGS:
@@ -84,7 +97,7 @@ def write_sheet(options: argparse.Namespace) -> None:
     chosen = {"samples": options.samples, "seed": options.seed, "skip_bad": options.skip_bad}
     dataset = open_usable(options.data, options.split, report=output.print, **chosen)
     drawn = {"size": options.size, "columns": options.columns, "augment": not options.plain, "seed": options.seed}
-    sheet = contact_sheet(dataset, **drawn, white_level=options.levels)
+    sheet = contact_sheet(dataset, **drawn, augmentation=options.augmentation, white_level=options.levels)
     with whole_file(options.output) as temporary:
         # The temporary name has no extension from which Pillow could tell the format.
         sheet.save(temporary, ENDINGS[options.output.suffix.lower()])

@@ -43,12 +43,15 @@ class Record:
     mask: 8-bit grey PNG file whose values are class indices.
     labels: 0 or 1 for each label of the data set.
     volume: the volume that a slice belongs to, None for a single image.
+    smallest: share of the image that the smallest of its classes covers, 0 without any, None where the scan has not
+        measured it.
     """
 
     image: Path
     mask: Path
     labels: tuple[int, ...]
     volume: Volume | None = None
+    smallest: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

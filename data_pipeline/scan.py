@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import nvidia.dali as dali
@@ -16,6 +17,7 @@ import nvidia.dali.types as types
 from numpy.typing import NDArray
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import pipeline_def
+from PIL import Image
 from rich.progress import track
 
 from data_pipeline.dicom import picture_file
@@ -33,6 +35,17 @@ DICOM = ("dicom/attributes.py", "dicom/file.py", "dicom/picture.py")
 # Of what decides the results, which a cache keeps with them.
 VERSION = code_version(__file__, "image_header.py", "image_file.py", "orientation.py", "tiff.py", *DICOM)
 SHOWN = 10  # bad samples that an error lists
+
+
+class Finding(NamedTuple):
+    """Hold what the scan finds of a record.
+
+    reason: why it cannot be used, or "" for a good one.
+    smallest: share of the image that the smallest of its mask's classes covers, 0 without any.
+    """
+
+    reason: str
+    smallest: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -86,22 +99,29 @@ def open_usable(
 def drop_bad(
     dataset: Dataset, *, skip_bad: bool, cache: Path = CACHE, threads: int = 2
 ) -> tuple[Dataset, tuple[BadSample, ...]]:
-    """Return the data set without its unreadable samples, and those samples.
+    """Return the data set without its unreadable samples and with the sizes in its masks, and those samples.
 
     Raises DataError without `skip_bad` if there is any such sample.
     """
     # Prepared data were decoded when they were prepared, and their hashes were verified when they were opened.
     if dataset.prepared is not None:
         return dataset, ()
-    bad = scan_samples(dataset, cache=cache, threads=threads)
+    findings = measure_samples(dataset, cache=cache, threads=threads)
+    bad = _bad(dataset, findings)
     if bad and not skip_bad:
         shown = "".join(f"\n  {sample.record.image}: {sample.reason}" for sample in bad[:SHOWN])
         more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
         raise DataError(
             f"{len(bad)} of {len(dataset.records)} samples cannot be used (--skip-bad leaves them out):{shown}{more}"
         )
-    unusable = {sample.record for sample in bad}
-    return replace(dataset, records=tuple(r for r in dataset.records if r not in unusable)), bad
+    found = zip(dataset.records, findings, strict=True)
+    good = tuple(replace(record, smallest=finding.smallest) for record, finding in found if not finding.reason)
+    return replace(dataset, records=good), bad
+
+
+def _bad(dataset: Dataset, findings: list[Finding]) -> tuple[BadSample, ...]:
+    found = zip(dataset.records, findings, strict=True)
+    return tuple(BadSample(record, finding.reason) for record, finding in found if finding.reason)
 
 
 def scan_samples(
@@ -115,19 +135,24 @@ def scan_samples(
         threads: of DALI.
         max_pixels: number of pixels above which an image is refused before it is decoded.
     """
+    return _bad(dataset, measure_samples(dataset, cache=cache, threads=threads, max_pixels=max_pixels))
+
+
+def measure_samples(dataset: Dataset, *, cache: Path, threads: int = 2, max_pixels: int = MAX_PIXELS) -> list[Finding]:
+    """Return what the scan finds of each sample. The arguments are those of `scan_samples`."""
     store = cache / "scan.json"
-    known: dict[str, str] = json.loads(store.read_text()) if store.is_file() else {}
+    known: dict[str, list[str | float]] = json.loads(store.read_text()) if store.is_file() else {}
     classes = len(dataset.seg_classes)
     # Hashing is much cheaper than decoding, and only new or changed files are decoded again.
     keys = [_key(record, classes) for record in track(dataset.records, "hashing files", transient=True)]
     fresh = [(key, record) for key, record in zip(keys, dataset.records, strict=True) if key not in known]
     for start in track(range(0, len(fresh), BATCH), "checking files", disable=not fresh, transient=True):
         chunk = fresh[start : start + BATCH]
-        reasons = examine([record for _, record in chunk], classes, threads, max_pixels)
-        known.update({key: reason for (key, _), reason in zip(chunk, reasons, strict=True)})
+        findings = examine([record for _, record in chunk], classes, threads, max_pixels)
+        known.update({key: list(finding) for (key, _), finding in zip(chunk, findings, strict=True)})
     # Whole, because a scan that is killed must not leave a file that later scans cannot read.
     write_whole(store, json.dumps(known))
-    return tuple(BadSample(r, known[k]) for r, k in zip(dataset.records, keys, strict=True) if known[k])
+    return [Finding(*known[key]) for key in keys]  # type: ignore[arg-type]
 
 
 def _key(record: Record, classes: int) -> str:
@@ -139,23 +164,23 @@ def _key(record: Record, classes: int) -> str:
     ).hexdigest()
 
 
-def examine(records: list[Record], classes: int, threads: int, max_pixels: int = MAX_PIXELS) -> list[str]:
-    """Return for each record the reason why it cannot be used, or "" for a good one."""
+def examine(records: list[Record], classes: int, threads: int, max_pixels: int = MAX_PIXELS) -> list[Finding]:
+    """Return what is found of each record."""
     opened = [_open(record, max_pixels) for record in records]
     readable = [files for files in opened if not isinstance(files, str)]
     # One bad file makes DALI fail on its whole batch without saying which it was. Then each record is tried alone.
     try:
-        decoded = iter(_decoded_reasons(readable, classes, threads) if readable else [])
+        decoded = iter(_decoded_findings(readable, classes, threads) if readable else [])
     except RuntimeError:
         decoded = iter([_examine_alone(files, classes, threads) for files in readable])
-    return [files if isinstance(files, str) else next(decoded) for files in opened]
+    return [Finding(files) if isinstance(files, str) else next(decoded) for files in opened]
 
 
-def _examine_alone(files: Files, classes: int, threads: int) -> str:
+def _examine_alone(files: Files, classes: int, threads: int) -> Finding:
     try:
-        return _decoded_reasons([files], classes, threads)[0]
+        return _decoded_findings([files], classes, threads)[0]
     except RuntimeError:
-        return "the image or its mask is damaged or of an unsupported kind: it could not be decoded"
+        return Finding("the image or its mask is damaged or of an unsupported kind: it could not be decoded")
 
 
 def _open(record: Record, max_pixels: int) -> Files | str:
@@ -182,29 +207,34 @@ def _is_indices(header: Header) -> bool:
     return header.kind == "PNG" and header.depth == 8 and header.grey
 
 
-def _decoded_reasons(files: list[Files], classes: int, threads: int) -> list[str]:
+def _decoded_findings(files: list[Files], classes: int, threads: int) -> list[Finding]:
     """Decode images with their masks in one batch and check each, or raise RuntimeError if any cannot be decoded."""
     # A new pipeline each time, because one that has failed stays broken.
     pipeline = _scan_pipeline(batch_size=len(files), num_threads=threads, device_id=None, prefetch_queue_depth=1)
     pipeline.build()
     images, masks = ([as_input(file) for file in column] for column in zip(*files, strict=True))
     outputs = pipeline.run(image=images, mask=masks)
-    shapes, mask_shapes, highest = ([np.asarray(value) for value in output] for output in outputs)
-    return [_reason(*facts, classes) for facts in zip(shapes, mask_shapes, highest, strict=True)]
+    shapes, masks = ([np.asarray(value) for value in output] for output in outputs)
+    return [_finding(shape, mask, classes) for shape, mask in zip(shapes, masks, strict=True)]
 
 
-def _reason(shape: Numbers, mask_shape: Numbers, highest: Numbers, classes: int) -> str:
-    if tuple(shape[:2]) != tuple(mask_shape[:2]):
-        return f"the image is {shape[1]} x {shape[0]}, its mask {mask_shape[1]} x {mask_shape[0]}"
-    if highest >= classes:
-        return f"the mask holds class {int(highest)}, the data set has classes 0 to {classes - 1}"
-    return ""
+def _finding(shape: Numbers, mask: NDArray[np.uint8], classes: int) -> Finding:
+    """Compare an image's shape with its mask (H, W, 1), and measure the mask's classes."""
+    if tuple(shape[:2]) != mask.shape[:2]:
+        return Finding(f"the image is {shape[1]} x {shape[0]}, its mask {mask.shape[1]} x {mask.shape[0]}")
+    # Pillow counts bytes in place. NumPy would first make each pixel 8 bytes wide.
+    counts = np.array(Image.fromarray(mask[..., 0]).histogram())
+    present = np.flatnonzero(counts)
+    if present[-1] >= classes:
+        return Finding(f"the mask holds class {present[-1]}, the data set has classes 0 to {classes - 1}")
+    shown = counts[present[present > 0]]
+    return Finding("", float(shown.min() / mask.size) if len(shown) else 0.0)
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
-def _scan_pipeline() -> tuple[DataNode, DataNode, DataNode]:
-    """Decode an image and a mask to the shapes of both and the highest value of the mask."""
+def _scan_pipeline() -> tuple[DataNode, DataNode]:
+    """Decode an image and a mask to the shape of the one and the pixels of the other."""
     image, mask = (fn.external_source(name=name, dtype=types.UINT8, ndim=1) for name in ("image", "mask"))
     pixels = fn.decoders.image(mask, output_type=types.GRAY)
     # The pixels of the image are not returned: their shape shows that they could be decoded.
-    return fn.decoders.image(image, output_type=types.RGB).shape(), pixels.shape(), fn.reductions.max(pixels)
+    return fn.decoders.image(image, output_type=types.RGB).shape(), pixels

@@ -69,12 +69,12 @@ def ablate(options: argparse.Namespace, console: Console) -> None:
     opening = {"skip_bad": options.skip_bad, "report": console.print}
     splits = {name: open_usable(options.data, name, samples=samples.get(name), **opening) for name in names}
     info = checkpoint_info(options, splits["train"], {})
-    setting = _setting(options, info, {str(name): len(split.records) for name, split in splits.items()}, console)
+    setting = _setting(options, info, splits, console)
     # Seeds outside, arms inside: a command that is stopped has then given every arm as many seeds, to within one.
     runs: Runs = {}
     arms = chosen_arms(options)
     for seed in range(options.seeds):
-        both_tasks = training_options(options, epochs=setting["epochs"], seed=seed)
+        both_tasks = training_options(options, splits["train"], epochs=setting["epochs"], seed=seed)
         for arm in arms:
             console.print(f"seed {seed}, {arm.title}")
             folder = options.output / f"{arm.name}-seed{seed}"
@@ -90,12 +90,13 @@ def chosen_arms(options: argparse.Namespace) -> list[Arm]:
 
 
 def _setting(
-    options: argparse.Namespace, info: CheckpointInfo, counts: dict[str, int], console: Console
+    options: argparse.Namespace, info: CheckpointInfo, splits: dict[Split, Dataset], console: Console
 ) -> dict[str, Any]:
     """Return everything that the figures depend on, with the epochs of the plan.
 
     Raises TrainingError where a stopped command had other options, or the budget is too small.
     """
+    counts = {str(name): len(split.records) for name, split in splits.items()}
     asked = {name: value for name, value in vars(options).items() if name not in ("output", "epochs")} | counts
     asked["arm"] = [arm.name for arm in chosen_arms(options)]
     path = options.output / "plan.json"
@@ -109,7 +110,7 @@ def _setting(
         chosen_arms(options),
         info,
         Size(**counts),
-        training_options(options, epochs=1, seed=0),
+        training_options(options, splits["train"], epochs=1, seed=0),
         seeds=options.seeds,
         minutes=options.budget,
         console=console,

@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -55,10 +56,11 @@ def train(options: argparse.Namespace, console: Console) -> None:
         data = open_usable(options.data, "train", samples=options.samples, **opening)
         validation = open_usable(options.data, "validation", samples=validation_samples(options.samples), **opening)
     options.output.mkdir(parents=True, exist_ok=True)
+    settings = training_options(options, data, epochs=options.epochs, seed=options.seed)
     # Every checkpoint tells how to make it again.
     command = f"python -m model.train {shlex.join(sys.argv[1:])}"
-    info = checkpoint_info(options, data, {"command": command, "seed": options.seed, "preset": options.preset})
-    settings = training_options(options, epochs=options.epochs, seed=options.seed)
+    record = {"command": command, "preset": options.preset, **asdict(settings)}
+    info = checkpoint_info(options, data, record)
     trainer = Trainer(info, settings, train=data, validation=validation, output=options.output)
     # A resumed run has weights of its own, so that --pretrained may stay in the repeated command.
     if options.resume:

@@ -1,7 +1,6 @@
 """Define the DALI graph of training: shared preprocessing, with random augmentation before normalisation."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import numpy as np
 import nvidia.dali.fn as fn
@@ -12,104 +11,29 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import pipeline_def
 
 from data_pipeline.graph import FULL_SCALE, Device, decode, normalise, place, shrink
+from data_pipeline.graph.augmentation import Augmentation
 from data_pipeline.spec import Preprocessing
 
-# The graph's inputs: file of the image, file of the mask, pixels of the image, pixels of the mask (NO_FILE or NO_PIXELS
-# where the other one is used), then what is drawn: matrix, colour and speckle.
-TYPES = [types.UINT8] * 4 + [types.FLOAT] * 3
-LAYOUTS = ["", "", "HWC", "HWC", "", "", "HWC"]
+# The graph's inputs with their types and layouts. First what is read: the file of the image and of the mask, the pixels
+# of the image and of the mask (NO_FILE or NO_PIXELS where the other one is used). Then what is drawn.
+READ = {"file": (types.UINT8, ""), "mask_file": (types.UINT8, ""), "pixels": (types.UINT8, "HWC")}
+READ |= {"mask_pixels": (types.UINT8, "HWC")}
+DRAWN = {"matrix": (types.FLOAT, ""), "colour": (types.FLOAT, ""), "speckle": (types.FLOAT, "HWC")}
+DRAWN |= {"blur": (types.FLOAT, ""), "overlay": (types.UINT8, "HWC")}
 # An input cannot be absent, so these stand for none.
 NO_PIXELS: NDArray[np.uint8] = np.zeros((1, 1, 1), np.uint8)
 NO_FILE: NDArray[np.uint8] = np.zeros(1, np.uint8)
 
 Columns = tuple[list[NDArray[np.generic]], ...]
-FloatArray = NDArray[np.float32]
+Drawn = dict[str, DataNode]  # the drawn inputs of the graph by name
 
 
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """Hold the ranges from which the parameters are drawn uniformly.
-
-    flip: probability of a horizontal flip.
-    rotation: largest angle in degrees, to either side.
-    scale: smallest and largest factor of magnification.
-    translation: largest shift as a share of the image's side.
-    brightness: largest relative change.
-    contrast: largest relative change.
-    saturation: largest relative change.
-    hue: largest turn in degrees.
-    gamma: largest relative change of the exponent. 0 leaves it out of the graph.
-    speckle: largest standard deviation of multiplicative noise. 0 leaves it out of the graph.
-    """
-
-    flip: float = 0.5
-    rotation: float = 25.0
-    scale: tuple[float, float] = (0.85, 1.2)
-    translation: float = 0.06
-    brightness: float = 0.12
-    contrast: float = 0.15
-    saturation: float = 0.0
-    hue: float = 0.0
-    gamma: float = 0.0
-    speckle: float = 0.0
-
-
-COLOUR = Augmentation(saturation=0.15, hue=6.0)
-# Grey images have no hue to turn. OCT scans differ in tone and speckle from device to device.
-GREY = Augmentation(gamma=0.2, speckle=0.12)
-
-
-def draw_parameters(ranges: Augmentation, size: int, key: tuple[int, int, int]) -> tuple[FloatArray, ...]:
-    """Draw the parameters of one sample.
-
-    Args:
-        ranges: the ranges to draw from.
-        size: side of the network's input in pixels.
-        key: (seed, epoch, index of the sample).
-
-    Returns:
-        The matrix of `draw_matrix`, the factors of `draw_colour` and, if `ranges` has speckle, that of `draw_speckle`.
-    """
-    rng = np.random.default_rng(key)
-    drawn = draw_matrix(rng, ranges, size), draw_colour(rng, ranges)
-    return (*drawn, draw_speckle(rng, ranges, size)) if ranges.speckle else drawn
-
-
-def draw_matrix(rng: np.random.Generator, ranges: Augmentation, size: int) -> FloatArray:
-    """Draw a flip, rotation, scale and shift about the centre of a (size, size) square.
-
-    Returns:
-        (3, 3) matrix from output to input pixel coordinates (x, y, 1), the direction in which a warp reads.
-    """
-    angle = np.deg2rad(rng.uniform(-ranges.rotation, ranges.rotation))
-    # Inverted, because the matrix leads from the output to the input.
-    zoom = 1.0 / rng.uniform(*ranges.scale)
-    mirror = -1.0 if rng.random() < ranges.flip else 1.0
-    shift = rng.uniform(-ranges.translation, ranges.translation, 2) * size
-    linear = zoom * np.array([[mirror * np.cos(angle), -np.sin(angle)], [mirror * np.sin(angle), np.cos(angle)]])
-    # The centre of the output lands on the centre of the input plus the shift.
-    centre = np.full(2, size / 2)
-    matrix = np.eye(3, dtype=np.float32)
-    matrix[:2] = np.column_stack([linear, centre + shift - linear @ centre])
-    return matrix
-
-
-def draw_colour(rng: np.random.Generator, ranges: Augmentation) -> FloatArray:
-    """Draw the changes of colour.
-
-    Returns:
-        (5,) brightness, contrast, saturation and gamma as factors around 1, and the turn of the hue in degrees.
-    """
-    spread = np.array([ranges.brightness, ranges.contrast, ranges.saturation, ranges.gamma, ranges.hue])
-    # All five are drawn whatever the ranges, so the random numbers that follow do not depend on which are in use.
-    factors: FloatArray = (np.array([1, 1, 1, 1, 0]) + spread * rng.uniform(-1, 1, 5)).astype(np.float32)
-    return factors
-
-
-def draw_speckle(rng: np.random.Generator, ranges: Augmentation, size: int) -> FloatArray:
-    """Draw (size, size, 1) multiplicative noise around 1, whose strength is drawn for each image."""
-    strength = np.float32(rng.uniform(0, ranges.speckle))
-    return np.float32(1) + strength * rng.standard_normal((size, size, 1), dtype=np.float32)
+def input_names(ranges: Augmentation | None) -> list[str]:
+    """Return the names of the graph's inputs in their order: those that are read, then those that are drawn."""
+    if ranges is None:
+        return list(READ)
+    left_out = {"speckle": not ranges.speckle, "blur": not ranges.blur, "overlay": not ranges.overlays}
+    return [*READ, *(name for name in DRAWN if not left_out.get(name))]
 
 
 def stretch(matrix: DataNode, pixels: DataNode, size: int) -> DataNode:
@@ -160,23 +84,33 @@ def twist(image: DataNode, colour: DataNode) -> DataNode:
     )
 
 
-def grain(
-    image: DataNode, colour: DataNode, speckle: Sequence[DataNode], ranges: Augmentation, device: Device
-) -> DataNode:
+def cover(image: DataNode, overlay: DataNode) -> DataNode:
+    """Lay an overlay of `graph.artefacts.draw_overlay` over an image (S, S, 3) FLOAT in [0, 255]."""
+    return image * (1.0 - overlay[:, :, 3:4] / FULL_SCALE) + overlay[:, :, 0:3]
+
+
+def soften(image: DataNode, blur: DataNode, ranges: Augmentation, size: int) -> DataNode:
+    """Blur (S, S, 3) FLOAT by a Gaussian of the standard deviation that `draw_blur` drew."""
+    # One window for all samples, wide enough for the largest deviation.
+    reach = int(np.ceil(3 * ranges.blur * size))
+    return fn.gaussian_blur(image, sigma=blur, window_size=2 * reach + 1, dtype=types.FLOAT)
+
+
+def grain(image: DataNode, drawn: Drawn, ranges: Augmentation, device: Device) -> DataNode:
     """Multiply an image by speckle and apply gamma, where `ranges` has them.
 
     Args:
         image: (S, S, 3) FLOAT in [0, 255].
-        colour: (5,) factors of `draw_colour`.
-        speckle: the noise of `draw_speckle`, or nothing.
-        ranges: which of the two to apply.
+        drawn: has `colour`, and `speckle` if that is to be applied.
+        ranges: whether to apply gamma.
         device: where `image` lies.
     """
-    if speckle:
-        image = image * place(speckle[0], device)
+    if ranges.speckle:
+        image = image * place(drawn["speckle"], device)
     if ranges.gamma:
         # Clamped first: a power of a negative number is NaN, and contrast may have gone below 0.
-        image = math.clamp(image / FULL_SCALE, 0.0, 1.0) ** place(colour[3], device) * FULL_SCALE
+        gamma = place(drawn["colour"][3], device)
+        image = math.clamp(image / FULL_SCALE, 0.0, 1.0) ** gamma * FULL_SCALE
     return image
 
 
@@ -187,7 +121,7 @@ def training_pipeline(
     """Build the graph from the inputs of a batch to its images and masks.
 
     Args:
-        columns: for each batch, a list of samples for each of the inputs that `TYPES` describes.
+        columns: for each batch, a list of samples for each input of `input_names`.
         spec: size and normalisation of the images.
         ranges: of the augmentation. None leaves it out: the image is then what serving computes, and the mask is
             resized by nearest neighbour.
@@ -196,26 +130,31 @@ def training_pipeline(
     Returns:
         Images (3, S, S) FLOAT and masks (S, S, 1) UINT8.
     """
-    size, count = spec.image_size, input_count(ranges)
-    inputs = fn.external_source(columns, num_outputs=count, dtype=TYPES[:count], layout=LAYOUTS[:count])
-    mask = _mask_pixels(inputs[1], inputs[3])
+    size, inputs = spec.image_size, _inputs(columns, ranges)
+    mask = _mask_pixels(inputs["mask_file"], inputs["mask_pixels"])
     if ranges is None:
-        image = _plain_image(inputs[0], inputs[2], spec, device)
+        image = _plain_image(inputs["file"], inputs["pixels"], spec, device)
         mask = fn.resize(place(mask, device), size=(size, size), interp_type=types.INTERP_NN)
     else:
-        matrix, colour = inputs[4:6]
-        image = _augmented_image(inputs[0], inputs[2], matrix, colour, spec, device)
-        image = grain(image, colour, inputs[6:], ranges, device)
+        matrix = inputs["matrix"]
+        image = _augmented_image(inputs["file"], inputs["pixels"], matrix, inputs["colour"], spec, device)
+        # In the order of a camera: what lies on the skin, then the optics, then the sensor.
+        if ranges.overlays:
+            image = cover(image, place(inputs["overlay"], device))
+        if ranges.blur:
+            image = soften(image, inputs["blur"], ranges, size)
+        image = grain(image, inputs, ranges, device)
         # Warped from its full size in one step, so the mask is not sampled twice.
         mask = warp(place(mask, device), stretch(matrix, mask, size), size, types.INTERP_NN, device)
     return normalise(image, spec), mask
 
 
-def input_count(ranges: Augmentation | None) -> int:
-    """Return how many of the inputs the graph takes: 4 that are read, 2 that are drawn, and the speckle."""
-    if ranges is None:
-        return 4
-    return 7 if ranges.speckle else 6
+def _inputs(columns: Iterable[Columns], ranges: Augmentation | None) -> Drawn:
+    """Return the graph's inputs by name."""
+    names = input_names(ranges)
+    dtypes, layouts = ([(READ | DRAWN)[name][part] for name in names] for part in (0, 1))
+    inputs = fn.external_source(columns, num_outputs=len(names), dtype=dtypes, layout=layouts)
+    return {name: inputs[number] for number, name in enumerate(names)}
 
 
 def _mask_pixels(file: DataNode, pixels: DataNode) -> DataNode:

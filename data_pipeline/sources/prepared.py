@@ -130,7 +130,9 @@ def open_prepared(folder: Path, split: Split, samples: int | None) -> Dataset:
         require(isinstance(manifest["records"], tuple), "records", "a list", manifest["records"])
         rows = [object_of(row, "each record") for row in manifest["records"][:samples]]
         for row in rows:
-            require_keys(row, "each record", ("image", "mask", "labels", "volume", "source", "pixels"))
+            needed = ("image", "mask", "labels", "volume", "source", "pixels")
+            # What was prepared before sizes were measured lacks them.
+            require_keys(row, "each record", needed, optional=("smallest",))
         pixels = load_pixels(place, manifest["size"])
     except (OSError, ValueError) as error:
         raise DataError(f"{place} cannot be read ({error}): prepare again") from None
@@ -153,4 +155,5 @@ def _record(row: dict[str, Any]) -> Record:
         mask=Path(row["mask"]),
         labels=row["labels"],
         volume=Volume(**row["volume"]) if row["volume"] else None,
+        smallest=row.get("smallest"),
     )

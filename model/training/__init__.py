@@ -2,10 +2,11 @@
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from data_pipeline import SOURCES, DataError, Dataset, Preprocessing
 from data_pipeline.command_line import positive, white_level
+from data_pipeline.graph.augmentation import Strength, choose_strength
 from data_pipeline.spec import SIXTEEN_BITS
 from model.checkpoint import CheckpointError, CheckpointInfo
 from model.config import PRESETS
@@ -29,6 +30,8 @@ class TrainingOptions:
     seed: of the first weights, the order of the images, their augmentation and stochastic depth.
     segmentation_weight: weight of the mask's loss, 1 in the paper. At 0 the task is left out.
     classification_weight: weight of the labels' loss, 0.25 in the paper. At 0 the task is left out.
+    augmentation: how to augment. "auto" is by what the images show.
+    oversample_small: whether images of small lesions or fluids come more often.
     """
 
     epochs: int
@@ -37,6 +40,8 @@ class TrainingOptions:
     seed: int
     segmentation_weight: float = 1.0
     classification_weight: float = 0.25
+    augmentation: Strength = "auto"
+    oversample_small: bool = False
 
 
 def add_training_options(parser: ArgumentParser, *, learning_rate: float) -> None:
@@ -54,6 +59,16 @@ def add_training_options(parser: ArgumentParser, *, learning_rate: float) -> Non
         help="white level of files of 16 bits: 4095 where they hold 12 bits",
     )
     parser.add_argument("--skip-bad", action="store_true", help="leave out the samples that cannot be used")
+    parser.add_argument(
+        "--augmentation",
+        choices=get_args(Strength),
+        default="auto",
+        help="what is changed at random: skin (with hair, rulers and bubbles laid over), oct, basic, paper (flips and "
+        "rotations), or auto: skin or oct where the source is known to show them, else basic (default: auto)",
+    )
+    parser.add_argument(
+        "--oversample-small", action="store_true", help="train up to three times as often on small lesions or fluids"
+    )
     parser.add_argument("--batch-size", type=positive(int), default=8, help="images of one step (default: 8)")
     parser.add_argument(
         "--learning-rate",
@@ -69,14 +84,17 @@ def add_training_options(parser: ArgumentParser, *, learning_rate: float) -> Non
     )
 
 
-def training_options(options: Namespace, *, epochs: int, seed: int) -> TrainingOptions:
-    """Return the `TrainingOptions` that a command line of `add_training_options` asks for."""
+def training_options(options: Namespace, dataset: Dataset, *, epochs: int, seed: int) -> TrainingOptions:
+    """Return the `TrainingOptions` that a command line of `add_training_options` asks for, for a data set."""
     return TrainingOptions(
         epochs=epochs,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         seed=seed,
         classification_weight=options.classification_weight,
+        # Settled here, so that checkpoints tell how their images were changed.
+        augmentation=choose_strength(dataset, options.augmentation),
+        oversample_small=options.oversample_small,
     )
 
 

@@ -91,6 +91,8 @@ class Trainer:
             self.info.preprocessing,
             batch_size=batch_size // count,
             augment=True,
+            augmentation=self.options.augmentation,
+            oversample_small=self.options.oversample_small,
             shuffle=True,
             seed=self.options.seed,
             shard=(processes.rank, count),

@@ -70,7 +70,7 @@ def test_results_are_kept_by_content(broken: Dataset, tmp_path: Path, monkeypatc
     examined: list[int] = []
     original = scan_module.examine
 
-    def counting(records: list[object], *rest: int) -> list[str]:
+    def counting(records: list[object], *rest: int) -> list[scan_module.Finding]:
         examined.append(len(records))
         return original(records, *rest)  # type: ignore[arg-type]
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_pipeline import Batch, DataError, Dataset, Preprocessing, Preprocessor, Record, TrainingLoader
+from data_pipeline.graph.augmentation import COLOUR, GREY, OCT, SKIN, Augmentation, draw_matrix
 from data_pipeline.graph.reference import reference_preprocess
-from data_pipeline.graph.training import COLOUR, GREY, NO_PIXELS, Augmentation, draw_matrix, training_pipeline
+from data_pipeline.graph.training import NO_PIXELS, training_pipeline
 from data_pipeline.loader import read_reduced
 from tests.helpers.samples import blob, make_dataset, picture
 
@@ -204,7 +205,7 @@ def test_an_unreadable_file_is_named(dataset: Dataset, spec: Preprocessing, tmp_
 
 
 def test_the_gpu_training_graph_is_built_and_serialised_without_a_gpu(spec: Preprocessing) -> None:
-    for ranges in (None, COLOUR, GREY):
+    for ranges in (None, COLOUR, GREY, SKIN, OCT):
         pipeline = training_pipeline(iter(()), spec, ranges, "gpu", batch_size=2, num_threads=1, device_id=None)
         assert b"mixed" in pipeline.serialize()
 
@@ -213,7 +214,7 @@ def test_a_gpu_decodes_large_jpegs_by_itself(tmp_path: Path) -> None:
     Image.fromarray(picture(100, 100)).save(tmp_path / "a.jpg")
     Image.fromarray(blob(100, 100)).save(tmp_path / "a.png")
     data = dataset_of(Record(image=tmp_path / "a.jpg", mask=tmp_path / "a.png", labels=(0,)))
-    pixels = {device: loader(data, plain(32), device=device)._sample(0, 0)[2] for device in ("cpu", "gpu")}
+    pixels = {device: loader(data, plain(32), device=device)._sample(0, 0, 0)[2] for device in ("cpu", "gpu")}
     assert pixels["gpu"] is NO_PIXELS and pixels["cpu"].shape == (50, 50, 3)
 
 
