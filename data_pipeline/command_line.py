@@ -127,6 +127,18 @@ def positive(kind: type[Number]) -> Callable[[str], Number]:
     return parse
 
 
+def share(text: str) -> float:
+    """Parse a share of a whole, 0 to below 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    # NaN compares false with everything and is refused as well.
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to below 1, got {text}")
+    return number
+
+
 def seed(text: str) -> int:
     """Parse the seed of random numbers, 0 to 2**32 - 1."""
     if not text.isdecimal() or int(text) > LARGEST_SEED:

@@ -2,14 +2,14 @@
 
 Eleven arms train for equally many steps, with the same seeds, and are scored on the test split. They compare one task
 with both, the sequential and parallel design with a plain ResNet encoder, the network without DFE and with other
-dilations, the levels that the head reads, and all of it with a U-Net from MONAI. The same command continues a run that
-was stopped.
+dilations, the levels that the head reads, and all of it with a U-Net from MONAI. More arms, which weight the labels in
+other ways, are trained where --arm names them. The same command continues a run that was stopped.
 """
 
 import argparse
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from rich.console import Console
 from data_pipeline import Dataset, Split, open_usable
 from data_pipeline.command_line import Output, new_parser, positive, run_command
 from data_pipeline.files import write_whole
-from model.ablation import ARMS, Arm
+from model.ablation import ARMS, Arm, count_parameters
 from model.ablation.plan import Size, plan_epochs
-from model.ablation.results import Run, Runs, write_report
+from model.ablation.results import Run, Runs, score_run, write_report
 from model.checkpoint import CheckpointInfo, load_checkpoint
 from model.config import PRESETS
 from model.evaluation import collect_scores
 from model.training import (
+    EARLIER,
     FAILURES,
     TrainingError,
     TrainingOptions,
@@ -38,6 +39,7 @@ EXAMPLES = """examples:
   python -m model.ablate --data synthetic:skin --budget 180 --seeds 1 --classification-weight 2 --output build/ablation
   python -m model.ablate --data folder:my_data --budget 2000 --preset paper-224
   python -m model.ablate --data synthetic:oct --epochs 12 --arm base --arm no-dfe --arm dilations-scaled
+  python -m model.ablate --data synthetic:oct --epochs 30 --arm base --arm labels-0.25 --arm labels-learned
 """
 
 
@@ -51,7 +53,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--arm",
         action="append",
         choices=[arm.name for arm in ARMS],
-        help="train this arm; repeatable (default: all of them)",
+        help="train this arm; repeatable (default: all that do not begin with labels-)",
     )
     parser.add_argument("--preset", default="tiny", choices=PRESETS, help="shape of the network (default: tiny)")
     parser.add_argument("--seeds", type=positive(int), default=3, help="runs of each arm (default: 3)")
@@ -86,7 +88,8 @@ def ablate(options: argparse.Namespace, console: Console) -> None:
 
 def chosen_arms(options: argparse.Namespace) -> list[Arm]:
     """Return the arms that the command line asks for, in the order of the table."""
-    return [arm for arm in ARMS if options.arm is None or arm.name in options.arm]
+    asked = options.arm or [arm.name for arm in ARMS if not arm.extra]
+    return [arm for arm in ARMS if arm.name in asked]
 
 
 def _setting(
@@ -102,7 +105,7 @@ def _setting(
     path = options.output / "plan.json"
     # Measured once and kept: a second measurement could give other epochs to the arms that are still missing.
     if path.is_file():
-        kept: dict[str, Any] = json.loads(path.read_text())
+        kept: dict[str, Any] = EARLIER | json.loads(path.read_text())
         if {**asked, "epochs": options.epochs or kept["epochs"]} != kept:
             raise TrainingError(f"{path} was planned with {kept}; give the same options, or another --output")
         return kept
@@ -129,7 +132,9 @@ def _run(
 ) -> Run:
     """Score an arm's best validation epoch on the test split, or read the scores where they are already on disk."""
     path = output / "test.json"
-    if not path.is_file():
+    stored = json.loads(path.read_text()) if path.is_file() else {}
+    # Scores of before the seeds were resampled too lack some fields: the trained network is scored once more.
+    if stored.keys() != {each.name for each in fields(Run)}:
         output.mkdir(parents=True, exist_ok=True)
         info = replace(info, config=arm.config(info.config), training=asdict(options))
         validation = splits["validation"]
@@ -141,8 +146,9 @@ def _run(
         network = trainer.learner.averaged
         network.load_state_dict(load_checkpoint(output / "best.safetensors").state)
         scores = collect_scores(network, splits["test"], trainer.loader.spec)
-        write_whole(path, json.dumps({"scores": scores.compute(), "bounds": scores.bounds()}, indent=2) + "\n")
-    return Run(**json.loads(path.read_text()))
+        stored = asdict(score_run(scores, trainer.history, count_parameters(network)))
+        write_whole(path, json.dumps(stored) + "\n")
+    return Run(**stored)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -80,6 +80,22 @@ def _mean(columns: list[Array]) -> Array:
     return mean
 
 
+def over_seeds(runs: Sequence[Array], seed: int = 0) -> Array:
+    """Return the (R,) means over runs that are resampled too, each row with its own draw of as many runs.
+
+    Args:
+        runs: for each run, its (R,) scores under the rows of the same weights.
+        seed: of the draws of runs. Rows of one seed draw the same runs, so that arms can be compared run by run.
+    """
+    scores = np.stack(runs)  # [runs, R]
+    count, rows = scores.shape
+    chosen = np.random.default_rng(seed).integers(count, size=(count, rows))
+    # The first row is that of the runs and images themselves.
+    chosen[:, 0] = np.arange(count)
+    mean: Array = np.take_along_axis(scores, chosen, axis=0).mean(axis=0)
+    return mean
+
+
 def interval(values: Array) -> tuple[float, float, float]:
     """Return the value of the images themselves and the bounds of the 95 % interval over all rows with a value."""
     drawn = values[np.isfinite(values)]

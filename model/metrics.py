@@ -73,10 +73,16 @@ class TaskScores:
         return {name: float(scores[name][0]) for name in names}
 
     def bounds(self) -> dict[str, tuple[float, float]]:
-        """Return 95 % bootstrap intervals of `dice` and `auc`, and of each class and label, over resampled images."""
+        """Return 95 % bootstrap intervals of the scores of `resampled`."""
+        return {name: interval(values)[1:] for name, values in self.resampled().items()}
+
+    def resampled(self) -> dict[str, Array]:
+        """Return `dice` and `auc`, and those of each class and label, under the weights of `bootstrap.resample`.
+
+        The weights are the same whenever as many images are scored, so that networks can be compared draw by draw.
+        """
         groups = self.weighted(resample(range(sum(map(len, self._dice)))))
-        scores = with_means({name: groups[name] for name in ("dice", "auc")})
-        return {name: interval(values)[1:] for name, values in scores.items()}
+        return with_means({name: groups[name] for name in ("dice", "auc")})
 
     def weighted(self, weights: Array) -> Groups:
         """Return the four groups of scores under each row of image weights (R, N)."""

@@ -1,7 +1,9 @@
 """List the arms of the ablation, and build the networks that are compared: each arm differs in one choice."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from monai.networks.nets import BasicUNet
@@ -50,14 +52,15 @@ class PlainEncoder(nn.Module):
 
 
 class UNetWithHead(nn.Module):
-    """Run MONAI's plain U-Net, as wide as the configuration's stages, with a head on its bottleneck."""
+    """Run MONAI's plain U-Net with a head on its bottleneck."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, width: int) -> None:
+        """Make a U-Net whose levels have `width` channels at the image's size and at half of it, then twice as many."""
         super().__init__()
         # BasicUNet takes its first level, four halvings and the width of its last convolution.
-        widths = (config.channels[0], *config.channels, config.channels[0])
+        widths = (width, width, 2 * width, 4 * width, 8 * width, width)
         self.unet = BasicUNet(2, 3, config.seg_channels, features=widths)
-        self.head = MultiScaleHead([config.channels[-1]], config.labels)
+        self.head = MultiScaleHead([8 * width], config.labels)
         # MONAI returns the mask only. The hook keeps what its deepest level gave in the running forward pass.
         self.bottleneck = torch.empty(0)
         self.unet.down_4.register_forward_hook(self._keep)
@@ -69,6 +72,25 @@ class UNetWithHead(nn.Module):
         """Map (B, 3, H, W), multiples of 16, to the logits of both tasks."""
         segmentation = self.unet(image)
         return Prediction(segmentation, self.head([self.bottleneck]))
+
+
+def equal_unet(config: ModelConfig) -> nn.Module:
+    """Build the U-Net whose number of parameters is nearest to that of the network of a configuration."""
+
+    def parameters(width: int) -> int:
+        return count_parameters(UNetWithHead(config, width))
+
+    # Counted without memory for the weights.
+    with torch.device("meta"):
+        wanted = count_parameters(build_model(config))
+        above = bisect_left(range(4, 8 * config.channels[0]), wanted, key=parameters) + 4
+        width = min((above - 1, above), key=lambda width: abs(parameters(width) - wanted))
+    return UNetWithHead(config, width)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Return the number of a network's trained values."""
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def scaled_dilations(image_size: int) -> tuple[int, ...]:
@@ -89,6 +111,8 @@ class Arm:
     dilations: returns those of DFE for an image size, or None for the preset's.
     segment: whether the mask is trained and scored.
     classify: whether the labels are trained and scored.
+    training: options of the training that differ, by their names in `TrainingOptions`.
+    extra: whether the arm is trained only where it is asked for.
     """
 
     name: str
@@ -99,6 +123,8 @@ class Arm:
     dilations: Callable[[int], tuple[int, ...]] | None = None
     segment: bool = True
     classify: bool = True
+    training: Mapping[str, Any] = field(default_factory=dict)
+    extra: bool = False
 
     def config(self, preset: ModelConfig) -> ModelConfig:
         """Return the preset with this arm's design, levels and dilations."""
@@ -106,7 +132,8 @@ class Arm:
         return replace(preset, design=self.design, head_levels=self.head_levels, dilations=dilations)
 
     def options(self, both_tasks: TrainingOptions) -> TrainingOptions:
-        """Return the options of both tasks with the loss of a left-out task weighted by 0."""
+        """Return the options of both tasks with this arm's own, and the loss of a left-out task weighted by 0."""
+        both_tasks = replace(both_tasks, **self.training)
         # The network keeps the decoder or head that is not trained, so that all arms share one code path.
         return replace(
             both_tasks,
@@ -126,5 +153,16 @@ ARMS = (
     Arm(name="dilations-124", title="DFE, dilations 1, 2, 4", dilations=lambda image_size: (1, 2, 4)),
     Arm(name="last-level", title="last level in the head", head_levels=(4,)),
     Arm(name="all-levels", title="all four levels in the head", head_levels=(1, 2, 3, 4)),
-    Arm(name="unet", title="MONAI U-Net with a head", build=UNetWithHead),
+    Arm(name="unet", title="MONAI U-Net of equal parameters with a head", build=equal_unet),
+    *(
+        Arm(
+            name=f"labels-{weight:g}",
+            title=f"labels weighted by {weight:g}",
+            training={"classification_weight": weight},
+            extra=True,
+        )
+        for weight in (0.25, 0.5, 1.0, 2.0)
+    ),
+    Arm(name="labels-learned", title="learned weights", training={"learned_weights": True}, extra=True),
+    Arm(name="labels-late", title="labels after 30 % of the steps", training={"label_warmup": 0.3}, extra=True),
 )

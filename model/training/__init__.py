@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from data_pipeline import SOURCES, DataError, Dataset, Preprocessing
-from data_pipeline.command_line import positive, white_level
+from data_pipeline.command_line import positive, share, white_level
 from data_pipeline.graph.augmentation import Strength, choose_strength
 from data_pipeline.spec import SIXTEEN_BITS
 from model.checkpoint import CheckpointError, CheckpointInfo
@@ -30,6 +30,8 @@ class TrainingOptions:
     seed: of the first weights, the order of the images, their augmentation and stochastic depth.
     segmentation_weight: weight of the mask's loss, 1 in the paper. At 0 the task is left out.
     classification_weight: weight of the labels' loss, 0.25 in the paper. At 0 the task is left out.
+    learned_weights: whether both weights are learned, from those two on.
+    label_warmup: share of the steps, the first ones, in which the labels' loss does not count.
     augmentation: how to augment. "auto" is by what the images show.
     oversample_small: whether images of small lesions or fluids come more often.
     """
@@ -40,8 +42,14 @@ class TrainingOptions:
     seed: int
     segmentation_weight: float = 1.0
     classification_weight: float = 0.25
+    learned_weights: bool = False
+    label_warmup: float = 0.0
     augmentation: Strength = "auto"
     oversample_small: bool = False
+
+
+# What was chosen by runs from before there was a choice, which can be resumed all the same.
+EARLIER = {"learned_weights": False, "label_warmup": 0.0, "augmentation": "basic", "oversample_small": False}
 
 
 def add_training_options(parser: ArgumentParser, *, learning_rate: float) -> None:
@@ -82,6 +90,16 @@ def add_training_options(parser: ArgumentParser, *, learning_rate: float) -> Non
         default=0.25,
         help="weight of the labels' loss, where that of the mask is 1 (default: 0.25)",
     )
+    parser.add_argument(
+        "--learned-weights", action="store_true", help="learn the weights of both losses, from these on"
+    )
+    parser.add_argument(
+        "--label-warmup",
+        type=share,
+        default=0.0,
+        metavar="SHARE",
+        help="part of the training, from its start, in which the masks alone are learned (default: 0)",
+    )
 
 
 def training_options(options: Namespace, dataset: Dataset, *, epochs: int, seed: int) -> TrainingOptions:
@@ -92,6 +110,8 @@ def training_options(options: Namespace, dataset: Dataset, *, epochs: int, seed:
         learning_rate=options.learning_rate,
         seed=seed,
         classification_weight=options.classification_weight,
+        learned_weights=options.learned_weights,
+        label_warmup=options.label_warmup,
         # Settled here, so that checkpoints tell how their images were changed.
         augmentation=choose_strength(dataset, options.augmentation),
         oversample_small=options.oversample_small,

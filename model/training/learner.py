@@ -19,6 +19,9 @@ BETAS = (0.9, 0.999)
 WEIGHT_DECAY = 3e-5
 POLYNOMIAL_POWER = 0.9
 GRADIENT_NORM = 1.0
+# Of the learned weights of the losses, relative to the network's rate: at that itself they would still be on their way
+# when the rate has decayed.
+WEIGHTS_RATE = 10.0
 AVERAGE_DECAY = 0.999
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -29,9 +32,13 @@ class MultiTaskLoss(nn.Module):
 
     The mask's loss is Dice on the sigmoid for one channel, Dice and focal (gamma 2) for several. The labels' loss is a
     weighted binary cross-entropy.
+
+    log_variances: (2,) of the mask's and the labels' task, where the weights are learned (Kendall et al., arXiv
+        1705.07115), else None.
     """
 
     label_weights: Tensor
+    log_variances: nn.Parameter | None
 
     def __init__(
         self,
@@ -40,8 +47,12 @@ class MultiTaskLoss(nn.Module):
         *,
         segmentation_weight: float = 1.0,
         classification_weight: float = 0.25,
+        learned: bool = False,
     ) -> None:
-        """Prepare the loss for masks of `seg_channels` channels and labels weighted by (C,) `balanced_weights`."""
+        """Prepare the loss for masks of `seg_channels` channels and labels weighted by (C,) `balanced_weights`.
+
+        Learned weights start from the two that are given.
+        """
         super().__init__()
         # Dice over the whole batch: an image without a class then does not count as a total miss.
         self.segmentation: nn.Module = (
@@ -51,15 +62,26 @@ class MultiTaskLoss(nn.Module):
         )
         # A buffer moves to the device with the module, and is no parameter to train.
         self.register_buffer("label_weights", label_weights)
-        self.segmentation_weight, self.classification_weight = segmentation_weight, classification_weight
+        self.task_weights = segmentation_weight, classification_weight
+        self.log_variances = nn.Parameter(torch.zeros(2)) if learned else None
 
-    def forward(self, prediction: Prediction, mask: Tensor, labels: Tensor) -> Tensor:
+    @property
+    def label_weight(self) -> float:
+        """Return the present weight of the labels' loss where that of the mask is 1."""
+        mask, labels = self.task_weights
+        if self.log_variances is None:
+            return labels / mask
+        own = (-self.log_variances.detach()).exp()
+        return float(own[1] * labels / (own[0] * mask))
+
+    def forward(self, prediction: Prediction, mask: Tensor, labels: Tensor, *, with_labels: bool = True) -> Tensor:
         """Compute the loss.
 
         Args:
             prediction: logits of both tasks.
             mask: target class indices (B, H, W), int64.
             labels: target labels (B, C), float.
+            with_labels: whether the labels' loss counts.
 
         Returns:
             A scalar in float32.
@@ -68,7 +90,14 @@ class MultiTaskLoss(nn.Module):
         seg: Tensor = self.segmentation(prediction.segmentation.float(), mask.unsqueeze(1))
         logits = prediction.classification.float()
         cls = F.binary_cross_entropy_with_logits(logits, labels, weight=self.label_weights)
-        return self.segmentation_weight * seg + self.classification_weight * cls
+        # Weighted by 0 and not left out: several processes expect a gradient of every parameter.
+        weights = self.task_weights[0], self.task_weights[1] * with_labels
+        if self.log_variances is None:
+            return weights[0] * seg + weights[1] * cls
+        # A task is worth the less the more uncertain it is. Its own log variance keeps that from growing without end.
+        counts = torch.tensor([weight > 0 for weight in weights], device=seg.device)
+        scaled = torch.stack([weights[0] * seg, weights[1] * cls]) * (-self.log_variances).exp()
+        return (scaled + self.log_variances * counts).sum()
 
 
 def balanced_weights(labels: Sequence[Sequence[int]]) -> Tensor:
@@ -94,9 +123,16 @@ class Learner:
         self.network = network.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # The buffers too: averaged weights would not fit the batch norms' statistics of the last step.
         self.average = AveragedModel(self.network, multi_avg_fn=self._update_average, use_buffers=True)
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=options.learning_rate, betas=BETAS, weight_decay=WEIGHT_DECAY
-        )
+        # The learned weights of the losses come last, so that the state of a network's own parameters keeps its places.
+        groups = [{"params": list(self.network.parameters()), "scale": 1.0}]
+        if learned := list(self.loss.parameters()):
+            groups.append({"params": learned, "scale": WEIGHTS_RATE, "weight_decay": 0.0})
+            for weight in learned:
+                # Every process has its gradient of the joint batch whole, which `Processes.backward` multiplies.
+                weight.register_hook(  # type: ignore[no-untyped-call]
+                    lambda gradient: gradient / processes.count
+                )
+        self.optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=BETAS, weight_decay=WEIGHT_DECAY)
         self.spread = processes.spread(self.network)
 
     @property
@@ -114,10 +150,11 @@ class Learner:
         torch.manual_seed(int(seed))
         # So does its learning rate: a scheduler would be one more state to save.
         for group in self.optimizer.param_groups:
-            group["lr"] = self.options.learning_rate * (1 - number / steps) ** POLYNOMIAL_POWER
+            decayed = self.options.learning_rate * (1 - number / steps) ** POLYNOMIAL_POWER
+            group["lr"] = group["scale"] * decayed
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(batch)
+        loss = self._loss(batch, with_labels=number >= self.options.label_warmup * steps)
         self.processes.backward(loss)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
         # The norm is over all gradients, so that one number tells whether any of them is NaN or infinite.
@@ -127,7 +164,7 @@ class Learner:
         self.average.update_parameters(self.network)
         return loss.item()
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: Batch, *, with_labels: bool = True) -> Tensor:
         """Compute the loss of the joint batch of all processes."""
         device, joint = self.processes.device, self.processes.joint
         image = batch.image.to(device).contiguous(memory_format=torch.channels_last)
@@ -135,7 +172,8 @@ class Learner:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             prediction = self.spread(image)
         logits = Prediction(joint(prediction.segmentation), joint(prediction.classification))
-        loss: Tensor = self.loss(logits, joint(batch.mask.to(device)), joint(batch.labels.to(device)))
+        mask, labels = joint(batch.mask.to(device)), joint(batch.labels.to(device))
+        loss: Tensor = self.loss(logits, mask, labels, with_labels=with_labels)
         return loss
 
     @torch.no_grad()

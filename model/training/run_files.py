@@ -32,6 +32,8 @@ def save_state(path: Path, learner: Learner, place: dict[str, Any]) -> None:
     # Contiguous, because safetensors refuses the channels-last kernels as they are.
     tensors = {f"model/{name}": tensor.contiguous() for name, tensor in learner.network.state_dict().items()}
     tensors |= {f"average/{name}": tensor.contiguous() for name, tensor in learner.average.state_dict().items()}
+    # Of the loss what is learned. Its weights of the labels follow from the data.
+    tensors |= {f"loss/{name}": tensor.detach() for name, tensor in learner.loss.named_parameters()}
     # The optimiser's groups are left out: they follow from the options.
     for index, moments in learner.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": tensor.contiguous() for name, tensor in moments.items()}
@@ -51,6 +53,7 @@ def load_state(path: Path, learner: Learner) -> dict[str, Any]:
         moments = _moments(_under(tensors, "optimizer/"))
         learner.network.load_state_dict(_under(tensors, "model/"))
         learner.average.load_state_dict(_under(tensors, "average/"))
+        learner.loss.load_state_dict(_under(tensors, "loss/"), strict=False)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         # A checkpoint of ours has metadata without a place (KeyError), a foreign file none at all (TypeError), and a
         # changed one may hold anything (ValueError).

@@ -18,7 +18,7 @@ from model.checkpoint import Checkpoint, CheckpointError, CheckpointInfo, save_c
 from model.config import ModelConfig
 from model.evaluation import score_network
 from model.network import build_model
-from model.training import TrainingError, TrainingOptions
+from model.training import EARLIER, TrainingError, TrainingOptions
 from model.training.interrupt import Interrupt
 from model.training.learner import Learner, MultiTaskLoss, balanced_weights
 from model.training.processes import Processes
@@ -71,6 +71,7 @@ class Trainer:
             balanced_weights([record.labels for record in train.records]),
             segmentation_weight=options.segmentation_weight,
             classification_weight=options.classification_weight,
+            learned=options.learned_weights,
         )
         self.learner = Learner(build(info.config), loss, options, self.processes)
         self.losses: list[float] = []
@@ -113,7 +114,7 @@ class Trainer:
         if not path.is_file():
             raise CheckpointError(f"--resume needs {path}, which does not exist; omit --resume to start again")
         place = load_state(path, self.learner)
-        if place["settings"] != self.settings:
+        if EARLIER | place["settings"] != self.settings:
             raise CheckpointError(f"{path} was trained with {place['settings']}; give the same options to resume it")
         self.loader.load_state_dict(place["loader"])
         self.losses, self.history, self.best = place["losses"], place["history"], place["best"]
@@ -171,7 +172,8 @@ class Trainer:
         chosen = selection_score(scores, self.options)
         tasks = " and ".join(names[name] for name in selection_tasks(self.options))
         console.print(f"epoch {epoch}: loss {loss:.4f}, validation {shown}; best by {tasks}: {chosen:.4f}")
-        self.history.append({"epoch": epoch, "loss": loss, **scores})
+        learned = {"label_weight": self.learner.loss.label_weight} if self.options.learned_weights else {}
+        self.history.append({"epoch": epoch, "loss": loss, **learned, **scores})
         if chosen > selection_score(self.best, self.options):
             self.best = scores
             info = replace(self.info, training={**self.info.training, "epoch": epoch, "validation": scores})

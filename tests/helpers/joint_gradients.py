@@ -27,7 +27,7 @@ def joint_batch() -> Batch:
 def gradients(processes: Processes) -> dict[str, torch.Tensor]:
     """Compute the gradients of this process's share of the joint batch."""
     torch.manual_seed(2)
-    loss = MultiTaskLoss(SMALLEST.seg_channels, torch.tensor([0.5, 1.0, 2.0]))
+    loss = MultiTaskLoss(SMALLEST.seg_channels, torch.tensor([0.5, 1.0, 2.0]), learned=True)
     options = TrainingOptions(epochs=1, batch_size=6, learning_rate=1e-3, seed=2)
     learner = Learner(build_model(SMALLEST), loss, options, processes)
     # On CPUs each process normalises by its own share: only with the statistics held are the gradients to be equal.
@@ -35,7 +35,8 @@ def gradients(processes: Processes) -> dict[str, torch.Tensor]:
     batch, rows = joint_batch(), slice(processes.rank, None, processes.count)
     share = Batch(image=batch.image[rows], mask=batch.mask[rows], labels=batch.labels[rows], index=batch.index[rows])
     processes.backward(learner._loss(share))
-    return {name: p.grad.contiguous() for name, p in learner.network.named_parameters() if p.grad is not None}
+    named = [*learner.network.named_parameters(), *loss.named_parameters()]
+    return {name: p.grad.contiguous() for name, p in named if p.grad is not None}
 
 
 if __name__ == "__main__":

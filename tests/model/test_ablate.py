@@ -4,13 +4,17 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from model import PRESETS, ablate, build_model
-from model.ablation import ARMS, Arm, PlainEncoder, scaled_dilations
-from model.ablation.results import METRICS, Run, scored
+from model.ablation import ARMS, Arm, PlainEncoder, count_parameters, equal_unet, scaled_dilations
+from model.ablation.results import METRICS, Run, against_base, last_gain, scored
+from model.bootstrap import interval, over_seeds
 from model.checkpoint import load_checkpoint
+from model.training import EARLIER
 from model.training.trainer import Trainer
 from tests.helpers.networks import SMALLEST
 from tests.model.test_processes import small_folder
@@ -42,20 +46,22 @@ def test_an_interrupted_run_goes_on_and_ends_with_every_arm_in_the_table(
     assert ablate.main([*command, "--budget", "9"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert ablate.main([*command, "--budget", "9"]) == 0
-    assert trained == [f"{arm.name}-seed0" for arm in (*ARMS[:3], *ARMS[2:])]
+    default = [arm for arm in ARMS if not arm.extra]
+    assert trained == [f"{arm.name}-seed0" for arm in (*default[:3], *default[2:])]
     report = json.loads(Path("out/ablation.json").read_text())
     table = Path("out/ablation.md").read_text()
-    for arm in ARMS:
+    for arm in default:
         runs = {arm.name: [Run(**run) for run in report["runs"][arm.name]]}
         metrics = [metric for metric in METRICS if scored(arm, metric, runs)]
         assert metrics == ["dice"] * arm.segment + ["auc"] * arm.classify
         for metric in metrics:
+            # Of one seed the intervals are those over the images.
             low, high = runs[arm.name][0].bounds[metric]
             assert low <= runs[arm.name][0].scores[metric] <= high
             assert f"[{low:.3f}, {high:.3f}]" in table
         assert f"| {arm.title} |" in table
     assert load_checkpoint("out/base-seed0/best.safetensors").info.preprocessing.white_level == 4095
-    assert Path("out/ablation.png").stat().st_size > 5000
+    assert all(Path(f"out/{name}.png").stat().st_size > 5000 for name in ("ablation", "validation"))
     assert ablate.main([*command, "--budget", "10"]) == 1
     assert "give the same options" in capsys.readouterr().err
 
@@ -76,6 +82,68 @@ def test_chosen_arms_train_for_the_epochs_that_are_given(command: list[str]) -> 
     # At 32 px, a sixteenth of the paper's size, every dilation would be 1 or less.
     assert load_checkpoint("out/dilations-scaled-seed0/best.safetensors").info.config.dilations == (1, 1, 1)
     assert "without DFE" not in Path("out/ablation.md").read_text()
+
+
+def test_arms_differ_in_the_weight_of_the_labels(command: list[str]) -> None:
+    names = ("labels-2", "labels-learned", "labels-late")
+    arms = [part for name in names for part in ("--arm", name)]
+    assert ablate.main([*command, "--epochs", "1", *arms]) == 0
+    records = {name: load_checkpoint(f"out/{name}-seed0/best.safetensors").info.training for name in names}
+    assert [records[name]["classification_weight"] for name in names] == [2, 0.25, 0.25]
+    assert [records[name]["learned_weights"] for name in names] == [False, True, False]
+    assert [records[name]["label_warmup"] for name in names] == [0, 0, 0.3]
+
+
+def test_runs_of_before_the_seeds_were_resampled_are_scored_again_and_not_trained(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = [*command, "--epochs", "1", "--arm", "base", "--augmentation", "basic"]
+    assert ablate.main(chosen) == 0
+    table = Path("out/ablation.md").read_text()
+    plan, result = Path("out/plan.json"), Path("out/base-seed0/test.json")
+    kept = json.loads(plan.read_text())
+    plan.write_text(json.dumps({name: value for name, value in kept.items() if name not in EARLIER}))
+    scores = json.loads(result.read_text())
+    result.write_text(json.dumps({name: scores[name] for name in ("scores", "bounds")}))
+    monkeypatch.setattr("model.training.learner.Learner.step", None)
+    assert ablate.main(chosen) == 0
+    assert Path("out/ablation.md").read_text() == table
+
+
+def test_intervals_hold_what_images_and_seeds_change() -> None:
+    rng = np.random.default_rng(0)
+    # Three seeds 0.1 apart, whose images move them by a tenth of that.
+    seeds = [0.7 + 0.1 * seed + np.concatenate([[0], rng.normal(0, 0.01, 1000)]) for seed in range(3)]
+    value, low, high = interval(over_seeds(seeds))
+    assert value == pytest.approx(0.8)
+    assert 0.68 < low < 0.75 and 0.85 < high < 0.92
+    # An arm that is 0.05 better on every draw is so without doubt, whatever seeds are drawn.
+    runs = {arm: [_run(own + gain) for own in seeds] for arm, gain in (("base", 0), ("parallel", 0.05))}
+    difference = against_base(next(arm for arm in ARMS if arm.name == "parallel"), "dice", runs)
+    np.testing.assert_allclose(interval(difference), 0.05, atol=1e-9)
+    assert not len(against_base(ARMS[0], "dice", runs))
+
+
+def _run(drawn: NDArray[np.float64]) -> Run:
+    curve: list[float | None] = [None, 0.1, 0.5, 0.7, 0.72, 0.71]
+    resampled, scores = {"dice": drawn.tolist()}, {"dice": float(drawn[0])}
+    return Run(scores=scores, bounds={}, resampled=resampled, validation={"dice": curve}, parameters=1)
+
+
+def test_the_last_gain_tells_whether_an_arm_has_arrived() -> None:
+    runs = {"base": [_run(np.ones(3))]}
+    assert last_gain(ARMS[0], "dice", runs) == pytest.approx(0.02)
+    assert last_gain(ARMS[0], "auc", runs) is None
+    # Of one epoch nothing comes before the last third.
+    runs["base"][0].validation["dice"][:] = [0.5]
+    assert last_gain(ARMS[0], "dice", runs) is None
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small"])
+def test_the_unet_has_as_many_parameters(preset: str) -> None:
+    config = PRESETS[preset]
+    own, other = count_parameters(build_model(config)), count_parameters(equal_unet(config))
+    assert abs(other / own - 1) < 0.03
 
 
 @pytest.mark.parametrize(

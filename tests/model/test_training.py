@@ -1,6 +1,7 @@
 """Train on a few real files: it learns, resumes to the bit, and stops where it must."""
 
 import csv
+import json
 import resource
 import signal
 from dataclasses import replace
@@ -12,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from rich.progress import TaskID
+from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -19,7 +22,7 @@ from data_pipeline import Batch, Dataset, open_source
 from deploy.building.plan import contract_of
 from model import PRESETS, MultiTaskResFormer, Prediction, evaluate, train
 from model.checkpoint import CheckpointError, load_checkpoint, write_tensors
-from model.training import TrainingError, TrainingOptions
+from model.training import EARLIER, TrainingError, TrainingOptions
 from model.training.learner import MultiTaskLoss, balanced_weights
 from model.training.trainer import Trainer
 from tests.helpers.networks import SMALLEST, info_of
@@ -46,6 +49,40 @@ def whole(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     run = trainer(data, tmp_path_factory.mktemp("whole"))
     run.run(QUIET)
     return run
+
+
+def test_a_run_that_learns_its_weights_and_the_labels_late_resumes_to_the_bit(data: Dataset, tmp_path: Path) -> None:
+    options = replace(OPTIONS, learned_weights=True, label_warmup=0.4, augmentation="skin")
+    straight = trainer(data, tmp_path / "straight", options)
+    straight.run(QUIET)
+    # Stopped between the epochs, before the labels count.
+    first = trainer(data, tmp_path / "stopped", options)
+    first._epoch(6, Mock(requested=False), Mock(), cast(TaskID, 0))
+    first._finish_epoch(QUIET)
+    second = trainer(data, tmp_path / "stopped", options)
+    second.resume()
+    second.run(QUIET)
+    expected, resumed = (load_file(run.output / "last.safetensors") for run in (straight, second))
+    assert "loss/log_variances" in expected and bool(expected["loss/log_variances"].all())
+    assert not [name for name, tensor in expected.items() if not torch.equal(tensor, resumed[name])]
+    weights = [float(row["label_weight"]) for row in csv.DictReader((straight.output / "history.csv").open())]
+    # As long as the labels do not count, only the weight of the mask moves.
+    assert weights[-1] == pytest.approx(straight.learner.loss.label_weight) and weights[-1] != 0.25
+
+
+def test_a_run_from_before_there_was_a_choice_is_resumed(data: Dataset, tmp_path: Path) -> None:
+    options = replace(OPTIONS, epochs=1, augmentation="basic")
+    run = trainer(data, tmp_path, options)
+    run.run(QUIET)
+    path = tmp_path / "last.safetensors"
+    with safe_open(path, framework="pt") as file:
+        place = json.loads(file.metadata()["place"])
+    for name in EARLIER:
+        del place["settings"][name]
+    write_tensors(path, load_file(path), {"place": json.dumps(place)})
+    trainer(data, tmp_path, options).resume()
+    with pytest.raises(CheckpointError, match="give the same options"):
+        trainer(data, tmp_path, replace(options, augmentation="skin")).resume()
 
 
 @pytest.mark.parametrize("steps", [2, 3], ids=["after an epoch", "in the middle of an epoch"])
@@ -172,6 +209,19 @@ def test_the_loss_is_the_papers_sum() -> None:
     bce = -(weights * (labels * q.log() + (1 - labels) * (1 - q).log())).mean()
     loss = MultiTaskLoss(1, weights)(Prediction(logits, label_logits), mask, labels)
     torch.testing.assert_close(loss, dice + 0.25 * bce)
+    prediction = Prediction(logits, label_logits)
+    torch.testing.assert_close(MultiTaskLoss(1, weights)(prediction, mask, labels, with_labels=False), dice)
+    learned = MultiTaskLoss(1, weights, learned=True)
+    torch.testing.assert_close(learned(prediction, mask, labels), loss)
+    # The best log variances are those of the weighted losses themselves: the gradient is 0 there.
+    assert learned.log_variances is not None and learned.label_weight == 0.25
+    learned.log_variances.data = torch.stack([dice, 0.25 * bce]).log()
+    learned(prediction, mask, labels).backward()
+    torch.testing.assert_close(learned.log_variances.grad, torch.zeros(2), atol=1e-6, rtol=0)
+    assert learned.label_weight == pytest.approx(float(dice / bce), rel=1e-4)
+    learned.log_variances.grad = None
+    learned(prediction, mask, labels, with_labels=False).backward()
+    assert learned.log_variances.grad is not None and float(learned.log_variances.grad[1]) == 0
 
 
 def test_the_commands_train_and_evaluate(
