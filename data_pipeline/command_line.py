@@ -2,10 +2,8 @@
 
 import argparse
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +16,7 @@ from rich.text import Text
 
 from data_pipeline.fields import as_line
 from data_pipeline.spec import SIXTEEN_BITS
-from data_pipeline.startup import INTERRUPTED, SCRIPTS, leave
+from data_pipeline.startup import INTERRUPTED, SCRIPTS, interruptible
 
 Number = TypeVar("Number", int, float)
 BROKEN_PIPE = 141  # what a shell reports for a command whose reader has gone: 128 + SIGPIPE
@@ -163,7 +161,7 @@ def run_command(action: Callable[[], int | None], *errors: type[Exception], inte
         interrupted: line on stderr after Ctrl-C, with exit code 130.
     """
     try:
-        with _interruptible():
+        with interruptible():
             code = action() or 0
         # Here, so that a reader who is gone shows now and not in Python's own last words.
         sys.stdout.flush()
@@ -178,16 +176,3 @@ def run_command(action: Callable[[], int | None], *errors: type[Exception], inte
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return INTERRUPTED
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Make Ctrl-C an exception inside the block, where it ended the process at once before."""
-    if signal.getsignal(signal.SIGINT) is not leave:
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, leave)

@@ -6,13 +6,15 @@ The packages have everyday names. A folder of the user's, or another distributio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType, TracebackType
 
 ROOT = Path(__file__).parents[1]
 EVERYTHING = ("kernels", "model", "data_pipeline", "deploy")
+BENCHMARKS = "bench"  # not installed: its commands run in a checkout
 # What each command needs of this project, by the beginning of its module's name; all others need everything.
 NEEDS = {"deploy.client": ("data_pipeline", "deploy"), "data_pipeline": ("data_pipeline",), "model": EVERYTHING[:3]}
 SCRIPTS = {
@@ -30,7 +32,7 @@ def command() -> str | None:
     # Python keeps this first argument while it looks for the module of `python -m` and imports the packages around it.
     if sys.argv[0] == "-m":
         module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
-        return module if module.partition(".")[0] in EVERYTHING else None
+        return module if module.partition(".")[0] in (*EVERYTHING, BENCHMARKS) else None
     return SCRIPTS.get(Path(sys.argv[0]).name)
 
 
@@ -63,6 +65,19 @@ def leave(number: int, frame: FrameType | None) -> None:
     # At once, because an exception in the middle of an import may be swallowed or become another error.
     os.write(2, b"interrupted\n")
     os._exit(INTERRUPTED)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Make Ctrl-C an exception inside the block, where it ended the process at once before."""
+    if signal.getsignal(signal.SIGINT) is not leave:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, leave)
 
 
 def _show(module: str, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

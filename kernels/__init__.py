@@ -4,6 +4,8 @@ A network whose weights no longer change prepares them once (`prepare_bias`, `pa
 call. `README.md` is the guide to this package.
 """
 
+# The first of them: it prepares for Ctrl-C while the others are imported.
+from kernels import startup as startup
 from kernels.attention import prepare_bias, region_mask, relative_bias, window_attention
 from kernels.dilated import dilated_fusion, pack_taps
 from kernels.dispatch import Impl, KernelInputError

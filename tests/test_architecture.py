@@ -24,7 +24,7 @@ BASE = ("errors", "contract", "content", "files")
 NETWORK = "deploy.network"
 # A part may import the parts before it, never those behind it: the folders are the arrow of the README.
 ORDER: dict[str, tuple[str, ...]] = {
-    "kernels": ("dispatch", "attention", "dilated", "cost_model", "aot"),
+    "kernels": ("startup", "dispatch", "attention", "dilated", "cost_model", "aot"),
     "model": (
         *("config", "network", "inference", "checkpoint", "bootstrap", "metrics", "evaluation", "training", "ablation"),
         *("train", "evaluate", "ablate"),

@@ -161,7 +161,9 @@ def until_imported(process: "subprocess.Popen[str]", library: str) -> None:
         pass
 
 
-@pytest.mark.parametrize("command", ["model.train", "deploy.build_engine", "data_pipeline.prepare"])
+@pytest.mark.parametrize(
+    "command", ["model.train", "deploy.build_engine", "data_pipeline.prepare", "kernels.aot", "bench.report"]
+)
 def test_ctrl_c_while_libraries_are_imported_is_one_line(command: str, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": f"{os.environ['PYTHONPATH']}:{ROOT}"}
     arguments = [sys.executable, "-m", command, "--help"]

@@ -15,7 +15,7 @@ from bench.gpu.machine import NEEDS, Machine, look
 from bench.gpu.report import PAGE, faults
 from bench.gpu.runner import RESULTS, lacking, run_steps
 from bench.gpu.steps import BARE, STEPS
-from data_pipeline.startup import INTERRUPTED
+from data_pipeline.startup import INTERRUPTED, interruptible
 
 # Fits the ten minutes that a borrowed GPU may be had for, with some room for starting.
 BUDGET = 9.0
@@ -75,25 +75,31 @@ def plan(machine: Machine, budget: float) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0 where everything that could run is right."""
     options = parse_arguments(arguments)
-    begun = time.monotonic()
     try:
-        machine = look()
-        print(describe(machine), flush=True)
-        seconds = 60 * options.budget
-        if options.dry_run:
-            print(plan(machine, seconds))
-            return 0
-        if missing := [NEEDS[need] for need in BARE if need in machine.lacks]:
-            print(f"error: no step can run without {', '.join(missing)}: --dry-run lists the steps", file=sys.stderr)
-            return 1
-        left = seconds - (time.monotonic() - begun)
-        results = run_steps(machine, left, options.output, lambda text: print(text, flush=True), STEPS)
+        with interruptible():
+            return run(options)
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; what was measured until then is kept", file=sys.stderr)
         return INTERRUPTED
+
+
+def run(options: argparse.Namespace) -> int:
+    """Say what the machine has and do what it can within the budget."""
+    begun = time.monotonic()
+    machine = look()
+    print(describe(machine), flush=True)
+    seconds = 60 * options.budget
+    if options.dry_run:
+        print(plan(machine, seconds))
+        return 0
+    if missing := [NEEDS[need] for need in BARE if need in machine.lacks]:
+        print(f"error: no step can run without {', '.join(missing)}: --dry-run lists the steps", file=sys.stderr)
+        return 1
+    left = seconds - (time.monotonic() - begun)
+    results = run_steps(machine, left, options.output, lambda text: print(text, flush=True), STEPS)
     print(f"{options.output / RESULTS}, {options.output / PAGE}")
     broken = faults(results)
     for fault in broken:

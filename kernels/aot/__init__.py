@@ -4,9 +4,10 @@ import json
 import os
 import re
 import signal
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,18 @@ def build(index: int, capability: int, output: Path) -> dict[str, Any]:
     return {**describe(configuration, capability, compiled), "file": stem}
 
 
+def _end_with_parent() -> None:
+    """Let this process end with the one that started it, even where that was killed."""
+    parent = parent_process()
+    assert parent is not None, "only a process of the pool has this to do"
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def build_all(output: Path, capabilities: list[int], kernels: list[str]) -> list[dict[str, Any]]:
     """Compile all shipped configurations of the kernels, write `kernels.json` and return its rows."""
     refuse_interpreter()
@@ -186,7 +199,7 @@ def build_all(output: Path, capabilities: list[int], kernels: list[str]) -> list
     indices = [index for index, one in enumerate(shipped()) if one.kernel in kernels]
     jobs = [(index, capability) for index in indices for capability in capabilities]
     # Spawned: the imported libraries have started threads by now, whose locks a forked process would inherit.
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn"), _end_with_parent) as pool:
         # Ctrl-C at a terminal reaches every process. The workers, which start here, inherit that they ignore it.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         futures = [pool.submit(build, index, capability, output) for index, capability in jobs]

@@ -7,12 +7,14 @@ TensorRT passes them. The cubin keeps Triton's two unused scratch pointers after
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
 from kernels.aot import CAPABILITIES, build_all
 from kernels.aot.configurations import shipped
 from kernels.dispatch import KernelInputError
+from kernels.startup import INTERRUPTED, leave
 
 EXAMPLES = """examples:
   python -m kernels.aot --output build/kernels
@@ -39,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--kernel", action="append", choices=names, help="only this kernel (repeatable, default: all)")
     options = parser.parse_args(arguments)
+    # From here on an exception, so that the processes that compile are ended.
+    if signal.getsignal(signal.SIGINT) is leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         rows = build_all(options.output, options.compute_capability or list(CAPABILITIES), options.kernel or names)
     except (KernelInputError, OSError) as error:
@@ -46,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130  # what a shell reports for a command that Ctrl-C ended
+        return INTERRUPTED
     spilled = [row["file"] for row in rows if row["spill_bytes"]]
     print(
         f"{len(rows)} kernels in {options.output}, {len(spilled)} of them with spills: {', '.join(spilled) or 'none'}"

@@ -1,6 +1,6 @@
 """Run a list of cases on an emulated GPU and write what came of each as JSON.
 
-    python -m tests.emulator.worker LIBRARY CAPABILITY LIST OUTPUT
+    python -m tests.emulator.worker LIBRARY CAPABILITY LIST OUTPUT [CASE...]
 
 It runs in a process of its own: Triton must compile here, where the other tests let it interpret.
 """
@@ -30,11 +30,11 @@ def prepare(library: Path, capability: int) -> EmulatedGpu:
 
 
 def main() -> None:
-    """Run the cases of the command line."""
-    library, capability, cases, output = sys.argv[1:]
+    """Run the cases of the command line, or the whole list where none is named."""
+    library, capability, cases, output, *names = sys.argv[1:]
     gpu = prepare(Path(library), int(capability))
     results = {}
-    for case in LISTS[cases]:
+    for case in [one for one in LISTS[cases] if not names or one.name in names]:
         start = time.perf_counter()
         results[case.name] = {**outcome(case, gpu), "seconds": round(time.perf_counter() - start, 1)}
         print(case.name, results[case.name], flush=True)

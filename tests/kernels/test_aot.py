@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from model import PRESETS as MODEL_PRESETS
 ROOT = Path(__file__).parents[2]
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
 Row = dict[str, Any]
+# Going on after so long, a process would go on for ever.
+PATIENCE_SECONDS = 60.0
 
 
 def compile_kernels(output: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -194,6 +197,23 @@ def test_unknown_architecture_is_one_line(tmp_path: Path) -> None:
         "error: compute capability must be one of (80, 86, 89, 90, 100, 120)"
     )
     assert not (tmp_path / "out" / "kernels.json").exists()
+
+
+def test_the_processes_that_compile_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
+    clean = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = subprocess.Popen([sys.executable, "-m", "kernels.aot", "--output", str(tmp_path)], env=clean, cwd=ROOT)
+    children = Path(f"/proc/{command.pid}/task/{command.pid}/children")
+    # The first file comes from a process that compiles.
+    while command.poll() is None and not list(tmp_path.glob("*.cubin")):
+        time.sleep(0.05)
+    started = [int(pid) for pid in children.read_text().split()]
+    assert len(started) > 1
+    command.kill()
+    command.wait()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while left := [pid for pid in started if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, f"{left} go on"
+        time.sleep(0.05)
 
 
 def test_interpreter_does_not_compile(tmp_path: Path) -> None:
