@@ -19,6 +19,11 @@ from deploy.server.log import Log
 if TYPE_CHECKING:
     from deploy.server import Server
 
+# Headers have 8,190 bytes at most.
+LONGEST_TOKEN = 4096
+# gRPC counts the bytes of a message, which are a request and 1 MiB, with 31 bits.
+MOST_MEGABYTES = 2046
+
 # Whatever imports gRPC is imported where it is used, since its engine has to be chosen first.
 EXAMPLES = """examples:
   python -m deploy.serve
@@ -41,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _open_standard_files()
     _raise_limit_of_files()
-    _choose_grpc_engine()
+    _prepare_grpc()
     from deploy.server import Server
 
     with _log_of_everything() as log:
@@ -73,10 +78,13 @@ def read_token(file: Path) -> str:
 
     Raises OSError where it cannot be read, and ServerError where a header could not carry it.
     """
-    token = file.read_bytes().strip()
+    with file.open("rb") as content:
+        # Not all of a file that may have no end.
+        token = content.read(LONGEST_TOKEN + 1).strip()
     # Without one, the server would be open to all where its operator thinks it is not.
-    if not token or any(not 0x21 <= byte <= 0x7E for byte in token):
-        raise ServerError(f"{file} must hold one token of printable ASCII characters without spaces")
+    if not token or len(token) > LONGEST_TOKEN or any(not 0x21 <= byte <= 0x7E for byte in token):
+        rule = f"one token of printable ASCII characters without spaces, {LONGEST_TOKEN:,} at most"
+        raise ServerError(f"{file} must hold {rule}")
     return token.decode()
 
 
@@ -136,10 +144,14 @@ def _raise_limit_of_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _choose_grpc_engine() -> None:
-    """Let gRPC read its sockets in the threads that wait for them, which saves each call two changes of thread."""
-    # It has no other switch for it, and reads this one when it is imported, which `Server` does.
+def _prepare_grpc() -> None:
+    """Let gRPC read its sockets in the threads that wait for them, and keep it from writing to stderr."""
+    # It has no other switches, and reads these when it is imported, which `Server` does. The first one saves each call
+    # two changes of thread.
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
+    # It would write to stderr itself: lines that are no JSON, at each client that fails in its handshake. Where nobody
+    # reads them, it would wait.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 @contextmanager
@@ -149,10 +161,13 @@ def _log_of_everything() -> Iterator[Log]:
     def uncaught(hook: threading.ExceptHookArgs) -> None:
         logging.getLogger("thread").error("a thread has ended", exc_info=hook.exc_value)
 
+    def ignored(hook: "sys.UnraisableHookArgs") -> None:
+        logging.getLogger("python").error(hook.err_msg or "an exception was ignored", exc_info=hook.exc_value)
+
     # Without a stderr its number may by now be that of something else.
     log = Log(2 if sys.__stderr__ else os.open(os.devnull, os.O_WRONLY))
-    before, root = threading.excepthook, logging.getLogger()
-    threading.excepthook = uncaught
+    before, root = (threading.excepthook, sys.unraisablehook), logging.getLogger()
+    threading.excepthook, sys.unraisablehook = uncaught, ignored
     root.addHandler(log)
     logging.captureWarnings(True)
     try:
@@ -160,7 +175,7 @@ def _log_of_everything() -> Iterator[Log]:
     finally:
         logging.captureWarnings(False)
         root.removeHandler(log)
-        threading.excepthook = before
+        threading.excepthook, sys.unraisablehook = before
         log.close()
 
 
@@ -192,7 +207,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
             help=f"{meaning}, or what deploy.tune has measured",
         )
     parser.set_defaults(tuning="tuned")
-    parser.add_argument("--max-request-mb", type=positive(int), default=64, help="largest request (default: 64)")
+    parser.add_argument("--max-request-mb", type=megabytes, default=64, help="largest request (default: 64)")
     parser.add_argument(
         "--tls-certificate", type=Path, metavar="FILE", help="PEM file, which makes HTTP and gRPC encrypted"
     )
@@ -211,6 +226,14 @@ def port_number(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"a port is 0 to 65535, got {port}")
     return port
+
+
+def megabytes(text: str) -> int:
+    """Parse how many megabytes a request may have."""
+    size = positive(int)(text)
+    if size > MOST_MEGABYTES:
+        raise argparse.ArgumentTypeError(f"a request has at most {MOST_MEGABYTES}, got {size}")
+    return size
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from deploy.server.internal_endpoint import InternalEndpoint, Probe
 from deploy.server.options import ServerOptions
 from deploy.server.process import DRAIN_SECONDS, POLL_SECONDS, ServerProcess, guardian, server_command
 from deploy.server.process.installation import environment, lay_out_backends
-from deploy.server.process.leftovers import new_name, remove_leftovers
+from deploy.server.process.leftovers import environments, new_name, note_environments, remove_leftovers
 from deploy.server.process.workers import children_of, cpu_seconds, kill_workers, workers_of
 from deploy.server.proxy import Proxy
 from deploy.server.proxy.admission import Admission
@@ -105,9 +105,11 @@ class Server:
             self._start_proxy()
             command = server_command(self.repository.resolve(), self.folder, self.internal, f"{self.folder.name}-")
             variables = environment() | self.internal.environment()
+            before = environments()
             self._process = ServerProcess(command, variables, self._log, folder=self.folder)
             self._process.wait_started(START_SECONDS)
             self._load_all(self.release, self._probe)
+            note_environments(self.folder, before)
             self.ready = True
         # Ctrl-C as well: no process, thread or folder may stay behind.
         except BaseException as error:

@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 
 SHARED_MEMORY = "/dev/shm"
+# tritonserver's Python backend makes an empty one at each start, always here, and leaves it behind where it is killed.
+ENVIRONMENTS, ENVIRONMENT_PREFIX = "/tmp", "python_env_"
 # Of linux/prctl.h, linux/seccomp.h and linux/audit.h.
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 1, 38, 36
 _SET_MODE_FILTER, _SPEC_ALLOW = 1, 4
@@ -54,7 +56,10 @@ def main(arguments: list[str]) -> int:
 
 
 def remove(name: str, folder: str) -> None:
-    """Remove the folder of a server that has ended, and its shared memory."""
+    """Remove the folder of a server that has ended, the environments that are named in it, and its shared memory."""
+    for noted in Path(folder).glob(f"{ENVIRONMENT_PREFIX}*"):
+        with suppress(OSError):
+            Path(ENVIRONMENTS, noted.name).rmdir()
     shutil.rmtree(folder, ignore_errors=True)
     for region in Path(SHARED_MEMORY).glob(f"{name}*"):
         with suppress(OSError):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from deploy.errors import ServerError
 
+# Read by gRPC when it is imported.
+GRPC_VARIABLES = ("GRPC_EXPERIMENTS", "GRPC_VERBOSITY")
 _STUB = "triton_python_backend_stub"
 _LOADER_FAILED = 127  # the exit code of a program whose shared libraries are missing
 
@@ -50,7 +52,7 @@ def environment() -> dict[str, str]:
     # A worker runs the first `python3` on PATH and links against that Python's shared library.
     libraries = [str(sysconfig.get_config_var("LIBDIR")), os.environ.get("LD_LIBRARY_PATH", "")]
     # What gRPC is told here (see deploy/serve.py) is nothing to tritonserver's, which is another version.
-    mine = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
+    mine = {name: value for name, value in os.environ.items() if name not in GRPC_VARIABLES}
     return {
         **mine,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),

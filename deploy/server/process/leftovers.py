@@ -2,12 +2,11 @@
 
 import os
 import secrets
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from tempfile import gettempdir
 
-from deploy.server.process.guardian import SHARED_MEMORY
+from deploy.server.process.guardian import ENVIRONMENT_PREFIX, ENVIRONMENTS, SHARED_MEMORY, remove
 
 _MARK = "resformer-server-"
 
@@ -24,6 +23,20 @@ def new_name() -> str:
 def folders() -> list[Path]:
     """List the folders of servers on this machine, of any user and also of those that are gone."""
     return list(Path(gettempdir()).glob(f"{_MARK}*"))
+
+
+def environments() -> set[str]:
+    """Return the names of the folders that the Python backends of this machine's servers have made."""
+    return {path.name for path in Path(ENVIRONMENTS).glob(f"{ENVIRONMENT_PREFIX}*")}
+
+
+def note_environments(folder: Path, before: set[str]) -> None:
+    """Leave a note in a server's folder of the environments that were made since, for whoever removes them.
+
+    One of another server that starts at the same moment is noted as well. What is not empty is never removed.
+    """
+    for name in environments() - before:
+        (folder / name).touch()
 
 
 def remove_leftovers() -> None:
@@ -43,6 +56,6 @@ def _remove(left: Path) -> None:
         if left.lstat().st_uid != os.geteuid():
             return
         if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left)
+            remove(left.name, str(left))
         else:
             left.unlink()

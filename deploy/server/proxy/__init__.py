@@ -101,6 +101,9 @@ class Proxy:
     def _take(self, record: logging.LogRecord) -> None:
         """Count what aiohttp says of bytes that are no HTTP, and pass on what else it says."""
         error = record.exc_info[1] if record.exc_info else None
+        # What a body was cut or encoded wrongly by is counted where it was read.
+        if isinstance(error, web.RequestPayloadError):
+            return
         if isinstance(error, HttpProcessingError):
             self._rejections.add("malformed_http")
             line = {"request": "", "protocol": "http", "path": "", "status": error.code, "rejected": "malformed_http"}

@@ -15,6 +15,7 @@ import grpc
 from deploy.contract import GRPC_TOKEN_HEADER, LONGEST_ID
 from deploy.server.options import ServerOptions
 from deploy.server.proxy.admission import Admission
+from deploy.server.proxy.extensions import open_message
 from deploy.server.proxy.identity import HashOf, identified_message
 from deploy.server.proxy.limits import BODY_SECONDS, HEAD_SECONDS, IDLE_SECONDS, most_connections
 from deploy.server.proxy.message import Inference, read_inference, streamed, streamed_error, with_id
@@ -34,9 +35,8 @@ SERVICE = "/inference.GRPCInferenceService/"
 CHECK = "/grpc.health.v1.Health/Check"
 LIVE, READY = SERVICE + "ServerLive", (SERVICE + "ServerReady", SERVICE + "ModelReady", CHECK)
 INFER, STREAM = SERVICE + "ModelInfer", SERVICE + "ModelStreamInfer"
-INFORMATION = tuple(
-    SERVICE + name for name in ("ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex")
-)
+METADATA = SERVICE + "ServerMetadata"
+INFORMATION = tuple(SERVICE + name for name in ("ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex"))
 # Calls that would let a client load code, map memory or write files. There are several of each.
 CLOSED = tuple(SERVICE + name for name in ("Repository", "SystemSharedMemory", "CudaSharedMemory", "Trace", "Log"))
 # Field 1 of each answer: true of live and ready, SERVING or NOT_SERVING of the standard health check.
@@ -130,6 +130,7 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         """
         self._channel = grpc.aio.insecure_channel(f"unix:{self._socket}", _UPSTREAM)
         self._calls = {method: self._channel.unary_unary(method) for method in (*READY, *INFORMATION)}
+        self._calls[METADATA] = self._channel.unary_unary(METADATA, response_deserializer=open_message)
         self._calls[INFER] = self._channel.unary_unary(INFER, response_deserializer=self._identified)
         largest = self._options.max_request_bytes + OVERHEAD_BYTES
         self._server = grpc.aio.server(handlers=[self], options=_downstream(largest))

@@ -19,6 +19,7 @@ from deploy.errors import ServerError
 from deploy.server.internal_endpoint import InternalEndpoint
 from deploy.server.page import PATH, Page
 from deploy.server.proxy.admission import Admission
+from deploy.server.proxy.extensions import open_json
 from deploy.server.proxy.identity import HashOf, identified_json
 from deploy.server.proxy.limits import BODY_SECONDS
 from deploy.server.proxy.metrics import gauge
@@ -49,7 +50,10 @@ ENCODINGS = ("gzip", "deflate", "identity")
 GONE = 499
 # The server answers tensor data that it cannot parse with a status of 500, and begins its message like this.
 UNPARSED = b'{"error":"Unable to parse'
+DESCRIPTION = "/v2"
 HEALTH = ("/v2/health/live", "/v2/health/ready")
+# What browsers say of a request that a page of this very server, or a person, has made.
+OWN_SITE = ("same-origin", "none")
 REASONS = {404: "unknown_path", 405: "wrong_method", 413: "too_large"}
 
 # Of the request that the current task serves: the body of an inference may change it after `guard` has set it.
@@ -91,16 +95,18 @@ class Handlers:
         Any other path is not found.
         """
         app = web.Application(client_max_size=self.max_bytes, middlewares=[self.guard])
-        app.router.add_get(HEALTH[0], self.live)
-        app.router.add_get(HEALTH[1], self.server_ready)
-        app.router.add_get(MODEL + "/ready", self.model_ready)
-        app.router.add_post(MODEL + "/infer", self.infer)
-        for path in ("/v2", MODEL, MODEL + "/config", MODEL + "/stats"):
-            app.router.add_get(path, self.describe)
+        get = partial(app.router.add_get, expect_handler=_later)
+        post = partial(app.router.add_post, expect_handler=_later)
+        get(HEALTH[0], self.live)
+        get(HEALTH[1], self.server_ready)
+        get(MODEL + "/ready", self.model_ready)
+        post(MODEL + "/infer", self.infer)
+        for path in (DESCRIPTION, MODEL, MODEL + "/config", MODEL + "/stats"):
+            get(path, self.describe)
         if self.page:
-            app.router.add_get(PATH, self.page.respond)
-        app.router.add_post("/v2/repository/index", self.describe)
-        app.router.add_route("*", CLOSED, self.closed)
+            get(PATH, self.page.respond)
+        post("/v2/repository/index", self.describe)
+        app.router.add_route("*", CLOSED, self.closed, expect_handler=_later)
         return app
 
     def metrics_application(self) -> web.Application:
@@ -180,9 +186,13 @@ class Handlers:
         encoding = request.headers.get("Content-Encoding", "identity").lower()
         if encoding not in ENCODINGS:
             raise Rejection(415, "unknown_encoding", "a body may have the Content-Encoding gzip or deflate, or none")
+        # Before anything of it is taken.
+        length = request.content_length or 0
+        if length > self.max_bytes:
+            raise web.HTTPRequestEntityTooLarge(self.max_bytes, length)
         if LENGTH_HEADER not in request.headers:
-            # Before it is taken.
-            check_json_length(request.content_length or 0)
+            check_json_length(length)
+        await _invite(request)
         # aiohttp has no limit on the time that a body may take, and a slow client would hold its connection open.
         try:
             return await asyncio.wait_for(request.read(), BODY_SECONDS)
@@ -204,6 +214,7 @@ class Handlers:
         A failure becomes one line of JSON: neither aiohttp's pages nor a traceback may reach a client.
         """
         try:
+            _refuse_other_sites(request)
             self._authorise(request)
             return await handler(request), ""
         except Rejection as rejection:
@@ -217,6 +228,9 @@ class Handlers:
             limit = f": the limit is {self.max_bytes} bytes" if too_large else ""
             message = HTTPStatus(error.status).phrase.lower() + limit
             return error_response(error.status, message), REASONS.get(error.status, "bad_request")
+        except ConnectionResetError:
+            # During its body. Nobody reads this.
+            return error_response(GONE, "the client has gone"), "client_gone"
         except (ClientError, asyncio.TimeoutError):
             return error_response(503, UNAVAILABLE), ""
         except Exception as error:
@@ -242,12 +256,16 @@ class Handlers:
                 length = int(kept.get(LENGTH_HEADER, len(content)))
                 content, length = identified_json(content, length, self.hash_of)
                 kept |= {LENGTH_HEADER: str(length)} if LENGTH_HEADER in kept else {}
+            elif request.path == DESCRIPTION and response.status == HTTPStatus.OK:
+                content = open_json(content)
             return web.Response(status=response.status, body=content, headers=kept)
 
     def _authorise(self, request: web.Request) -> None:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         # In constant time: how long a comparison takes must not tell how much of a guess was right.
-        right = scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.token.encode())
+        # What is no UTF-8 in a header reaches Python as surrogates.
+        guess = given.strip().encode(errors="surrogateescape")
+        right = scheme.lower() == "bearer" and hmac.compare_digest(guess, self.token.encode())
         if self.token and request.path not in (*HEALTH, PATH) and not right:
             raise Rejection(401, "unauthorised", "send the server's token as Authorization: Bearer TOKEN")
 
@@ -255,6 +273,28 @@ class Handlers:
         line = {"request": REQUEST_ID.get(), "protocol": "http", "path": request.path[:LONGEST_ID], "status": status}
         taken = {"rejected": reason, "milliseconds": round(1000 * seconds, 1)}
         self.log(json.dumps({**line, **taken, **trace_of(request.headers.get(TRACE_HEADER, ""))}))
+
+
+async def _later(_request: web.Request) -> None:
+    """Leave a client that asks whether to send its body (Expect: 100-continue) waiting, until its headers are checked.
+
+    Where they are wrong it is answered without having sent it.
+    """
+
+
+async def _invite(request: web.Request) -> None:
+    """Tell a client that waits for it to send its body."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # The response has not begun.
+        request.writer.output_size = 0
+
+
+def _refuse_other_sites(request: web.Request) -> None:
+    """Refuse what a web page of anybody else has a browser send here, which says so to hosts that it trusts."""
+    # Such a page could not read the answer, but have the server work.
+    if request.method == "POST" and request.headers.get("Sec-Fetch-Site", OWN_SITE[0]) not in OWN_SITE:
+        raise Rejection(403, "other_site", "pages of other sites may not ask this server")
 
 
 def error_response(status: int, message: str) -> web.Response:

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from aiohttp import web
 
 from deploy.server.options import listen
+from deploy.server.proxy.request import FAULT
 
 # For the first bytes of a connection to become a request, for the whole of a request's body, and between requests.
 HEAD_SECONDS, BODY_SECONDS, IDLE_SECONDS = 10.0, 30.0, 75.0
@@ -77,12 +78,10 @@ class Connections:
         before = open_files()
         self._most_files = before + min((most_files() - before) // 2, MOST)
         app.middlewares.insert(0, self._note)
+        self._logger = logger
         self._runner = web.AppRunner(
             app,
-            access_log=None,
             shutdown_timeout=CLOSE_SECONDS,
-            keepalive_timeout=IDLE_SECONDS,
-            logger=logger,
             # A request whose client has gone leaves the queue.
             handler_cancellation=True,
         )
@@ -117,8 +116,15 @@ class Connections:
     def _accept(self) -> asyncio.Protocol:
         """Return what handles a new connection."""
         if open_files() < self._most_files:
-            handler: asyncio.Protocol = self._server()
-            return handler
+            loop = asyncio.get_running_loop()
+            # In place of aiohttp's own, which the runner knows no way to replace.
+            return _Connection(
+                self._server,
+                loop=loop,
+                keepalive_timeout=IDLE_SECONDS,
+                logger=self._logger,
+                access_log=None,  # type: ignore[arg-type]
+            )
         self._refused()
         if self._tls:
             # A handshake only to say no would keep the connection for as long as its client likes. asyncio closes it.
@@ -147,6 +153,23 @@ class Connections:
             self._silent = {one: self._silent.get(one, now) for one in present if one not in self._begun}
             for connection in [one for one, since in self._silent.items() if now - since > HEAD_SECONDS]:
                 connection.force_close()
+
+
+class _Connection(web.RequestHandler):
+    """Answer bytes that are no HTTP in the form of the server's protocol, in one line of JSON."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Log an error, and return what its client is told."""
+        super().handle_error(request, status, exc, message)
+        # What follows the colon is the place in the bytes, on lines of its own.
+        reason = f"this is no HTTP request: {(message or '').partition(':')[0].lower()}"
+        response = web.json_response({"error": FAULT if status >= 500 else reason}, status=status)
+        response.force_close()
+        return response
 
 
 class _Refusal(asyncio.Protocol):

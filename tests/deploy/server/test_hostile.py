@@ -179,6 +179,46 @@ def test_wrong_http_request(server: Server, request_: tuple[str, str, bytes]) ->
     assert_clean(json.loads(content)["error"])
 
 
+def exchange(server: Server, *headers: str, body: bytes = b"", until: bytes = b"\r\n\r\n") -> bytes:
+    """Send an inference's head and perhaps a body, and return what has come back by the end of some bytes."""
+    host, port = server.http_url.split(":")
+    head = "\r\n".join([f"POST {INFER} HTTP/1.1", "Host: x", *headers, "", ""]).encode("latin-1")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(head + body)
+        answer = b""
+        while until not in answer and (data := connection.recv(65536)):
+            answer += data
+        return answer
+
+
+def test_headers_that_are_no_text(server: Server) -> None:
+    headers = ("Authorization: Bearer \xff\xfe", "X-Request-Id: \xff\xfe", "traceparent: \xff", "Content-Length: 2")
+    answer = exchange(server, *headers, body=b"{}")
+    assert b" 400 " in answer.partition(b"\r\n")[0]
+
+
+@pytest.mark.parametrize("expect", [(), ("Expect: 100-continue",)], ids=["sent at once", "asked first"])
+def test_a_body_that_is_said_to_be_too_large_is_not_waited_for(server: Server, expect: tuple[str, ...]) -> None:
+    answer = exchange(server, f"Content-Length: {2**40}", *expect)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_client_that_asks_first_is_told_to_send(server: Server) -> None:
+    headers = ("Expect: 100-continue", "Content-Length: 2")
+    assert exchange(server, *headers).startswith(b"HTTP/1.1 100 ")
+    assert b"HTTP/1.1 400 " in exchange(server, *headers, body=b"{}", until=b'"error"')
+    # Others know no such header.
+    assert exchange(server, "Expect: a miracle", "Content-Length: 2", body=b"{}").startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    ("site", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 400), ("none", 400)]
+)
+def test_pages_of_other_sites_may_not_ask(server: Server, site: str, status: int) -> None:
+    answer = exchange(server, f"Sec-Fetch-Site: {site}", "Content-Length: 2", body=b"{}")
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+
+
 def test_half_sent_requests_and_idle_connections(server: Server) -> None:
     host, port = server.http_url.split(":")
     # Both kinds hold a connection without a whole request, as a slow network or an attacker does.

@@ -11,7 +11,7 @@ import pytest
 from deploy.client import Client
 from deploy.server.options import free_ports
 from deploy.server.process.workers import children_of
-from tests.helpers.serving import start
+from tests.helpers.serving import Served, start
 
 MakeImage = Callable[..., bytes]
 WAYS = (signal.SIGKILL, signal.SIGUSR2, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
@@ -31,10 +31,12 @@ def test_nothing_is_left_of_a_supervisor_that_ended(repository: Path, make_image
         processes = server.processes()
         assert len(processes) == 4, "guardian, tritonserver and two workers"
         assert len(server.files()) == 3, "a folder and two regions"
+        environments = environments_of(server)
         server.process.send_signal(WAYS[number % len(WAYS)])
         server.process.wait(PATIENCE_SECONDS)
         assert until(lambda: not any(map(exists, processes)))  # noqa: B023 (called at once)
         assert until(lambda: not server.files())  # noqa: B023
+        assert not any(path.exists() for path in environments)
 
 
 @pytest.mark.parametrize("victim", ["tritonserver", pytest.param("guardian", marks=pytest.mark.slow)])
@@ -50,6 +52,14 @@ def test_workers_end_with_what_started_them(repository: Path, make_image: MakeIm
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(PATIENCE_SECONDS) == 0
     assert server.files() == []
+
+
+def environments_of(server: Served) -> list[Path]:
+    """Return the folders outside of its own that tritonserver has made, by the notes of them, and expect them to be."""
+    (folder,) = [path for path in server.files() if path.is_dir()]
+    found = [Path("/tmp", path.name) for path in folder.glob("python_env_*")]
+    assert found
+    return found
 
 
 def exists(pid: int) -> bool:

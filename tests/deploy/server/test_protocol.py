@@ -5,6 +5,7 @@ import http.client
 import json
 import re
 import subprocess
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -173,6 +174,33 @@ def test_classifications_have_the_labels_names(server: Server, make_image: MakeI
     values, indices, names = zip(*(entry.split(":") for entry in answer["outputs"][0]["data"]), strict=True)
     assert sorted(map(float, values), reverse=True) == list(map(float, values))
     assert [server.release.contract.labels[int(index)] for index in indices] == list(names)
+
+
+def test_a_broken_body_is_no_fault_of_the_servers(six: Server, lines: list[str], make_image: MakeImage) -> None:
+    body, path, bearer = (
+        gzip.compress(infer_body(make_image())),
+        f"/v2/models/{PIPELINE_MODEL}/infer",
+        f"Bearer {TOKEN}",
+    )
+    lines.clear()
+    for broken in (body[:-20], body[:40] + bytes(40) + body[80:], b"none"):
+        assert ask(six, "POST", path, broken, Content_Encoding="gzip", Authorization=bearer).status == 400
+    with closing(http.client.HTTPConnection("127.0.0.1", six.options.http_port)) as leaving:
+        leaving.request("POST", path, body, {"Content-Length": str(2 * len(body)), "Authorization": bearer})
+    while not any('"rejected": "client_gone"' in line for line in lines):
+        time.sleep(0.02)
+    assert not any('"error"' in line for line in lines)
+
+
+def test_closed_extensions_are_not_announced(server: Server) -> None:
+    over_http: Any = document(ask(server, "GET", "/v2"))
+    with grpc.insecure_channel(server.grpc_url) as channel:
+        answer = channel.unary_unary(SERVICE + "ServerMetadata")(b"", timeout=10)
+    over_grpc = schema.ServerMetadataResponse.FromString(answer)
+    assert (over_grpc.name, over_grpc.version) == (over_http["name"], over_http["version"])
+    assert list(over_grpc.extensions) == over_http["extensions"]
+    assert {"classification", "binary_tensor_data"} < set(over_http["extensions"])
+    assert not re.search("shared_memory|unload|trace|logging", " ".join(over_http["extensions"]))
 
 
 def test_readiness_and_starts_are_measured(server: Server) -> None:

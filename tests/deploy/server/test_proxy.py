@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from deploy.server import Server, ServerError, Supervisor, Tls
 from deploy.server.options import FREE_PORTS
 from deploy.server.process.workers import workers_of
 from deploy.server.proxy.tls import server_context
+from tests.helpers.serving import served
 
 MakeImage = Callable[..., bytes]
 TOKEN = "open-sesame"
@@ -81,6 +83,24 @@ def test_health_is_what_the_last_probe_said(repository: Path) -> None:
         assert seen == [503, 503], "not ready from the fault to the end of its repair"
         assert get(server.http_url, ready[0])[0] == 200
         assert get(server.http_url, "/v2/health/live")[0] == 200
+
+
+def test_clients_that_know_no_tls_add_lines_of_json_alone(
+    repository: Path, certificate: Tls, make_image: MakeImage, tmp_path: Path
+) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        files = "--tls-certificate", str(certificate.certificate), "--tls-key", str(certificate.key)
+        with served(repository, *files, stderr=log) as server:
+            for url in (server.grpc, server.http):
+                host, port = url.split(":")
+                for data in (b"GET / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", bytes(range(256))):
+                    with socket.create_connection((host, int(port)), timeout=30) as connection, suppress(OSError):
+                        connection.sendall(data)
+                        connection.recv(4096)
+            with Client(server.grpc, access=Access(certificate=certificate.certificate)) as client:
+                assert client.segment(make_image()).mask.shape == (51, 51)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert all(isinstance(json.loads(line), dict) for line in lines)
 
 
 def test_each_reason_is_counted_at_one_address(server: Server, make_image: MakeImage) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from deploy.contract import Contract
 from deploy.files import CONFIGURATION, read_config, write_config
 from deploy.network.golden import Golden
 from deploy.repository import write_repository
-from deploy.serve import main
+from deploy.serve import MOST_MEGABYTES, main, read_token
 from deploy.server import Server, ServerError
 from deploy.server.log import Log
 from deploy.server.options import FREE_PORTS
@@ -153,13 +154,28 @@ def test_a_file_without_a_token_is_an_error(
     (tmp_path / "token").write_bytes(content)
     assert main(["--repository", str(repository), "--token-file", str(tmp_path / "token")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("must hold one token of printable ASCII characters without spaces")
+    assert line.endswith("must hold one token of printable ASCII characters without spaces, 4,096 at most")
 
 
-def test_port_out_of_range_is_misuse(repository: Path) -> None:
+def test_a_file_without_an_end_is_no_token() -> None:
+    with pytest.raises(ServerError, match="must hold one token"):
+        read_token(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--http-port", "70000"), ("--max-request-mb", "2047"), ("--max-request-mb", "0.5")], ids=" ".join
+)
+def test_what_is_out_of_range_is_misuse(arguments: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
-        main(["--repository", str(repository), "--http-port", "70000"])
+        main(arguments)
     assert exit_.value.code == 2
+    assert f"error: argument {arguments[0]}: " in capsys.readouterr().err
+
+
+def test_the_largest_limit_on_requests_can_be_served(repository: Path, make_image: Callable[..., bytes]) -> None:
+    options = replace(FREE_PORTS, max_request_bytes=MOST_MEGABYTES * 2**20)
+    with Server(repository, options) as server, Client(server.grpc_url) as client:
+        assert client.segment(make_image()).mask.shape == (51, 51)
 
 
 def test_every_line_of_the_log_has_a_message(tmp_path: Path) -> None:

@@ -92,12 +92,15 @@ def unused_id() -> int:
 def test_leftovers_of_dead_servers_are_removed_and_others_kept() -> None:
     left, kept = f"resformer-server-{unused_id()}-0123abcd", f"resformer-server-{os.getpid()}-0123abcd"
     memory, folder = Path("/dev/shm"), Path(gettempdir())
-    gone = [memory / f"{left}-region", folder / left]
+    # tritonserver's, of which the folder has a note.
+    environments = [Path("/tmp", f"python_env_test{kind}{os.getpid()}") for kind in ("empty", "full")]
+    gone = [memory / f"{left}-region", folder / left, environments[0]]
     # Kept: those of a live process, those whose name does not tell a process, and those of another user.
     stays = [
         memory / f"{kept}-region",
         memory / "resformer-server-test-region",
         folder / kept,
+        environments[1],
         folder / f"{left}-theirs",
     ]
     try:
@@ -105,6 +108,9 @@ def test_leftovers_of_dead_servers_are_removed_and_others_kept() -> None:
             path.touch()
         for path in (gone[1], *stays[2:]):
             (path / "python").mkdir(parents=True)
+        environments[0].mkdir()
+        for environment in environments:
+            (folder / left / environment.name).touch()
         if os.geteuid() == 0:
             os.chown(stays[-1], NOBODY, NOBODY)
         else:
