@@ -27,6 +27,12 @@ END, SCAN, APP1, APP14 = 0xD9, 0xDA, 0xE1, 0xEE
 MOST_TEXT = 1 << 20  # bytes of one text of a PNG: what says how to turn it is far smaller
 EASY = "convert it to PNG first, as Pillow can"
 RARE = "convert it to PNG first, as imagecodecs can"
+# The first attributes of a DICOM file that begins with them, as files of before 1993 and cut ones do.
+BARE_DICOM = (
+    *(b"\2\0\0\0", b"\2\0\1\0", b"\2\0\2\0", b"\x08\0\0\0", b"\x08\0\1\0", b"\x08\0\5\0"),
+    *(b"\x08\0\x08\0", b"\x08\0\x16\0", b"\0\x08\0\0", b"\0\x08\0\5", b"\0\x08\0\x08"),
+)
+PREAMBLE = "write it anew with one, as dcmconv or pydicom can"
 # What other files begin with, by the name of their format and what to do about it.
 OTHERS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"GIF8", "GIF", EASY),
@@ -51,6 +57,18 @@ OTHERS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x89HDF", "HDF5", "export its images as PNG or TIFF first"),
     (0, b"ObjectType", "MetaImage", "use retouch:DIR or export its slices as PNG first"),
     (0, b"\x5c\x01\0\0", "NIfTI", "export its slices as PNG first"),
+    (0, b"NRRD", "NRRD", "export its slices as PNG first"),
+    *((0, b"P%d%s" % (number, space), "PNM", EASY) for number in range(1, 7) for space in (b"\n", b" ")),
+    (0, b"v/1\x01", "OpenEXR", "convert it to grey or RGB of 8 or 16 bits first"),
+    (0, b"#?RADIANCE", "Radiance HDR", "convert it to grey or RGB of 8 or 16 bits first"),
+    (0, b"\x93NUMPY", "a NumPy array", "write it as PNG first, as Pillow can"),
+    (0, b"PK\x03\x04", "a ZIP archive", "unpack it first"),
+    (0, b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    *(
+        (0, start, "a web page or SVG", "download or draw the image itself")
+        for start in (b"<!", b"<h", b"<s", b"<?xml")
+    ),
+    *((0, start, "DICOM without the preamble of its files", PREAMBLE) for start in BARE_DICOM),
 )
 
 Kind = Literal["JPEG", "PNG", "TIFF"]

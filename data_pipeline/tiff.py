@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from data_pipeline.orientation import turn_pixels
+from data_pipeline.orientation import is_on_its_side, turn_pixels
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 # Numbers of tags.
@@ -121,7 +121,9 @@ def read_directory(data: bytes) -> Directory:
 
 
 def read_resolution(data: bytes) -> tuple[Fraction, Fraction, float] | None:
-    """Return the pixels a unit across and down, and the unit in millimetres, or None where the first page states none.
+    """Return the pixels a unit across and down the upright image, and the unit in millimetres.
+
+    It is None where the first page states none.
 
     Raises TiffError where the header is damaged.
     """
@@ -129,7 +131,9 @@ def read_resolution(data: bytes) -> tuple[Fraction, Fraction, float] | None:
     across, down, unit = tags.get(X_RESOLUTION), tags.get(Y_RESOLUTION), (tags.get(RESOLUTION_UNIT) or (INCH,))[0]
     if unit not in UNITS_MM or not across or not down:
         return None
-    pairs = [Fraction(*pair) if pair[1] else Fraction(0) for pair in (across, down)]
+    # The tags speak of the rows that are stored, and some orientations turn these into columns.
+    turned = is_on_its_side((tags.get(ORIENTATION) or (1,))[0])
+    pairs = [Fraction(*pair) if pair[1] else Fraction(0) for pair in ((down, across) if turned else (across, down))]
     return pairs[0], pairs[1], UNITS_MM[unit]
 
 

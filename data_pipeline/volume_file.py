@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.dicom import Frame, is_dicom, open_dicom, pixel_spacing, read_frames, slice_spacing
-from data_pipeline.dicom.file import quiet
+from data_pipeline.dicom import DicomImage, Frame, is_dicom, open_dicom, pixel_spacing, read_frames, slice_spacing
+from data_pipeline.dicom.file import quiet, why_not_importable
 from data_pipeline.image_header import DAMAGED, MAX_PIXELS, ImageError
+from data_pipeline.volume_header import check_volume
 
 # Endings of volumes, with those of the masks that are written: a header of a file of its own would be half a volume.
 ENDINGS = {".mhd": ".mha", ".mha": ".mha", ".nii.gz": ".nii.gz", ".nii": ".nii", ".nrrd": ".nrrd", ".nhdr": ".nrrd"}
@@ -69,9 +70,11 @@ def is_volume(file: Path) -> bool:
 
 
 def _frames(file: Path) -> int:
-    try:
-        import pydicom
+    if why_not_importable():
+        return 1
+    import pydicom
 
+    try:
         with quiet():
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["NumberOfFrames"])
             return int(header.get("NumberOfFrames") or 1)
@@ -105,7 +108,7 @@ def _open_image(file: Path) -> Volume:
         import SimpleITK
     except ModuleNotFoundError:
         raise ImageError(MISSING, "not_an_image") from None
-    _check_data_file(file)
+    whole_spacing = check_volume(file)
     # ITK prints warnings of its own, which no option of a command asks for.
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     try:
@@ -122,10 +125,14 @@ def _open_image(file: Path) -> Volume:
         raise ImageError(f"the volume has {count} slices of {width} x {height} pixels", "not_an_image")
     across, down, through = (float(step) for step in image.GetSpacing())
     # What no file states is 1 to its readers.
-    stated = (across, down, through) != (1.0, 1.0, 1.0)
+    stated = whole_spacing and (across, down, through) != (1.0, 1.0, 1.0)
     scale, notes = _scale_of(values)
     if not stated:
-        notes.append("no mm³: a spacing of exactly 1 in all directions is taken for one that nobody has stated")
+        notes.append(
+            "no mm³: a spacing of exactly 1 in all directions is taken for one that nobody has stated"
+            if whole_spacing
+            else "no mm³: the volume does not state its spacing in all directions"
+        )
     return Volume(
         slices=count,
         width=width,
@@ -136,21 +143,6 @@ def _open_image(file: Path) -> Volume:
         scale=scale,
         notes=notes,
     )
-
-
-def _check_data_file(file: Path) -> None:
-    """Raise ImageError where the file of pixels that a MetaImage or NRRD header names is missing."""
-    if not file.name.lower().endswith((".mhd", ".nhdr")):
-        if not file.is_file():
-            raise FileNotFoundError(2, "No such file or directory", str(file))
-        return
-    for line in file.read_bytes().splitlines():
-        key, separator, value = line.partition(b"=" if file.name.lower().endswith(".mhd") else b":")
-        named = value.strip().decode("utf-8", "replace")
-        if separator and key.strip().lower() in (b"elementdatafile", b"data file", b"datafile"):
-            single = named not in ("LOCAL", "LIST") and "%" not in named and not named.startswith("LIST")
-            if single and not (file.parent / named).is_file():
-                raise ImageError(f"the volume's file of pixels is missing ({named})", "damaged")
 
 
 def _scale_of(values: NDArray[Any]) -> tuple[tuple[float, float] | None, list[str]]:
@@ -189,8 +181,6 @@ def slices_of(volume: Volume) -> Iterator[Frame]:
 
 def open_dicom_of(volume: Volume) -> Any:
     """Return the DICOM image that a volume was opened from."""
-    from data_pipeline.dicom import DicomImage
-
     return DicomImage(header=volume.header, frames=volume.slices, width=volume.width, height=volume.height)
 
 

@@ -16,7 +16,7 @@ from tests.helpers.imports import EVERYWHERE, MODULES, PACKAGES, ROOT, exported,
 # The modules of `data_pipeline` that need neither torch nor DALI, which every other package may use.
 LIGHT = (
     *("cores", "files", "fields", "spec", "records", "orientation", "tiff", "image_header", "image_file", "dicom"),
-    *("volume_file", "enlarge", "overlay", "startup", "command_line"),
+    *("volume_header", "volume_file", "enlarge", "overlay", "startup", "command_line"),
 )
 # Of `deploy`, what build, server and client share.
 BASE = ("errors", "contract", "content", "files")

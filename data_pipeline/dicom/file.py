@@ -2,10 +2,12 @@
 
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -56,17 +58,72 @@ def is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM"
 
 
+class _Silence:
+    """Silence pydicom from the moment the first thread enters until the last one has left.
+
+    Loggers and filters of warnings belong to the process: a thread that restored them would let the others print.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._restore = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._restore.enter_context(_silenced())
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._restore.close()
+
+
+_SILENCE = _Silence()
+
+
+def quiet() -> AbstractContextManager[None]:
+    """Keep pydicom and highdicom from printing values of a header, which may name a patient."""
+    return _SILENCE
+
+
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep pydicom from printing values of a header, which may name a patient."""
-    logger = logging.getLogger("pydicom")
-    disabled, logger.disabled = logger.disabled, True
+def _silenced() -> Iterator[None]:
+    # Loggers of their modules hand lines on to these, also those of modules that are imported later.
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    before = [logger.propagate for logger in loggers]
+    # Without any handler, Python would print the lines itself.
+    nowhere = logging.NullHandler()
     try:
+        for logger in loggers:
+            logger.propagate = False
+            logger.addHandler(nowhere)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.disabled = disabled
+        for logger, propagate in zip(loggers, before, strict=True):
+            logger.propagate = propagate
+            logger.removeHandler(nowhere)
+
+
+@cache
+def why_not_importable() -> str:
+    """Import pydicom, and return why that fails, or an empty text.
+
+    Kept, because what is left of a failed import fails in other ways.
+    """
+    try:
+        import pydicom  # noqa: F401
+    except ModuleNotFoundError:
+        return MISSING
+    # It loads packages of others: a broken one, or a folder of the user's that bears a library's name, raises anything.
+    except Exception as error:
+        return as_line(f"pydicom cannot be imported ({type(error).__name__}: {error})")
+    return ""
 
 
 def open_dicom(source: Path | bytes) -> DicomImage:
@@ -77,10 +134,10 @@ def open_dicom(source: Path | bytes) -> DicomImage:
             could name a patient is in the message.
         OSError: the file cannot be opened.
     """
-    try:
-        import pydicom
-    except ModuleNotFoundError:
-        raise ImageError(MISSING, "not_an_image") from None
+    if reason := why_not_importable():
+        raise ImageError(reason, "not_an_image")
+    import pydicom
+
     with quiet():
         try:
             header = pydicom.dcmread(io.BytesIO(source) if isinstance(source, bytes) else source)

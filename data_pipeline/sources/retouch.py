@@ -12,8 +12,10 @@ from PIL import Image
 from rich.progress import track
 
 from data_pipeline.files import code_version, whole_folder
+from data_pipeline.image_header import ImageError
 from data_pipeline.records import BACKGROUND, DataError, Dataset, Record, Split, Volume
 from data_pipeline.sources.pairing import Problems, choose_split, raise_problems
+from data_pipeline.volume_header import check_volume
 
 PREFIX = "RETOUCH-TrainingSet-"
 VENDORS = ("Cirrus", "Spectralis", "Topcon")
@@ -165,8 +167,10 @@ def read_volume(folder: Path, classes: int) -> Scan:
 
     files = [_header_file(folder, name) for name in (SCAN, REFERENCE)]
     try:
+        for file in files:
+            check_volume(file)
         scan, reference = (SimpleITK.ReadImage(str(file)) for file in files)
-    except RuntimeError:
+    except (ImageError, RuntimeError):
         raise VolumeError(f"volumes whose {SCAN} or {REFERENCE} is missing or damaged") from None
     if scan.GetSize() != reference.GetSize():
         raise VolumeError("volumes whose reference has another shape")

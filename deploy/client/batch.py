@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from data_pipeline.dicom import Frame, frame_png
+from data_pipeline.dicom.file import quiet
 from data_pipeline.volume_file import is_volume
 from deploy.client.client import Client, Result
 from deploy.client.image import Failure, FileResult, Wanted, process_file, segment
@@ -71,13 +72,15 @@ def process(
 
     pool = ThreadPoolExecutor(jobs, THREADS)
     try:
-        for of_volumes, group in groupby(tasks, lambda task: is_volume(task.source)):
-            if of_volumes:
-                # One after the other, so that memory holds one of them. Its slices share the threads.
-                ask = partial(_in_order, pool, answer, ahead=jobs)
-                yield from (process_volume(ask, task, output, wanted, contract, claims, advance) for task in group)
-            else:
-                yield from _in_order(pool, work, group, ahead=2 * jobs)
+        # A header may name a patient, and what reads it prints values that it does not like.
+        with quiet():
+            for of_volumes, group in groupby(tasks, lambda task: is_volume(task.source)):
+                if of_volumes:
+                    # One after the other, so that memory holds one of them. Its slices share the threads.
+                    ask = partial(_in_order, pool, answer, ahead=jobs)
+                    yield from (process_volume(ask, task, output, wanted, contract, claims, advance) for task in group)
+                else:
+                    yield from _in_order(pool, work, group, ahead=2 * jobs)
     except (KeyboardInterrupt, GeneratorExit):
         # Nobody who has pressed Ctrl-C waits for the requests in flight.
         pool.shutdown(wait=False, cancel_futures=True)

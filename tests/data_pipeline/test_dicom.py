@@ -1,6 +1,11 @@
 """Test that DICOM images are read as independent readers show them, or refused in one line."""
 
 import io
+import logging
+import os
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +26,14 @@ from data_pipeline.dicom import (
     read_frames,
     slice_spacing,
 )
-from data_pipeline.image_header import ImageError
+from data_pipeline.dicom.file import quiet
+from data_pipeline.image_header import ImageError, read_header
 from data_pipeline.scan import scan_samples
 from tests.helpers.dicom import PATIENT, make_dicom
 
 SHIPPED = Path(pydicom.__file__).parent / "data"
 FILES = sorted(file for file in SHIPPED.rglob("*") if file.is_file() and is_dicom(file.read_bytes()[:132]))
+BARE = ("ExplVR_BigEndNoMeta.dcm", "ExplVR_LitEndNoMeta.dcm", "rtstruct.dcm")  # without a preamble
 # Images that are refused, by what their message must name.
 REFUSED = {
     "JPEG-lossy.dcm": "pylibjpeg-libjpeg",
@@ -204,3 +211,49 @@ def test_colours_are_those_of_another_conversion(tmp_path: Path) -> None:
     with Image.fromarray(stored, "YCbCr") as picture:
         expected = np.asarray(picture.convert("RGB"), np.int32)
     assert np.abs(frame.pixels.astype(np.int32) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_files_without_a_preamble_are_named(name: str) -> None:
+    with pytest.raises(ImageError, match="found DICOM without the preamble"):
+        read_header((SHIPPED / "test_files" / name).read_bytes())
+
+
+def test_silence_ends_with_the_last_who_wants_it(recwarn: pytest.WarningsRecorder) -> None:
+    """Leave in the order of threads, which is any: none may take another's silence away, or keep it for ever."""
+    logger, before = logging.getLogger("pydicom"), warnings.filters[:]
+    first, second = quiet(), quiet()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    warnings.warn("Invalid value for VR PN: 'Doe^Jane'", stacklevel=1)
+    assert not logger.propagate
+    assert not recwarn.list
+    second.__exit__(None, None, None)
+    assert logger.propagate
+    assert warnings.filters == before
+
+
+def test_a_library_that_is_broken_is_one_line_each_time(tmp_path: Path) -> None:
+    """Name the first failure. What is left of a module fails in other words, which say nothing."""
+    (tmp_path / "pydicom").mkdir()
+    (tmp_path / "pydicom" / "__init__.py").write_text("import pydicom.uid\nraise AttributeError('no RTLD_NOW')\n")
+    (tmp_path / "pydicom" / "uid.py").touch()
+    code = """
+from pathlib import Path
+from data_pipeline.dicom import open_dicom
+from data_pipeline.image_header import ImageError
+from data_pipeline.volume_file import is_volume
+print(is_volume(Path("a.dcm")))
+for _ in range(2):
+    try:
+        open_dicom(Path("a.dcm"))
+    except ImageError as error:
+        print(error)
+"""
+    (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM")
+    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths},
+                         capture_output=True, text=True, check=True)  # fmt: skip
+    line = "pydicom cannot be imported (AttributeError: no RTLD_NOW)"
+    assert run.stdout.splitlines() == ["False", line, line]

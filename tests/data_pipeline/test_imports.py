@@ -17,6 +17,7 @@ LIGHT = (
     "startup",
     "command_line",
     "dicom",
+    "volume_header",
     "volume_file",
     "cores",
 )  # what the client imports
@@ -24,7 +25,7 @@ LIGHT = (
 LAYERS = (
     (
         *("__init__", "fields", "spec", "records", "files", "orientation", "tiff", "image_header", "image_file"),
-        *("dicom", "volume_file", "enlarge", "overlay", "startup", "command_line", "cores"),
+        *("dicom", "volume_header", "volume_file", "enlarge", "overlay", "startup", "command_line", "cores"),
     ),
     ("graph", "sources"),
     ("scan",),

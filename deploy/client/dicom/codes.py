@@ -50,7 +50,11 @@ def read_codes(file: Path) -> Codes:
     """
     types: dict[str, Concept] = {}
     categories: dict[str, Concept] = {}
-    for name, entry in read_object(file.read_text(), str(file)).items():
+    try:
+        text = file.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} must be a JSON object, and is no text") from None
+    for name, entry in read_object(text, str(file)).items():
         fields = object_of(entry, f"{file}: {name}")
         require_keys(fields, f"{file}: {name}", ("type",), ("category",))
         types[name] = _concept(fields["type"], f"{file}: {name}")

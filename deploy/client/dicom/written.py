@@ -1,5 +1,6 @@
 """Write a SEG and an SR for one DICOM image, whole or not at all."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.dicom.file import MISSING, quiet
-from data_pipeline.files import whole_file
+from data_pipeline.files import write_whole
 from deploy.client.dicom.codes import Codes
 
 SEG_ENDING, SR_ENDING = "seg.dcm", "sr.dcm"
@@ -69,39 +70,82 @@ def write_dicom(found: Found, stem: Path, codes: Codes, *, deidentify: bool) -> 
         from deploy.client.dicom.segmentation import make_segmentation
     except ModuleNotFoundError:
         raise ValueError(MISSING) from None
-    source = usable_source(found, deidentify=deidentify)
     with quiet():
+        check_source(found)
         try:
+            source = usable_source(found, deidentify=deidentify)
             segmentation = make_segmentation(found, source, codes)
             report = make_report(found, source, segmentation, codes)
-        except AttributeError as error:
-            # What highdicom takes for given. The name of an attribute is no value of the header.
-            raise ValueError(f"no SEG and SR: the source has no {error.name}") from None
-        # highdicom's own errors have no class of their own, and may repeat values.
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"no SEG and SR: highdicom refuses this source ({type(error).__name__})") from None
-        names = []
-        for ending, written in ((SEG_ENDING, segmentation), (SR_ENDING, report)):
-            path = stem.with_name(f"{stem.name}.{ending}")
-            with whole_file(path) as temporary:
-                written.save_as(temporary)
-            names.append(path.name)
+            # Both before either is written, because values are looked at then, too.
+            contents = [(SEG_ENDING, as_file(segmentation)), (SR_ENDING, as_file(report))]
+        # highdicom's and pydicom's own errors have no class of their own, and may repeat values.
+        except Exception as error:
+            raise ValueError(f"no SEG and SR: {_reason(error, found.header)}") from None
+    names = []
+    for ending, content in contents:
+        path = stem.with_name(f"{stem.name}.{ending}")
+        write_whole(path, content)
+        names.append(path.name)
     return names[0], names[1]
 
 
-def usable_source(found: Found, *, deidentify: bool) -> Any:
-    """Return a copy of a source's header from which the answers are made, without its pixels.
+def as_file(dataset: Any) -> bytes:
+    """Return a DICOM object as the bytes of a file."""
+    file = io.BytesIO()
+    dataset.save_as(file)
+    return file.getvalue()
 
-    Raises ValueError where something is missing that no answer can do without.
-    """
-    from pydicom import Dataset
 
+def _reason(error: Exception, header: Any) -> str:
+    """Say why no answer can be made of a source, without values of its header."""
+    from pydicom.datadict import tag_for_keyword
+
+    # What highdicom takes for given. The name of an attribute is no value of the header.
+    if isinstance(error, AttributeError) and tag_for_keyword(error.name or ""):
+        return f"the source has no {error.name}"
+    if "Frame Of Reference UID" in str(error):
+        return "the source has no FrameOfReferenceUID, which its class needs"
+    if wrong := [name for name in _names_of(header) if not _is_valid(header, name)]:
+        return f"the source's {', '.join(wrong)} cannot hold what it says"
+    return f"highdicom refuses this source ({type(error).__name__})"
+
+
+def _names_of(header: Any) -> list[str]:
+    """List the attributes of a header by keyword, without reading their values."""
+    from pydicom.datadict import keyword_for_tag
+
+    return [keyword for tag in header.keys() if (keyword := keyword_for_tag(tag))]  # noqa: SIM118 (elements are read)
+
+
+def _is_valid(header: Any, keyword: str) -> bool:
+    from pydicom.config import RAISE
+    from pydicom.valuerep import validate_value
+
+    try:
+        element = header[keyword]
+        for value in element.value if element.VM > 1 else [element.value]:
+            # Of numbers in text, what the file holds.
+            validate_value(element.VR, getattr(value, "original_string", value), RAISE)
+    # Of a value that cannot be read, pydicom raises anything.
+    except Exception:
+        return False
+    return True
+
+
+def check_source(found: Found) -> None:
+    """Raise ValueError where something is missing that no answer can do without."""
     missing = [keyword for keyword in NEEDED if not found.header.get(keyword)]
     if missing:
         raise ValueError(f"no SEG and SR: the source has no {', '.join(missing)}")
     frames = len(found.mask)
     if frames > 1 and not found.header.get("FrameOfReferenceUID"):
         raise ValueError("no SEG and SR: a source of several frames needs a FrameOfReferenceUID, which this one lacks")
+
+
+def usable_source(found: Found, *, deidentify: bool) -> Any:
+    """Return a copy of a source's header from which the answers are made, without its pixels."""
+    from pydicom import Dataset
+
     source = Dataset()
     source.file_meta = found.header.file_meta
     for element in found.header:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -155,8 +156,13 @@ def test_deidentified_answers_hold_no_name(kind: str, tmp_path: Path) -> None:
         ("capture", {"StudyInstanceUID": None}, "has no StudyInstanceUID"),
         ("capture_frames", {}, "needs a FrameOfReferenceUID"),
         ("oct", {"SharedFunctionalGroupsSequence": None}, "has no SharedFunctionalGroupsSequence"),
+        # An MR image, whose class has a place in space.
+        ("capture", {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"}, "no FrameOfReferenceUID, which its class needs"),
+        ("capture", {"StudyTime": "Doe^Jane"}, "StudyTime cannot hold what it says"),
+        ("capture", {"Modality": None}, "has no Modality"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Invalid value")
 def test_what_a_source_lacks_is_named_and_nothing_is_written(
     kind: str, change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
@@ -176,6 +182,9 @@ def test_tables_of_codes_override_and_are_checked(tmp_path: Path) -> None:
     assert codes.type_of("IRF") == ("246", "SCT", "Fluid")
     assert codes.category_of("IRF") == ("1", "SCT", "Thing")
     assert codes.type_of("🫀 cœur") == ("CUR", "99RESFORMER", "🫀 cœur")
+    table.write_bytes(b"\x80\0")
+    with pytest.raises(ValueError, match=r"codes\.json must be a JSON object, and is no text"):
+        read_codes(table)
     for wrong in ("[]", '{"a": 1}', '{"a": {"type": ["x"]}}', '{"a": {"type": ["x", "y", "z"], "more": 1}}'):
         table.write_text(wrong)
         with pytest.raises(ValueError, match=r"codes\.json"):
@@ -226,3 +235,20 @@ def test_a_study_of_mixed_files_by_the_command(
         assert PATIENT not in file.name
         if file.suffix != ".dcm":
             assert PATIENT.encode() not in file.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value:UserWarning:pydicom.valuerep")
+def test_values_that_a_header_cannot_hold_are_not_printed(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = "Jane-1970"
+    make_dicom(tmp_path / "a.dcm", "capture", pixels_of("capture"), PatientBirthDate=secret, StudyTime=secret)
+    make_dicom(tmp_path / "b.dcm", "oct", pixels_of("oct"), PatientBirthDate=secret, StudyTime=secret)
+    command = [str(tmp_path), "--url", server.grpc_url, "--output", str(tmp_path / "out"), "--dicom"]
+    with warnings.catch_warnings(record=True) as printed:
+        warnings.simplefilter("always")
+        assert main(command) == 0
+    captured = capsys.readouterr()
+    assert secret not in captured.out + captured.err + "".join(str(one.message) for one in printed)
+    assert "StudyTime" in captured.err
+    assert "PatientBirthDate" in captured.err

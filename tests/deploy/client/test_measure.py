@@ -140,6 +140,10 @@ def test_tiff_files_state_their_spacing_and_those_of_printers_do_not_count() -> 
     scanned = tiff_spacing(tiff(resolution_unit="inch", x_resolution=1270.0, y_resolution=1270.0))
     assert scanned is not None
     assert scanned.row_mm == pytest.approx(0.02)
+    # Turned upright, the image has the stored rows as columns.
+    turned = tiff_spacing(tiff(resolution_unit="cm", x_resolution=200.0, y_resolution=400.0, tiffinfo={274: 6}))
+    assert turned is not None
+    assert (turned.column_mm, turned.row_mm) == pytest.approx((0.025, 0.05))
     # A unit of none, and no tags.
     assert tiff_spacing(tiff(resolution_unit=1, x_resolution=200.0, y_resolution=200.0)) is None
     assert tiff_spacing(tiff()) is None

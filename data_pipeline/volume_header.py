@@ -1,0 +1,205 @@
+"""Check the files of a volume before ITK reads them, which fills gaps with zeros and replaces NaN in silence."""
+
+import gzip
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+
+from data_pipeline.fields import shown
+from data_pipeline.image_header import DAMAGED, ImageError
+
+CHUNK = 1 << 20
+LONGEST_HEADER = 1 << 20  # bytes of text before the pixels
+# As C's printf has them: a longer width would fill the memory.
+NUMBERED = re.compile(r"(?P<before>[^%]*)%(?P<width>0?\d?)d(?P<after>[^%]*)")
+MOST_FILES = 10_000
+NIFTI_FLOATS = {16: "f4", 64: "f8"}
+GZIP = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class _Nifti:
+    """Hold what a NIfTI header says of its pixels.
+
+    order: "<" or ">".
+    offset: of the pixels in bytes.
+    size: of the pixels in bytes.
+    kind: NIfTI's number of their type.
+    steps: the distances along the first three axes.
+    """
+
+    order: str
+    offset: int
+    size: int
+    kind: int
+    steps: tuple[float, ...]
+
+
+def check_volume(file: Path) -> bool:
+    """Check that all files of a volume are there and whole, and tell whether it states all of its spacing.
+
+    Args:
+        file: a NIfTI file, or the header of a MetaImage or NRRD volume.
+
+    Raises:
+        ImageError: a file of pixels is missing, cut or damaged, or values are not finite where ITK would not tell.
+        OSError: the file cannot be read.
+    """
+    name = file.name.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        return _check_nifti(file)
+    if name.endswith((".mhd", ".mha")):
+        _check_metaimage(file)
+    else:
+        _check_nrrd(file)
+    return True
+
+
+def _check_nifti(file: Path) -> bool:
+    with file.open("rb") as raw:
+        packed = raw.read(len(GZIP)) == GZIP
+        raw.seek(0)
+        try:
+            opened = cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if packed else raw
+            header = _nifti_header(opened.read(544))
+            opened.seek(header.offset)
+            _check_values(opened, header)
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            raise ImageError(f"{DAMAGED}the volume is cut, or its compressed pixels are damaged", "damaged") from None
+    return all(np.isfinite(step) and step > 0 for step in header.steps)
+
+
+def _nifti_header(data: bytes) -> _Nifti:
+    """Read the header of a NIfTI-1 or NIfTI-2 file that holds its pixels as well."""
+    for order in "<>":
+        size = struct.unpack_from(f"{order}i", data.ljust(4, b"\0"))[0]
+        if size == 348 and len(data) >= 348 and data[344:347] == b"n+1":
+            dimensions = struct.unpack_from(f"{order}8h", data, 40)
+            kind, bits = struct.unpack_from(f"{order}2h", data, 70)
+            steps = struct.unpack_from(f"{order}8f", data, 76)
+            (offset,) = struct.unpack_from(f"{order}f", data, 108)
+        elif size == 540 and len(data) >= 540 and data[4:7] == b"n+2":
+            kind, bits = struct.unpack_from(f"{order}2h", data, 12)
+            dimensions = struct.unpack_from(f"{order}8q", data, 16)
+            steps = struct.unpack_from(f"{order}8d", data, 104)
+            (offset,) = struct.unpack_from(f"{order}q", data, 168)
+        else:
+            continue
+        axes = dimensions[1 : dimensions[0] + 1]
+        if 1 <= dimensions[0] <= 7 and all(axis > 0 for axis in axes) and bits > 0 and 0 <= offset < 2**31:
+            # Exact, because the axes may be any numbers.
+            voxels = 1
+            for axis in axes:
+                voxels *= int(axis)
+            return _Nifti(order, int(offset), voxels * bits // 8, kind, steps[1:4])
+    raise ImageError(f"{DAMAGED}the header of its NIfTI file cannot be read", "damaged")
+
+
+def _check_values(opened: BinaryIO, header: _Nifti) -> None:
+    """Raise ImageError where pixels are missing, or not finite: readers of NIfTI turn those into 0."""
+    left, bad = header.size, 0
+    kind = NIFTI_FLOATS.get(header.kind)
+    while left:
+        chunk = opened.read(min(left, CHUNK))
+        if not chunk:
+            ends = header.size - left
+            raise ImageError(f"{DAMAGED}the volume ends after {ends} of {header.size} bytes of pixels", "damaged")
+        left -= len(chunk)
+        if kind:
+            # A last value that is cut is found by the length.
+            whole = len(chunk) - len(chunk) % int(kind[1])
+            bad += int(np.count_nonzero(~np.isfinite(np.frombuffer(chunk[:whole], header.order + kind))))
+    if bad:
+        raise ImageError(f"the volume holds {bad} NaN or infinities", "damaged")
+
+
+def _check_metaimage(file: Path) -> None:
+    fields, start, rest = _fields(file, "=", end="elementdatafile")
+    named = fields.get("elementdatafile", "")
+    local = named.upper() in ("", "LOCAL")
+    files = [file] if local else list(_named_files(file, named, rest))
+    # What it compares the pixels with stands behind them, where ITK does not look.
+    if fields.get("compresseddata", "").lower() == "true" and len(files) == 1:
+        with files[0].open("rb") as opened:
+            opened.seek(start if local else 0)
+            _check_packed(opened)
+
+
+def _check_packed(opened: BinaryIO) -> None:
+    unpacker = zlib.decompressobj(wbits=47)  # zlib or gzip, whichever it is
+    try:
+        data = opened.read(CHUNK)
+        while data and not unpacker.eof:
+            unpacker.decompress(data, CHUNK)
+            data = unpacker.unconsumed_tail or opened.read(CHUNK)
+    except zlib.error:
+        raise ImageError(f"{DAMAGED}the compressed pixels of the volume are not whole", "damaged") from None
+
+
+def _check_nrrd(file: Path) -> None:
+    fields, _, rest = _fields(file, ":")
+    named = fields.get("data file", fields.get("datafile", ""))
+    if named:
+        list(_named_files(file, named, rest))
+
+
+def _fields(file: Path, separator: str, end: str | None = None) -> tuple[dict[str, str], int, list[str]]:
+    """Return the fields of a header in text by their names in lower case, its length, and the lines behind it.
+
+    Args:
+        file: what begins with it.
+        separator: between names and values.
+        end: the last field, without which an empty line ends the header.
+    """
+    with file.open("rb") as opened:
+        lines = opened.read(LONGEST_HEADER).split(b"\n")
+    fields: dict[str, str] = {}
+    length = 0
+    for index, line in enumerate(lines):
+        text = line.decode("utf-8", "replace").strip()
+        length += len(line) + 1
+        name, _, value = text.partition(separator)
+        name = name.strip().lower()
+        fields.setdefault(name, value.strip())
+        # The names of a list stand where the pixels would.
+        listed = name in ("data file", "datafile") and value.strip().upper().startswith("LIST")
+        if name == end or listed or (end is None and not text):
+            return fields, length, [one.decode("utf-8", "replace").strip() for one in lines[index + 1 :]]
+    return fields, length, []
+
+
+def _named_files(file: Path, named: str, rest: list[str]) -> Iterator[Path]:
+    """Yield the files of pixels that a header names, each of which is there."""
+    words = named.split()
+    if words[0].upper() == "LIST":
+        names = [one for one in rest if one][:MOST_FILES]
+    elif "%" in named:
+        names = list(_numbered(words))
+    else:
+        names = [named]
+    for name in names:
+        path = file.parent / name
+        try:
+            there = path.is_file()
+        except (OSError, ValueError):  # too long, or with a zero byte
+            there = False
+        if not there:
+            raise ImageError(f"the volume's file of pixels is missing ({shown(name)})", "damaged")
+        yield path
+
+
+def _numbered(words: list[str]) -> Iterator[str]:
+    """Yield the names that a pattern stands for: `slice%03d.raw FIRST LAST STEP`."""
+    pattern, numbers = NUMBERED.fullmatch(words[0]), words[1:]
+    plain = all(number.isascii() and number.isdigit() and len(number) < 7 for number in numbers)
+    if pattern is None or len(numbers) not in (3, 4) or not plain or int(numbers[2]) < 1:
+        raise ImageError(f"{DAMAGED}the volume names its files of pixels in a way that is not read", "damaged")
+    first, last, step = (int(number) for number in numbers[:3])
+    for number in range(first, min(last, first + step * MOST_FILES) + 1, step):
+        yield f"{pattern['before']}{number:{pattern['width']}d}{pattern['after']}"

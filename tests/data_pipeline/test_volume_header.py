@@ -1,0 +1,132 @@
+"""Test that volumes whose files are cut, damaged or missing are refused, where ITK reads them as something."""
+
+import gzip
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+from numpy.typing import NDArray
+
+from data_pipeline.image_header import ImageError
+from data_pipeline.volume_file import Volume, open_volume
+
+VALUES = np.random.default_rng(0).integers(0, 256, (4, 30, 40), dtype=np.uint8)
+SPACING = (0.01, 0.004, 0.1)
+PIXDIM = 76  # where a NIfTI file holds its spacing, and the number of axes before it
+NAMES = ("a.nii", "a.nii.gz", "a.mha", "a.mhd", "a.nrrd", "a.nhdr")
+
+
+def write(path: Path, values: NDArray[np.generic] = VALUES, *, compressed: bool = False) -> Path:
+    image = SimpleITK.GetImageFromArray(values)
+    image.SetSpacing(SPACING)
+    SimpleITK.WriteImage(image, str(path), compressed)
+    return path
+
+
+def pixels_of(volume: Volume) -> NDArray[np.generic]:
+    pixels: NDArray[np.generic] = SimpleITK.GetArrayFromImage(volume.image)
+    return pixels
+
+
+def change(path: Path, edit: Callable[[bytes], bytes]) -> Path:
+    """Change the bytes of a file, or those in a compressed one."""
+    data = path.read_bytes()
+    path.write_bytes(gzip.compress(edit(gzip.decompress(data))) if path.suffix == ".gz" else edit(data))
+    return path
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_whole_volumes_are_read(name: str, compressed: bool, tmp_path: Path) -> None:
+    volume = open_volume(write(tmp_path / name, compressed=compressed))
+    np.testing.assert_array_equal(pixels_of(volume), VALUES)
+    assert volume.spacing == pytest.approx((0.004, 0.01, 0.1), rel=1e-6)
+
+
+@pytest.mark.parametrize("left", [0.0, 0.02, 0.5, 0.99])
+@pytest.mark.parametrize("name", NAMES)
+def test_cut_files_are_refused(name: str, left: float, tmp_path: Path) -> None:
+    write(tmp_path / name)
+    # The pixels, where they have a file of their own.
+    file = max(tmp_path.iterdir(), key=lambda one: one.stat().st_size)
+    file.write_bytes(file.read_bytes()[: int(left * file.stat().st_size)])
+    with pytest.raises(ImageError):
+        open_volume(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nii.gz", "a.nrrd"])
+def test_damaged_compressed_pixels_are_refused(name: str, tmp_path: Path) -> None:
+    write(tmp_path / name, compressed=True)
+    file = max(tmp_path.iterdir(), key=lambda one: one.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) * 3 // 4] ^= 0x55
+    file.write_bytes(data)
+    with pytest.raises(ImageError):
+        open_volume(tmp_path / name)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", NAMES)
+def test_values_that_are_not_finite_are_refused(
+    name: str, dtype: type[np.float32 | np.float64], value: float, tmp_path: Path
+) -> None:
+    values = VALUES.astype(dtype)
+    values[2, 5, 7] = value
+    with pytest.raises(ImageError, match="the volume holds 1 NaN or infinities"):
+        open_volume(write(tmp_path / name, values))
+
+
+@pytest.mark.parametrize("step", [0.0, np.nan, np.inf])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_distance_that_is_none_is_not_taken_for_one(name: str, step: float, tmp_path: Path) -> None:
+    file = write(tmp_path / name)
+    change(file, lambda data: data[: PIXDIM + 4] + struct.pack("<f", step) + data[PIXDIM + 8 :])
+    volume = open_volume(file)
+    assert volume.spacing is None
+    assert volume.notes == ["no mm³: the volume does not state its spacing in all directions"]
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "LIST\ns0.raw\ns9.raw\ns2.raw\ns3.raw",
+        "s%d.raw 0 4 1",
+        "LIST\ns0.raw\npipe\ns2.raw\ns3.raw",
+        "pipe",
+        ".",
+        "x\0y",
+    ],
+)
+@pytest.mark.parametrize("ending", [".mhd", ".mha"])
+def test_files_of_pixels_that_are_missing_are_named(ending: str, named: str, tmp_path: Path) -> None:
+    header = slices_in_files(tmp_path, ending, named)
+    with pytest.raises(ImageError, match="the volume's file of pixels is missing"):
+        open_volume(header)
+
+
+@pytest.mark.parametrize("named", ["LIST\ns0.raw\ns1.raw\ns2.raw\ns3.raw", "s%d.raw 0 3 1"])
+def test_files_of_pixels_that_are_there_are_read(named: str, tmp_path: Path) -> None:
+    np.testing.assert_array_equal(pixels_of(open_volume(slices_in_files(tmp_path, ".mhd", named))), VALUES)
+
+
+@pytest.mark.parametrize("named", ["s%999999999d.raw 0 3 1", "s%s%n.raw 0 3 1", "s%d.raw", "s%d.raw 0 3 0"])
+def test_patterns_that_are_none_are_refused(named: str, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="in a way that is not read"):
+        open_volume(slices_in_files(tmp_path, ".mhd", named))
+
+
+def slices_in_files(folder: Path, ending: str, named: str) -> Path:
+    """Write a header that names its files of pixels, and a file for each slice beside a named pipe."""
+    for index, plane in enumerate(VALUES):
+        (folder / f"s{index}.raw").write_bytes(plane.tobytes())
+    os.mkfifo(folder / "pipe")
+    header = write(folder / "b.mhd")
+    text = header.read_text().replace("ElementDataFile = b.raw", f"ElementDataFile = {named}")
+    changed = folder / f"a{ending}"
+    changed.write_text(text)
+    return changed
