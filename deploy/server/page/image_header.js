@@ -7,12 +7,13 @@ const SHORT = 3;
 const VALUES = { 3: 2, 4: 4, 16: 8 };
 const EXIF = "Exif\0\0";
 const MOST_TEXT = 1 << 20;
+const MOST_PAGES = 10_000;
 
 /**
- * Return { kind, orientation, places, width, height }.
+ * Return { kind, orientation, places, pages, width, height }.
  *
  * kind: "JPEG", "PNG" or "TIFF", empty for what is no image. orientation: 1 to 8, as EXIF counts. places: starts and
- * ends of what tells browsers how to turn the file. width, height: of a TIFF alone, upright.
+ * ends of what tells browsers how to turn the file. pages, width, height: of a TIFF alone, the size upright.
  */
 export async function readHeader(buffer) {
   const bytes = new Uint8Array(buffer);
@@ -149,10 +150,30 @@ function ofExif(block) {
 
 function ofTiff(bytes) {
   const little = bytes[0] === 0x49;
-  const tags = directory(new DataView(bytes.buffer), little, bytes[little ? 2 : 3] === 0x2b);
+  const [view, big] = [new DataView(bytes.buffer), bytes[little ? 2 : 3] === 0x2b];
+  const tags = directory(view, little, big);
   const orientation = known(tags.get(ORIENTATION) ?? 1);
   const [width, height] = [tags.get(WIDTH), tags.get(HEIGHT)];
-  return { orientation, ...(orientation >= 5 ? { width: height, height: width } : { width, height }) };
+  const size = orientation >= 5 ? { width: height, height: width } : { width, height };
+  return { orientation, pages: pagesOf(view, little, big), ...size };
+}
+
+/** Count the directories of a TIFF, each of which is a page, as far as it goes. */
+function pagesOf(view, little, big) {
+  const whole = (place) => (big ? Number(view.getBigUint64(place, little)) : view.getUint32(place, little));
+  const seen = new Set();
+  try {
+    for (let start = whole(big ? 8 : 4); start && !seen.has(start) && seen.size < MOST_PAGES; ) {
+      const after = big ? start + 8 + 20 * whole(start) : start + 2 + 12 * view.getUint16(start, little);
+      const next = whole(after);
+      seen.add(start);
+      start = next;
+    }
+  } catch (error) {
+    // It ends within a directory.
+    if (!(error instanceof RangeError)) throw error;
+  }
+  return seen.size;
 }
 
 /** Read the whole numbers of the first directory of a TIFF, or of a BigTIFF, as far as it goes. */

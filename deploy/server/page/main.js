@@ -12,10 +12,17 @@ import { Viewer } from "./viewer.js";
 import { untilServed, wait } from "./waiting.js";
 
 const IN_FLIGHT = 4;
-// { file, name, begin, state: "waiting" | "sent" | "done" | "failed" }, with what is known of each by then.
+// How long the picture before stays while the next one of its series is decoded: without it, a moving slider would flicker.
+const STAY_MS = 150;
+const byName = new Intl.Collator(undefined, { numeric: true });
+// { file, name, begin, series, state: "waiting" | "sent" | "done" | "failed" }, with what is known of each by then.
+// series: the items that came with it, in the order of their names.
 let items = [];
 // The item on the screen, its picture, and once it is answered its mask and the layer that is drawn of it.
 let current = {};
+// The item whose picture is drawn, for some moments another one.
+let displayed;
+let blank = 0;
 // The labels of what is served, without probabilities.
 let unknown = {};
 // An outline of 1 is as wide as in the client's overlays. On a screen twice of that is easier to see.
@@ -41,9 +48,10 @@ async function learn(before) {
 }
 
 function restart() {
-  const images = items;
+  const [series, looked] = [new Set(items.map((item) => item.series)), current.item?.file];
   clear();
-  add(images.map((item) => item.file));
+  for (const one of series) add(one.map((item) => item.file));
+  select(items.find((item) => item.file === looked));
 }
 
 /** Fail an item that the server has gone away with again and again. */
@@ -62,13 +70,16 @@ async function recover(problem) {
 
 function add(files) {
   const begin = performance.now();
-  const added = [...files].map((file) => ({ file, name: file.name, begin, state: "waiting" }));
-  if (!added.length) return;
-  items.push(...added);
+  const series = [];
+  for (const file of [...files].sort((one, other) => byName.compare(one.name, other.name))) {
+    series.push({ file, name: file.name, begin, series, state: "waiting" });
+  }
+  if (!series.length) return;
+  items.push(...series);
   byId("page").dataset.filled = "true";
-  added.forEach((item) => results.add(item));
-  select(added[0]);
-  queue.add(...added);
+  series.forEach((item) => results.add(item));
+  select(series[0]);
+  queue.add(...series);
   report();
 }
 
@@ -134,13 +145,13 @@ function change(item, changes) {
   results.update(item);
   if (item !== current.item) return;
   explain(item);
-  if (isNothing(item)) viewer.show(null);
+  if (isNothing(item)) display(item, null);
 }
 
 /** Forget the file of an item, and its picture where nobody looks at it: fifty photographs do not fit into memory. */
 function letGo(item) {
   item.bytes = undefined;
-  if (item === current.item || item.state === "sent") return;
+  if (item === current.item || item === displayed || item.state === "sent") return;
   item.picture?.then((picture) => picture.close(), () => {});
   item.picture = undefined;
 }
@@ -152,7 +163,11 @@ async function select(item) {
   current = { item };
   if (before) letGo(before);
   results.select(item);
-  viewer.show(null);
+  showPlace(item);
+  const next = Boolean(item && item.series === before?.series);
+  clearTimeout(blank);
+  if (next) blank = setTimeout(() => display(item, null), STAY_MS);
+  else display(item, null);
   explain(item);
   if (!item) return;
   item.picture ??= readOnce(item).then(open);
@@ -164,9 +179,28 @@ async function select(item) {
     return;
   }
   if (item !== current.item) return;
+  clearTimeout(blank);
   current.picture = picture;
-  viewer.show(isNothing(item) ? null : picture);
+  display(item, isNothing(item) ? null : picture, next);
   if (item.state === "done") await uncover(item, picture);
+}
+
+/** Draw an item's picture, or nothing, and let go of the one before. */
+function display(item, picture, stay) {
+  viewer.show(picture, stay);
+  const before = displayed;
+  displayed = picture ? item : undefined;
+  if (before && before !== item) letGo(before);
+}
+
+/** Show where an item lies among those that came with it: the slices of a volume, most often. */
+function showPlace(item) {
+  const { series = [] } = item ?? {};
+  const number = series.indexOf(item) + 1;
+  byId("series").hidden = series.length < 2;
+  Object.assign(byId("slice"), { max: series.length, value: number });
+  byId("slice-of").textContent = `${number} of ${series.length}`;
+  byId("slice").setAttribute("aria-valuetext", `${number} of ${series.length}, ${item?.name ?? ""}`);
 }
 
 /** Tell whether neither the server nor the browser takes it: a grey square in its place would look like an answer. */
@@ -203,7 +237,7 @@ function explain(item) {
   showAreas(done ? item.counts : []);
   showLabels(done ? item.labels : unknown);
   showTimes(done ? item : {});
-  for (const name of ["save-overlay", "save-mask", "save-result"]) byId(name).disabled = !done;
+  for (const name of ["save-overlay", "save-mask", "save-result"]) byId(name).disabled = !done || !current.layer;
   const summary = item ? summaryOf(item) : "";
   byId("summary").textContent = summary;
   byId("canvas").ariaLabel = summary || "No image yet";
@@ -241,6 +275,7 @@ on("own-size", "click", viewer.ownSize);
 on("fit", "click", () => viewer.fit());
 on("opacity", "input", (event) => restyle({ opacity: amount(event) }));
 on("outline", "input", (event) => restyle({ outline: amount(event) }));
+on("slice", "input", (event) => select(current.item.series[amount(event) - 1]));
 on("save-overlay", "click", () => saveOverlay(current.item, current.picture, current.layer));
 on("save-mask", "click", () => saveMask(current.item, current.mask));
 on("save-result", "click", () => saveResults([current.item], current.item.name));

@@ -23,7 +23,7 @@ export async function read(file) {
 export async function open(bytes) {
   const header = await readHeader(bytes);
   if (header.kind === "TIFF" && header.width > 0 && header.height > 0) {
-    return bare(header, "Browsers do not draw TIFF files: the mask lies on grey, at the image's own size.");
+    return bare(header, `Browsers do not draw TIFF files: the mask lies on grey, at the image's own size.${pagesNote(header.pages)}`);
   }
   let bitmap;
   try {
@@ -40,6 +40,8 @@ export async function open(bytes) {
   bitmap.close();
   return drawable(upright, note, () => {});
 }
+
+const pagesNote = (pages) => (pages > 1 ? ` This one has ${pages} pages, and the answer is to the first alone.` : "");
 
 /**
  * Leave out of a file what makes a browser turn it. That knows EXIF alone, and of several blocks perhaps another one: the

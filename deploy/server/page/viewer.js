@@ -10,6 +10,7 @@ const [MARGIN, LOWER_MARGIN] = [16, 68];
 export class Viewer {
   #picture = null;
   #layer = null;
+  #last = null;
   #place = { x: 0, y: 0, zoom: 1 };
   #fitted = true;
   #due = false;
@@ -29,10 +30,14 @@ export class Viewer {
     }
   }
 
-  /** Show a picture, or nothing. */
-  show(picture) {
+  /** Show a picture, or nothing. With `stay`, one of the same size as the last one lies where that was. */
+  show(picture, stay = false) {
     [this.#picture, this.#layer] = [picture, null];
-    this.fit();
+    if (!picture) return this.#draw();
+    const last = this.#last;
+    this.#last = { width: picture.width, height: picture.height };
+    if (stay && last?.width === picture.width && last.height === picture.height) this.#draw();
+    else this.fit();
   }
 
   /** Lay a canvas of the picture's size over it, and return when it is on the screen. */

@@ -234,6 +234,47 @@ def test_a_pasted_image_is_answered(browser: Browser, server: Server, make_image
         seen.settled(1)
 
 
+def test_files_of_one_drop_are_a_series_with_a_slider(browser: Browser, server: Server, make_image: MakeImage) -> None:
+    with visit(browser, server.http_url) as seen:
+        slider, place, zoom = (seen.page.locator(one) for one in ("#slice", "#slice-of", "#zoom"))
+        # In the order in which a system may hand them over.
+        names = ["slice 10.png", "slice 1.png", "slice 2.png"]
+        seen.drop({name: make_image((64, 48), seed=number) for number, name in enumerate(names)})
+        seen.settled(3)
+        assert seen.page.locator("#items .name").all_inner_texts() == ["slice 1.png", "slice 2.png", "slice 10.png"]
+        expect(place).to_have_text("1 of 3")
+        seen.page.get_by_role("button", name="Zoom in").click()
+        expect(seen.page.locator("#save-overlay")).to_be_enabled()
+        first, zoomed = seen.pixels(), zoom.inner_text()
+        slider.focus()
+        seen.page.keyboard.press("End")
+        expect(seen.page.locator("#name")).to_have_text("slice 10.png")
+        expect(slider).to_have_attribute("aria-valuetext", "3 of 3, slice 10.png")
+        expect(seen.page.locator("#save-overlay")).to_be_enabled()
+        assert zoom.inner_text() == zoomed, "images of one size are compared at one place"
+        assert (seen.pixels() != first).any()
+        seen.drop({"another.png": make_image(seed=3)})
+        seen.settled(4)
+        expect(slider).to_be_hidden()
+        seen.choose("slice 2.png")
+        expect(place).to_have_text("2 of 3")
+        # Faster than images are opened.
+        for key in ["End", "Home"] * 10:
+            slider.press(key)
+        expect(seen.page.locator("#save-overlay")).to_be_enabled()
+
+
+def test_a_file_of_several_pages_says_which_was_answered(browser: Browser, server: Server) -> None:
+    pages = [Image.new("RGB", (60, 40), colour) for colour in ("red", "green", "blue")]
+    several = io.BytesIO()
+    pages[0].save(several, "TIFF", save_all=True, append_images=pages[1:])
+    with visit(browser, server.http_url) as seen:
+        seen.drop({"one.tiff": tiff(), "several.tiff": several.getvalue()})
+        seen.settled(2)
+        assert "pages" not in in_front(seen, "one.tiff")
+        assert in_front(seen, "several.tiff").endswith("This one has 3 pages, and the answer is to the first alone.")
+
+
 def follow(seen: Visit, flying: set[Request]) -> list[int]:
     """Keep the inferences in flight in a set, and return a list that gets their number at the start of each."""
     counts: list[int] = []
