@@ -45,7 +45,7 @@ def open_folder(
     bad, notes = set_aside(folder, problems | converted.problems, skip_bad)
     # The classes come from all masks, not from those of the split, so that every split has the same ones. Masks that
     # are all empty still have one class to learn.
-    seg_classes = number_classes(max(1, *converted.classes))
+    seg_classes = number_classes(max((1, *converted.classes)))
     # Chosen before bad ones are left out, so that mending a file moves no other to another split.
     stems = [stem for stem in choose_split(table.rows, split, seed) if stem not in bad][:samples]
     if not stems:

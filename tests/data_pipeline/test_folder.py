@@ -65,6 +65,17 @@ def test_mixed_depths_palettes_and_formats(tmp_path: Path) -> None:
     assert set(np.unique(np.asarray(Image.open(by_name["s5"].mask)))) == {0, 1}
 
 
+def test_masks_of_which_none_can_be_read_are_refused_one_by_one(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, 10)
+    for path in (folder / "masks").iterdir():
+        Image.open(path).save(path.with_suffix(".webp"), lossless=True)
+        path.unlink()
+    data = opened(folder, "all")
+    bad = scan_samples(data, cache=tmp_path)
+    assert len(bad) == len(data.records) == 10
+    assert all("found WebP" in one.reason for one in bad)
+
+
 def test_grey_folders_are_recognised(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, 10)
     assert not opened(folder).grey
