@@ -11,6 +11,8 @@ from data_pipeline.sources.pairing import (
     MASK_ENDINGS,
     choose_split,
     files_by_stem,
+    find_rivals,
+    find_strangers,
     find_unpaired,
     match,
     read_labels,
@@ -40,7 +42,13 @@ def open_folder(
     images = match(files_by_stem(folder / "images", LAYOUT), table.rows)
     masks = match(files_by_stem(folder / "masks", LAYOUT), images.keys(), MASK_ENDINGS)
     problems = table.problems | find_unpaired(table.rows, images, masks, "labels.csv")
-    pairs = {stem: (images[stem], masks[stem]) for stem in images.keys() & masks.keys()}
+    problems |= {"images that share their name with another": find_rivals(images)}
+    problems |= {"images with several masks": [stem for stem in find_rivals(masks) if stem in images]}
+    if problems["images without a mask"] and not skip_bad:
+        problems["masks without an image (name each like its image, or with _mask behind)"] = find_strangers(
+            masks, images
+        )
+    pairs = {stem: (images[stem][0], masks[stem][0]) for stem in images.keys() & masks.keys()}
     converted = convert_masks(pairs, cache, rules=read_rules(folder))
     bad, notes = set_aside(folder, problems | converted.problems, skip_bad)
     # The classes come from all masks, not from those of the split, so that every split has the same ones. Masks that
@@ -53,7 +61,7 @@ def open_folder(
     return Dataset(
         name=f"folder:{folder}",
         records=tuple(
-            Record(image=images[stem], mask=converted.files[stem], labels=table.rows[stem]) for stem in stems
+            Record(image=images[stem][0], mask=converted.files[stem], labels=table.rows[stem]) for stem in stems
         ),
         seg_classes=seg_classes,
         labels=table.names,

@@ -76,7 +76,8 @@ def read_labels(path: Path, key: str) -> Table:
         header, lines = header[:width], [line[:width] for line in lines]
     if header[:1] != [key] or len(header) < 2:
         raise DataError(
-            f"{path}: the first line must be '{key}' and the names of the labels, found {','.join(header)!r}"
+            f"{path}: the first line must be '{key}' and the names of the labels with commas between, "
+            f"found {','.join(header)!r}"
         )
     names = tuple(header[1:])
     try:
@@ -135,8 +136,10 @@ def _is_meant(name: str, pattern: str) -> bool:
     return fnmatch(name, pattern) and not left_behind
 
 
-def match(files: dict[str, Path], stems: Collection[str], endings: tuple[str, ...] = ()) -> dict[str, Path]:
+def match(files: dict[str, Path], stems: Collection[str], endings: tuple[str, ...] = ()) -> dict[str, list[Path]]:
     """Return files under the stems that they belong to: the same one, or one that differs in case or by an ending.
+
+    A file that belongs to none of the stems is under its own.
 
     Args:
         files: paths by their own stem.
@@ -145,15 +148,23 @@ def match(files: dict[str, Path], stems: Collection[str], endings: tuple[str, ..
     """
     wanted, by_case = set(stems), Counter(stem.casefold() for stem in stems)
     of_case = {stem.casefold(): stem for stem in stems if by_case[stem.casefold()] == 1}
-    matched = {stem: path for stem, path in files.items() if stem in wanted}
+    matched: dict[str, list[Path]] = {}
     for stem, path in files.items():
-        if stem not in wanted:
-            own = stem.casefold()
-            names = [own, *(own.removesuffix(ending) for ending in endings if own.endswith(ending))]
-            target = next((of_case[name] for name in names if name in of_case), stem)
-            # A file of exactly the name wins.
-            matched.setdefault(target, path)
+        own = stem.casefold()
+        names = [own, *(own.removesuffix(ending) for ending in endings if own.endswith(ending))]
+        target = next((of_case[name] for name in names if name in of_case), stem)
+        matched.setdefault(stem if stem in wanted else target, []).append(path)
     return matched
+
+
+def find_rivals(matched: dict[str, list[Path]]) -> list[str]:
+    """Find the stems that several files may belong to."""
+    return sorted(stem for stem, paths in matched.items() if len(paths) > 1)
+
+
+def find_strangers(matched: dict[str, list[Path]], images: Collection[str]) -> list[str]:
+    """Find the masks that belong to no image, by name."""
+    return sorted(paths[0].name for stem, paths in matched.items() if stem not in images)
 
 
 def find_unpaired(rows: Iterable[str], images: Iterable[str], masks: Iterable[str], table: str) -> Problems:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline import open_source
+from data_pipeline import DataError, open_source
 from data_pipeline.sources.pairing import stem_of
 from tests.helpers.samples import blob, picture
 
@@ -38,6 +38,28 @@ def write(folder: Path, image: str, mask: str, row: str, table: str = "image,x\n
 )
 def test_names_that_mean_the_same_are_paired(image: str, mask: str, row: str, tmp_path: Path) -> None:
     assert len(open_source(write(tmp_path, image, mask, row), "all", cache=tmp_path).records) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("masks/a_mask.png", "1 images with several masks: a$"),
+        ("masks/a_gt.png", "1 images with several masks: a$"),
+        ("images/A.png", "1 images that share their name with another: a$"),
+    ],
+)
+def test_of_two_files_for_one_name_neither_is_taken(more: str, message: str, tmp_path: Path) -> None:
+    source = write(tmp_path, "a.png", "a.png", "a")
+    Image.fromarray(blob(20, 30)).save(tmp_path / more)
+    with pytest.raises(DataError, match=message):
+        open_source(source, "all", cache=tmp_path)
+
+
+@pytest.mark.parametrize(("image", "mask"), [("a.png", "mask_a.png"), ("a_0000.png", "a.png")])
+def test_masks_of_other_names_are_listed_with_what_to_do(image: str, mask: str, tmp_path: Path) -> None:
+    source = write(tmp_path, image, mask, image)
+    with pytest.raises(DataError, match=rf"1 masks without an image \(name each like its image, .*\): {mask}$"):
+        open_source(source, "all", cache=tmp_path)
 
 
 def test_what_systems_leave_behind_is_no_image(tmp_path: Path) -> None:
