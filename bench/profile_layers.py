@@ -3,18 +3,19 @@
 python -m bench.profile_layers build/openvino.fp32.xml
 """
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
-from data_pipeline.command_line import new_parser, positive
+from data_pipeline.command_line import Output, new_parser, positive, run_command
 from deploy.network.openvino_session import compile_model, read_model
 
 RUNS = 5
+FORMATS = (".xml", ".onnx")
 Kind = tuple[str, str]  # the layer's type, the implementation that ran
 
 
@@ -34,22 +35,38 @@ def layer_ms(path: Path, threads: int) -> tuple[Mapping[Kind, float], Mapping[Ki
     return times, Counter((layer.node_type, layer.exec_type) for layer in ran)
 
 
-def main() -> None:
-    """Print the kinds of layer that take at least a hundredth of the whole, the slowest first."""
-    parser = new_parser("bench.profile_layers", __doc__)
-    parser.add_argument("engine", type=Path, help="an OpenVINO .xml, or an ONNX file, in fp32 or int8")
-    parser.add_argument("--threads", type=positive(int), default=2, help="threads of the engine (default 2)")
-    options = parser.parse_args()
-    if not options.engine.is_file():
-        parser.error(f"{options.engine} must be a file: build it with `python -m deploy.build_engine`")
-    times, layers = layer_ms(options.engine, options.threads)
+class EngineError(Exception):
+    """Say in one line why a file cannot be profiled."""
+
+
+def show(engine: Path, threads: int) -> None:
+    """Print the kinds of layer that take at least a hundredth of the whole, the slowest first.
+
+    Raises EngineError for a file that OpenVINO does not read.
+    """
+    if engine.suffix not in FORMATS or not engine.is_file():
+        raise EngineError(f"{engine} must be a file of {' or '.join(FORMATS)}: run `python -m deploy.build_engine`")
+    try:
+        times, layers = layer_ms(engine, threads)
+    except RuntimeError as error:  # of OpenVINO, which says why at the end of many lines
+        reason = [line for line in str(error).splitlines() if line.strip()][-1]
+        raise EngineError(f"{engine} cannot be opened by OpenVINO: {reason.strip()}") from error
     total = sum(times.values())
-    table = Table("layer", "implementation", "layers", "ms", "share", title=f"{options.engine.name}, {total:.1f} ms")
+    table = Table("layer", "implementation", "layers", "ms", "share", title=f"{engine.name}, {total:.1f} ms")
     for kind, time in sorted(times.items(), key=lambda item: -item[1]):
         if time >= total / 100:
             table.add_row(*kind, str(layers[kind]), f"{time:.1f}", f"{time / total:.0%}")
-    Console().print(table)
+    Output().print(table)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = new_parser("bench.profile_layers", __doc__)
+    parser.add_argument("engine", type=Path, help="an OpenVINO .xml, or an ONNX file, in fp32 or int8")
+    parser.add_argument("--threads", type=positive(int), default=2, help="threads of the engine (default 2)")
+    options = parser.parse_args(arguments)
+    return run_command(lambda: show(options.engine, options.threads), EngineError)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

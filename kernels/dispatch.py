@@ -4,6 +4,7 @@ import logging
 import os
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -26,6 +27,20 @@ def require(holds: bool, rule: str) -> None:
     """Raise `KernelInputError(rule)` unless `holds`."""
     if not holds:
         raise KernelInputError(rule)
+
+
+def require_tensors(**values: object) -> None:
+    """Raise `KernelInputError` for an argument that is no tensor, by its name."""
+    for name, value in values.items():
+        require(isinstance(value, Tensor), f"{name} must be a tensor, got {type(value).__name__}")
+
+
+def require_whole(**values: object) -> None:
+    """Raise `KernelInputError` for an argument that is no whole number, by its name."""
+    for name, value in values.items():
+        # What a compiler traces has a type of its own. True is an Integral, and surely a mistake.
+        whole = isinstance(value, (Integral, torch.SymInt)) and not isinstance(value, bool)
+        require(whole, f"{name} must be a whole number, got {value!r}")
 
 
 def choose(impl: str, operation: str, device: torch.device, refusal: str | None) -> bool:

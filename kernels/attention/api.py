@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from kernels.attention.op import attention_op
-from kernels.attention.prepare import padded_size, prepare_bias
+from kernels.attention.prepare import check_scale, padded_size, prepare_bias, table_rows
 from kernels.attention.reference import window_attention_reference
-from kernels.dispatch import Impl, choose, device_refusal, require
+from kernels.dispatch import Impl, choose, device_refusal, require, require_tensors, require_whole
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _KERNEL_HEAD_DIMS = (16, 32, 64)
@@ -49,6 +49,8 @@ def window_attention(
     Raises:
         KernelInputError: an argument breaks one of the rules above.
     """
+    require_tensors(qkv=qkv, bias_table=bias_table)
+    require_whole(num_heads=num_heads, window_size=window_size, shift_size=shift_size)
     _check_qkv(qkv, num_heads, window_size, shift_size)
     _check_table(qkv, bias_table, num_heads, window_size)
     scale = _positive_scale(qkv, num_heads, scale)
@@ -83,7 +85,7 @@ def _positive_scale(qkv: Tensor, num_heads: int, scale: float | None) -> float:
     """Return the scale, by default `head_dim ** -0.5`."""
     if scale is None:
         return float((qkv.shape[3] // (3 * num_heads)) ** -0.5)
-    require(0 < scale < float("inf"), f"scale must be positive and finite, got {scale}")
+    check_scale(scale)
     return scale
 
 
@@ -109,7 +111,7 @@ def _check_qkv(qkv: Tensor, num_heads: int, window_size: int, shift_size: int) -
 
 
 def _check_table(qkv: Tensor, bias_table: Tensor, num_heads: int, window_size: int) -> None:
-    expected = ((2 * window_size - 1) ** 2, num_heads)
+    expected = (table_rows(window_size), num_heads)
     require(
         tuple(bias_table.shape) == expected,
         f"bias_table must have shape ((2w-1)^2, heads) = {expected}, got {tuple(bias_table.shape)}",

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from kernels.dilated.op import dilated_op
-from kernels.dilated.prepare import distinct, pack_taps
+from kernels.dilated.prepare import check_dilations, distinct, pack_taps
 from kernels.dilated.reference import dilated_fusion_reference
-from kernels.dispatch import Impl, choose, device_refusal, require
+from kernels.dispatch import Impl, choose, device_refusal, require, require_tensors
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INT32_LIMIT = 2**31  # the kernel computes offsets in int32, which is cheaper than int64 on a GPU
@@ -43,6 +43,7 @@ def dilated_fusion(
     Raises:
         KernelInputError: an argument breaks one of the rules above.
     """
+    require_tensors(x=x, weight=weight, bias=bias)
     _check_x(x)
     _check_weight(x, weight, dilations)
     _check_dtype_and_device(x, weight, "weight", (x.dtype,))
@@ -81,10 +82,7 @@ def _check_weight(x: Tensor, weight: Tensor, dilations: Sequence[int]) -> None:
         f"weight must have shape (branches, C_out, {x.shape[3]}, 3, 3) for x of {x.shape[3]} channels, "
         f"got {tuple(weight.shape)}",
     )
-    require(
-        len(dilations) == weight.shape[0] and all(dilation > 0 for dilation in dilations),
-        f"dilations must hold one positive value a branch, got {tuple(dilations)} for {weight.shape[0]} branches",
-    )
+    check_dilations(weight, dilations)
 
 
 def _check_bias(x: Tensor, bias: Tensor, c_out: int) -> None:

@@ -5,10 +5,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kernels.dispatch import require, require_tensors, require_whole
+
 
 def distinct(dilations: Sequence[int]) -> tuple[int, ...]:
     """Return the dilations in ascending order, each once."""
     return tuple(sorted(set(dilations)))
+
+
+def check_dilations(weight: Tensor, dilations: Sequence[int]) -> None:
+    """Raise KernelInputError unless each branch of the weight has one dilation."""
+    require_whole(**{f"dilations[{place}]": dilation for place, dilation in enumerate(dilations)})
+    require(
+        len(dilations) == weight.shape[0] and all(dilation > 0 for dilation in dilations),
+        f"dilations must hold one positive value a branch, got {tuple(dilations)} for {weight.shape[0]} branches",
+    )
 
 
 def pack_taps(weight: Tensor, dilations: Sequence[int]) -> Tensor:
@@ -24,7 +35,16 @@ def pack_taps(weight: Tensor, dilations: Sequence[int]) -> Tensor:
     Returns:
         `(1 + 8 * distinct dilations, C_in, C_out)` in weight's dtype: the centre tap, then the eight outer taps of each
         dilation, in ascending order of dilations and row by row.
+
+    Raises:
+        KernelInputError: an argument breaks one of the rules of `dilated_fusion`.
     """
+    require_tensors(weight=weight)
+    require(
+        weight.ndim == 5 and tuple(weight.shape[3:]) == (3, 3),
+        f"weight must have shape (branches, C_out, C_in, 3, 3), got {tuple(weight.shape)}",
+    )
+    check_dilations(weight, dilations)
     _, c_out, c_in, _, _ = weight.shape
     # Summed in float32 and rounded once. [branches, taps, C_in, C_out]: input channels are the rows of the product.
     flat = weight.float().permute(0, 3, 4, 2, 1).reshape(-1, 9, c_in, c_out)

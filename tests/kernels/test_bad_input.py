@@ -24,6 +24,10 @@ GOOD: dict[str, Any] = {"qkv": QKV, "bias_table": TABLE, "num_heads": 2, "window
 @pytest.mark.parametrize(
     "change, message",
     [
+        ({"qkv": QKV.numpy()}, "qkv must be a tensor, got ndarray"),
+        ({"bias_table": None}, "bias_table must be a tensor, got NoneType"),
+        ({"shift_size": 1.0}, "shift_size must be a whole number, got 1.0"),
+        ({"shift_size": True}, "shift_size must be a whole number, got True"),
         ({"qkv": QKV[0]}, r"4 axes \(B, H, W, 3C\), got shape \(8, 12, 96\)"),
         ({"qkv": QKV[:0]}, r"at least 1 image, got shape \(0, 8, 12, 96\)"),
         ({"qkv": QKV.int()}, "qkv must be float16.*got torch.int32"),
@@ -78,6 +82,22 @@ def test_prepared_bias_must_fit() -> None:
         window_attention(**GOOD, bias_rows=fitting.to("meta"))
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"bias_table": None}, "bias_table must be a tensor, got NoneType"),
+        ({"bias_table": TABLE[1:]}, r"= \(49, heads\), got \(48, 2\)"),
+        ({"window_size": 4.0}, "window_size must be a whole number, got 4.0"),
+        ({"shift_size": 4}, "below window_size, got shift_size=4, window_size=4"),
+        ({"scale": 0.0}, "scale must be positive and finite, got 0.0"),
+    ],
+)
+def test_what_cannot_be_prepared_is_refused(change: dict[str, Any], message: str) -> None:
+    good: dict[str, Any] = {"bias_table": TABLE, "window_size": 4, "shift_size": 1, "scale": 0.25}
+    with pytest.raises(KernelInputError, match=message):
+        prepare_bias(**{**good, **change})
+
+
 X = torch.zeros(1, 5, 6, 16)
 WEIGHT = torch.zeros(2, 8, 16, 3, 3)
 GOOD_FUSION: dict[str, Any] = {"x": X, "weight": WEIGHT, "bias": torch.zeros(8), "dilations": (1, 2)}
@@ -93,6 +113,8 @@ GOOD_FUSION: dict[str, Any] = {"x": X, "weight": WEIGHT, "bias": torch.zeros(8),
         ({"weight": WEIGHT.half()}, "weight must have one of the dtypes .* got torch.float16"),
         ({"bias": torch.zeros(9)}, r"= \(8,\), got \(9,\)"),
         ({"bias": torch.zeros(8, device="meta")}, "bias must be on x's device, got meta beside cpu"),
+        ({"bias": [0.0] * 8}, "bias must be a tensor, got list"),
+        ({"dilations": (1, 2.0)}, r"dilations\[1\] must be a whole number, got 2.0"),
         ({"dilations": (1,)}, r"one positive value a branch, got \(1,\) for 2 branches"),
         ({"dilations": (1, 0)}, r"one positive value a branch, got \(1, 0\)"),
     ],
@@ -114,6 +136,22 @@ def test_dilated_kernel_refuses_to_train(device: torch.device) -> None:
     # The kernel runs on weights that require gradients as long as none is asked for.
     with torch.no_grad():
         assert dilated_fusion(*tensors, dilations=(1, 2), impl="triton").shape == (1, 5, 6, 8)
+
+
+@pytest.mark.parametrize(
+    "weight, dilations, message",
+    [
+        (None, (1, 2), "weight must be a tensor, got NoneType"),
+        (WEIGHT[0], (1, 2), r"\(branches, C_out, C_in, 3, 3\), got \(8, 16, 3, 3\)"),
+        # The branch without a dilation was left out without a word.
+        (WEIGHT, (1,), r"one positive value a branch, got \(1,\) for 2 branches"),
+        (WEIGHT, (1, 2, 3), r"one positive value a branch, got \(1, 2, 3\) for 2 branches"),
+        (WEIGHT, (1, -2), r"one positive value a branch, got \(1, -2\)"),
+    ],
+)
+def test_what_cannot_be_packed_is_refused(weight: Any, dilations: tuple[int, ...], message: str) -> None:
+    with pytest.raises(KernelInputError, match=message):
+        pack_taps(weight, dilations)
 
 
 def test_packed_taps_must_fit() -> None:
