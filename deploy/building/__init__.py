@@ -137,6 +137,7 @@ def run(job: Job, console: Console) -> Report:
 
 def _build_locked(job: Job, console: Console) -> Report:
     """Finish or remove what a killed build left, then build what is missing."""
+    commit.check_room(job.output)
     # The lock is held, so nothing here belongs to a build that still runs.
     commit.finish(job.output)
     for left in job.output.glob(f"{SCRATCH}*"):

@@ -11,12 +11,42 @@ from pathlib import Path
 from data_pipeline.files import replace_folder
 from deploy.building.plan import EngineSpec
 from deploy.content import possible_files
+from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL
 from deploy.engines import ONNX, PRECISIONS, TARGETS
+from deploy.errors import BuildError
 from deploy.files import DIRECTORY, GPU_DIRECTORY
-from deploy.report import REPORT, read_report
+from deploy.report import PAGE, REPORT, read_report
+from deploy.repository.gpu import PREPROCESSING_MODEL
 
+MODELS = (PIPELINE_MODEL, NETWORK_MODEL, PREPROCESSING_MODEL)  # what a repository of ours holds
 STAGED = ".publishing"
 REPLACED = ".replaced-"  # begins the name of an older folder that has made room, inside the staged one
+
+
+def check_room(output: Path) -> None:
+    """Raise BuildError where something that no build has left stands where a build puts its files.
+
+    `model_repository` is what Triton's users call theirs: it would be replaced, and their models would be gone.
+    """
+    folders = (DIRECTORY, GPU_DIRECTORY)
+    for name in (*sorted(_names_of_builds()), REPORT, PAGE):
+        path, is_folder = output / name, name in folders
+        if path.exists() and path.is_dir() != is_folder:
+            kind = "folder" if is_folder else "file"
+            raise BuildError(f"{path} must be a {kind} that a build may replace: move it, or give another output")
+    others = [path for name in folders for path in (output / name).glob("*/") if path.name not in MODELS]
+    if others:
+        raise BuildError(
+            f"{others[0]} is of no build, and a build replaces {others[0].parent}: move it, or give another output"
+        )
+    # A damaged or deleted report is repaired, so other traces of a build count too.
+    if any((output / name).exists() for name in (REPORT, STAGED)) or any((output / DIRECTORY).glob("*/")):
+        return
+    if found := sorted(name for name in _names_of_builds() if (output / name).is_file()):
+        raise BuildError(
+            f"{output / found[0]} is there without a build's report, and a build may replace it: move it, or give "
+            "another output"
+        )
 
 
 def commit(staged: Path, output: Path) -> None:

@@ -165,6 +165,38 @@ def test_left_overs_of_a_killed_build_are_removed_and_files_of_the_user_are_not(
     assert (copy.output / "notes.txt").read_text() == "mine"
 
 
+def triton_users_models(output: Path) -> None:
+    """Put a repository of somebody else's where a build puts its own."""
+    model = output / DIRECTORY / "densenet" / "1"
+    model.mkdir(parents=True)
+    (model / "model.plan").write_bytes(b"mine")
+
+
+OBSTACLES: dict[str, Damage] = {
+    f"{DIRECTORY}/densenet": triton_users_models,
+    "model.onnx": lambda output: (output / "model.onnx").write_bytes(b"another tool's"),
+    "openvino.fp32.xml": lambda output: (output / "openvino.fp32.xml").mkdir(),
+    "report.html": lambda output: (output / "report.html").mkdir(),
+    DIRECTORY: lambda output: (output / DIRECTORY).write_text("a file"),
+}
+
+
+@pytest.mark.parametrize("name", OBSTACLES)
+def test_what_is_of_no_build_is_not_replaced(name: str, tmp_path: Path) -> None:
+    OBSTACLES[name](tmp_path)
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    with pytest.raises(BuildError, match=rf"^{tmp_path / name} .*: move it, or give another output$"):
+        build(output=tmp_path, targets=["onnx"], samples=1)
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+def test_models_of_others_beside_ours_are_not_deleted(copy: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    triton_users_models(copy.output)
+    assert copy.again("--max-batch", "4") == 1
+    assert capsys.readouterr().err.startswith(f"error: {copy.output / DIRECTORY / 'densenet'} is of no build, ")
+    assert (copy.output / DIRECTORY / "densenet" / "1" / "model.plan").exists()
+
+
 def test_two_builds_into_one_folder_are_refused(copy: Built, capsys: pytest.CaptureFixture[str]) -> None:
     descriptor = os.open(copy.output, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
