@@ -46,6 +46,11 @@ def are_whole(values: object, low: int, high: int) -> bool:
     return isinstance(values, tuple) and all(is_whole(value, low, high) for value in values)
 
 
+def are_numbers(values: object, low: float, high: float) -> bool:
+    """Return whether `values` is a tuple of numbers from `low` to `high`, in the sense of `is_number`."""
+    return isinstance(values, tuple) and all(is_number(value, low, high) for value in values)
+
+
 def is_line(value: object) -> bool:
     """Return whether a value is one line of text that is not blank, in any script and of any length."""
     return (

@@ -1,8 +1,9 @@
-"""Describe the input that a network expects, for checkpoints, contracts and pipelines."""
+"""Describe a network's input, and how to read its probabilities, for checkpoints, contracts and pipelines."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
-from data_pipeline.fields import INT32, is_number, is_whole, require
+from data_pipeline.fields import INT32, are_numbers, is_number, is_whole, object_of, require, require_keys
 
 SIXTEEN_BITS = 2**16 - 1
 # Of ImageNet's training images, per RGB channel: pretrained ResNet weights expect inputs normalised with them.
@@ -32,7 +33,7 @@ class Preprocessing:
         require(is_whole(self.image_size, 1, INT32), "image_size", "a whole number above 0", self.image_size)
         # A smaller deviation would scale pixels to more than float16 holds, and 0 to infinity.
         for field, values, low in (("mean", self.mean, 0.0), ("std", self.std, 1e-4)):
-            holds = isinstance(values, tuple) and len(values) == 3 and all(is_number(one, low, 1.0) for one in values)
+            holds = are_numbers(values, low, 1.0) and len(values) == 3
             require(holds, field, f"3 numbers from {low:g} to 1", values)
         require(
             is_whole(self.white_level, 1, SIXTEEN_BITS),
@@ -40,3 +41,48 @@ class Preprocessing:
             f"a whole number from 1 to {SIXTEEN_BITS}",
             self.white_level,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Hold two probabilities for each label, chosen on validation images, between which the label is uncertain.
+
+    Raises ValueError where a field breaks its rule.
+
+    sensitive: `rate` of the images with the label are at or above it. Below it the label is unlikely.
+    specific: `rate` of the images without the label are below it. From it on the label is likely.
+    rate: the sensitivity and the specificity, above 0.5.
+    """
+
+    sensitive: tuple[float, ...]
+    specific: tuple[float, ...]
+    rate: float
+
+    def __post_init__(self) -> None:
+        for field, values in (("sensitive", self.sensitive), ("specific", self.specific)):
+            require(are_numbers(values, 0.0, 1.0), field, "numbers from 0 to 1", values)
+        counts = len(self.sensitive), len(self.specific)
+        require(counts[0] == counts[1], "specific", f"{counts[0]} numbers, one for each of sensitive", self.specific)
+        ordered = all(low <= high for low, high in zip(self.sensitive, self.specific, strict=True))
+        require(ordered, "specific", f"at or above sensitive, {self.sensitive}", self.specific)
+        require(is_number(self.rate, 0.5, 1.0), "rate", "a number from 0.5 to 1", self.rate)
+
+    def verdict(self, label: int, probability: float) -> str:
+        """Return "likely", "unlikely" or "uncertain" for a probability of that label."""
+        if probability >= self.specific[label]:
+            return "likely"
+        return "unlikely" if probability < self.sensitive[label] else "uncertain"
+
+    def to_fields(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_fields(cls, value: object) -> "Thresholds":
+        """Return the thresholds that `to_fields` described.
+
+        Raises ValueError for a missing, unknown or wrong field.
+        """
+        flat = object_of(value, "thresholds")
+        require_keys(flat, "thresholds", [each.name for each in fields(cls)])
+        return cls(**flat)

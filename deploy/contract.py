@@ -21,7 +21,7 @@ from data_pipeline.fields import (
     require_keys,
     require_names,
 )
-from data_pipeline.spec import SIXTEEN_BITS, Preprocessing
+from data_pipeline.spec import SIXTEEN_BITS, Preprocessing, Thresholds
 
 PIPELINE_MODEL = "resformer"
 NETWORK_MODEL = "resformer_network"
@@ -60,17 +60,22 @@ class Contract:
     seg_classes: names of the mask's values, "background" first. Two classes are one sigmoid channel, more a softmax.
     labels: names of the image-level labels. Each has its own sigmoid probability, so several may be present.
     max_batch: largest batch that the engines take.
+    thresholds: for the labels' probabilities, or None for weights that never were calibrated.
     """
 
     preprocessing: Preprocessing
     seg_classes: tuple[str, ...]
     labels: tuple[str, ...]
     max_batch: int = 8
+    thresholds: Thresholds | None = None
 
     def __post_init__(self) -> None:
         require_names(self.seg_classes, "seg_classes", 2, MOST_CLASSES)
         require_names(self.labels, "labels", 1, MOST_LABELS)
         require(is_whole(self.max_batch, 1, INT32), "max_batch", "a whole number above 0", self.max_batch)
+        if self.thresholds:
+            count, found = len(self.labels), self.thresholds.sensitive
+            require(len(found) == count, "thresholds", f"{count} pairs, one for each of labels", found)
 
     @property
     def image_size(self) -> int:
@@ -118,6 +123,8 @@ class Contract:
             "std": self.preprocessing.std,
             "levels": self.preprocessing.white_level,  # the name in files that already exist
             "max_batch": self.max_batch,
+            # Left out where there are none, so that an older client or server reads the rest.
+            **({"thresholds": self.thresholds.to_fields()} if self.thresholds else {}),
         }
 
     @classmethod
@@ -127,9 +134,9 @@ class Contract:
         Raises ValueError for a missing, unknown or wrong field.
         """
         flat = object_of(fields, CONTRACT)
-        # The first repositories were written without "levels".
+        # The first repositories were written without "levels", and those of uncalibrated weights have no thresholds.
         needed = ("image_size", "seg_classes", "labels", "mean", "std", "max_batch")
-        require_keys(flat, CONTRACT, needed, optional=("levels",))
+        require_keys(flat, CONTRACT, needed, optional=("levels", "thresholds"))
         preprocessing = Preprocessing(
             image_size=flat["image_size"],
             mean=flat["mean"],
@@ -141,6 +148,7 @@ class Contract:
             seg_classes=flat["seg_classes"],
             labels=flat["labels"],
             max_batch=flat["max_batch"],
+            thresholds=Thresholds.from_fields(flat["thresholds"]) if "thresholds" in flat else None,
         )
 
     def to_json(self) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 1000
+BINS = 15  # of equal width, for the calibration error
 Array = NDArray[np.float64]
 Groups = dict[str, dict[str, Array]]  # (R,) values by score and by class or label
 
@@ -60,6 +61,25 @@ def weighted_auc(probs: Array, positive: NDArray[np.bool_], weights: Array) -> A
     ranked = np.einsum("rp,pn,rn->r", weights[:, positive], right, weights[:, ~positive], optimize=True)
     area: Array = np.divide(ranked, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
     return area
+
+
+def weighted_ece(probs: Array, positive: NDArray[np.bool_], weights: Array) -> Array:
+    """Return the (R,) expected calibration errors of (N,) probabilities.
+
+    That is the difference between the mean probability and the share of images with the label, in each of `BINS` bins
+    of the probability, averaged over the images.
+    """
+    differences = (probs - positive)[:, None] * in_bins(probs)
+    errors: Array = abs(weights @ differences).sum(axis=1) / weights.sum(axis=1)
+    return errors
+
+
+def in_bins(probs: Array) -> NDArray[np.bool_]:
+    """Return (N, BINS), which of `BINS` bins of equal width each of (N,) probabilities belongs to."""
+    # A probability of 1 belongs to the last bin.
+    numbers = np.minimum((probs * BINS).astype(np.int64), BINS - 1)
+    belongs: NDArray[np.bool_] = numbers[:, None] == np.arange(BINS)
+    return belongs
 
 
 def with_means(groups: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:

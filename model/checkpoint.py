@@ -22,6 +22,7 @@ from data_pipeline.fields import (
 )
 from data_pipeline.files import whole_file
 from data_pipeline.spec import SIXTEEN_BITS, Preprocessing
+from model.calibration import Calibration
 from model.config import ModelConfig, resolve_config
 from model.network import MultiTaskResFormer, build_model
 
@@ -45,6 +46,7 @@ class CheckpointInfo:
     data: source it was trained on, as `--data` takes it.
     preprocessing: what the network expects of every image.
     training: command, seed, epoch and validation scores, for the reader.
+    calibration: of the labels' probabilities, or None for weights that never were calibrated.
     """
 
     config: ModelConfig
@@ -53,6 +55,7 @@ class CheckpointInfo:
     data: str
     preprocessing: Preprocessing
     training: dict[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         require_names(self.seg_classes, "seg_classes", 2, MOST_CLASSES)
@@ -64,10 +67,16 @@ class CheckpointInfo:
         own_size = self.preprocessing.image_size
         require(own_size == size, "image_size of the preprocessing", f"the network's, {size}", own_size)
         require(isinstance(self.training, dict), "training", "a JSON object", self.training)
+        if self.calibration:
+            temperatures = self.calibration.temperatures
+            require(len(temperatures) == labels, "temperatures", f"{labels} for this network", temperatures)
 
     def to_json(self) -> str:
         """Return the metadata as JSON, in the flat form that every version of the format has."""
         flat = asdict(self)
+        # Left out where there is none, so that an older version of this project reads the file.
+        if flat["calibration"] is None:
+            del flat["calibration"]
         # The image size is already in `config`. In the file the white level has its older name, "levels".
         preprocessing = flat.pop("preprocessing")
         scale = {"mean": preprocessing["mean"], "std": preprocessing["std"], "levels": preprocessing["white_level"]}
@@ -82,7 +91,7 @@ class CheckpointInfo:
         flat = read_object(text, "the metadata")
         needed = ("config", "seg_classes", "labels", "data", "mean", "std", "training")
         # Checkpoints from before "levels" was an option do not have it.
-        require_keys(flat, "the metadata", needed, optional=("levels",))
+        require_keys(flat, "the metadata", needed, optional=("levels", "calibration"))
         shape = object_of(flat["config"], "config")
         require_keys(shape, "config", [each.name for each in fields(ModelConfig)])
         config = ModelConfig(**shape)
@@ -99,6 +108,7 @@ class CheckpointInfo:
             data=flat["data"],
             preprocessing=preprocessing,
             training=flat["training"],
+            calibration=Calibration.from_fields(flat["calibration"]) if "calibration" in flat else None,
         )
 
 
@@ -110,7 +120,7 @@ class Checkpoint:
     state: dict[str, Tensor]
 
     def build(self) -> MultiTaskResFormer:
-        """Build the network with these weights, in evaluation mode.
+        """Build the network with these weights, in evaluation mode, with the logits of its labels calibrated.
 
         Raises CheckpointError where they do not fit their own configuration.
         """
@@ -119,6 +129,8 @@ class Checkpoint:
             model.load_state_dict(self.state)
         except RuntimeError as error:
             raise CheckpointError(f"the weights do not fit their own configuration: {_first_mismatch(error)}") from None
+        if self.info.calibration:
+            model.head.divide_logits(torch.tensor(self.info.calibration.temperatures))
         return model.eval()
 
 

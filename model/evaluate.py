@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -14,20 +15,32 @@ from data_pipeline import SOURCES, DataError, Split, open_usable
 from data_pipeline.command_line import Output, new_parser, positive, run_command, seed
 from data_pipeline.files import whole_file, write_whole
 from model.checkpoint import CheckpointError, load_checkpoint
-from model.evaluation import score_cases
-from model.evaluation.summary import draw_gallery, score_table, summarise, write_cases
+from model.evaluation import ScoredCase, score_cases
+from model.evaluation.average import average_of
+from model.evaluation.gallery import draw_gallery
+from model.evaluation.reliability import draw_reliability
+from model.evaluation.summary import label_table, report_fields, score_table, summarise, write_cases
 
 EXAMPLES = """examples:
   python -m model.evaluate --checkpoint model/weights/skin-tiny.safetensors --data synthetic:skin --output build/skin
   python -m model.evaluate --checkpoint build/mine/best.safetensors --data folder:held_out --split all \\
     --output build/mine
+  python -m model.evaluate --checkpoint build/seed0/best.safetensors build/seed1/best.safetensors --mirror \\
+    --data folder:held_out --split all --output build/ensemble
 """
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line, or end the process with exit code 2 and one line for a misuse."""
     parser = new_parser("model.evaluate", __doc__, EXAMPLES)
-    parser.add_argument("--checkpoint", required=True, help="a .safetensors file, or random:PRESET")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        nargs="+",
+        metavar="FILE",
+        help="a .safetensors file or random:PRESET, or several whose probabilities are averaged",
+    )
+    parser.add_argument("--mirror", action="store_true", help="average over each image and its mirror image")
     parser.add_argument("--data", required=True, help=SOURCES)
     parser.add_argument("--samples", type=positive(int), help="number of images (default: all that the split has)")
     parser.add_argument(
@@ -38,14 +51,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=seed, default=0, help="of the data and the bootstrap (default: 0)")
     parser.add_argument("--skip-bad", action="store_true", help="leave out the samples that cannot be used")
-    parser.add_argument("--output", required=True, type=Path, help="folder for metrics.json, cases.csv, gallery.png")
+    parser.add_argument("--output", required=True, type=Path, help="folder for metrics.json, cases.csv, the pictures")
     return parser.parse_args(arguments)
 
 
 def evaluate(options: argparse.Namespace, console: Console) -> None:
-    """Score, print the table and write `metrics.json`, `cases.csv` and, where an image shows a class, `gallery.png`."""
-    checkpoint = load_checkpoint(options.checkpoint)
-    info = checkpoint.info
+    """Score the images, print the table and write `metrics.json`, `cases.csv` and the pictures."""
+    checkpoints = [load_checkpoint(each) for each in options.checkpoint]
+    info, network = checkpoints[0].info, average_of(checkpoints, mirror=options.mirror)
+    # An average has probabilities of its own, to which the temperatures and thresholds of one network do not belong.
+    calibration = None if options.mirror or len(checkpoints) > 1 else info.calibration
     opening = {"skip_bad": options.skip_bad, "seed": options.seed, "report": console.print}
     what = "all images" if options.split == "all" else f"the {options.split} split"
     chosen = ", chosen by --seed; --split all scores the whole folder" if options.data.startswith("folder:") else ""
@@ -53,23 +68,29 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
     dataset = open_usable(options.data, options.split, samples=options.samples, **opening)
     # Before the network runs: masks of other classes would give scores that mean nothing.
     dataset = dataset.fit_classes(info.seg_classes, info.labels)
-    spec, network = info.preprocessing, checkpoint.build().to("cuda" if torch.cuda.is_available() else "cpu")
-    scored = score_cases(network, dataset, spec)
-    shown, total = console.is_terminal, len(dataset.records)
-    cases = list(track(scored, "scoring images", total=total, console=console, transient=True, disable=not shown))
-    scores = summarise(cases, dataset, options.seed)
-    console.print(
-        score_table(scores, f"{options.checkpoint} on {len(cases)} images of {options.data} ({options.split})")
-    )
-    report = {"checkpoint": options.checkpoint, "data": options.data, "split": options.split, "images": len(cases)}
-    estimates = {name: estimate._asdict() for name, estimate in scores.items()}
-    write_whole(options.output / "metrics.json", json.dumps({**report, "scores": estimates}, indent=2) + "\n")
+    network.to("cuda" if torch.cuda.is_available() else "cpu")
+    cases = tracked(score_cases(network, dataset, info.preprocessing), len(dataset.records), console)
+    scores = summarise(cases, dataset, options.seed, calibration)
+    names = " and ".join(options.checkpoint) + (" with mirror images" if options.mirror else "")
+    console.print(score_table(scores, f"{names} on {len(cases)} images of {options.data} ({options.split})"))
+    report = {"checkpoints": options.checkpoint, "mirror": options.mirror, "data": options.data, "split": options.split}
+    report |= report_fields(cases, dataset, scores, options.seed)
+    write_whole(options.output / "metrics.json", json.dumps(report, indent=2) + "\n")
     write_cases(cases, dataset, options.output / "cases.csv")
-    if gallery := draw_gallery(cases, network, dataset, spec):
+    draw_reliability(*label_table(cases), dataset.labels, calibration, options.output / "reliability.png")
+    gallery = draw_gallery(cases, network, dataset, info.preprocessing)
+    if gallery:
         with whole_file(options.output / "gallery.png") as temporary:
             # Named, because the temporary file's suffix tells Pillow nothing.
             gallery.save(temporary, "PNG")
-    console.print(f"wrote {options.output}/metrics.json, cases.csv" + (" and gallery.png" if gallery else ""))
+    written = ["cases.csv", "reliability.png", *(["gallery.png"] if gallery else [])]
+    console.print(f"wrote {options.output}/metrics.json, {', '.join(written)}")
+
+
+def tracked(scored: Iterator[ScoredCase], total: int, console: Console) -> list[ScoredCase]:
+    """Return the scored cases, with a bar in a terminal until all are there."""
+    silent = not console.is_terminal
+    return list(track(scored, "scoring images", total=total, console=console, transient=True, disable=silent))
 
 
 def main(arguments: list[str] | None = None) -> int:

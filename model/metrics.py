@@ -84,10 +84,14 @@ class TaskScores:
         groups = self.weighted(resample(range(sum(map(len, self._dice)))))
         return with_means({name: groups[name] for name in ("dice", "auc")})
 
+    def labels_collected(self) -> tuple[Array, NDArray[np.bool_]]:
+        """Return the predicted probabilities (N, C) and the targets (N, C) of the labels."""
+        return _joined(self._probs), _joined(self._targets) > 0.5
+
     def weighted(self, weights: Array) -> Groups:
         """Return the four groups of scores under each row of image weights (R, N)."""
-        dice, overlap, area, probs = (_joined(parts) for parts in (self._dice, self._overlap, self._area, self._probs))
-        labels = label_scores(probs, _joined(self._targets) > 0.5, self.labels, weights)
+        dice, overlap, area = (_joined(parts) for parts in (self._dice, self._overlap, self._area))
+        labels = label_scores(*self.labels_collected(), self.labels, weights)
         return {
             "dice": mean_scores(dice, self.classes, weights),
             "pooled_dice": pooled_dice(overlap, area, self.classes, weights),
@@ -115,13 +119,21 @@ def pooled_dice(overlap: Array, area: Array, names: Sequence[str], weights: Arra
 
 def label_scores(probs: Array, target: NDArray[np.bool_], names: Sequence[str], weights: Array) -> Groups:
     """Return accuracy, sensitivity, specificity (at a probability of 0.5) and AUC of (N, C) labels by name."""
-    right = ((probs > 0.5) == target).astype(np.float64)
+    predicted = probs > 0.5
+    return {
+        "accuracy": mean_scores((predicted == target).astype(np.float64), names, weights),
+        **rates(predicted, target, names, weights),
+        "auc": {name: weighted_auc(probs[:, i], target[:, i], weights) for i, name in enumerate(names)},
+    }
+
+
+def rates(predicted: NDArray[np.bool_], target: NDArray[np.bool_], names: Sequence[str], weights: Array) -> Groups:
+    """Return sensitivity and specificity of decisions (N, C) by label."""
+    right = (predicted == target).astype(np.float64)
     # Sensitivity is the accuracy on images with the label, specificity that on images without it.
     return {
-        "accuracy": mean_scores(right, names, weights),
         "sensitivity": mean_scores(np.where(target, right, np.nan), names, weights),
         "specificity": mean_scores(np.where(target, np.nan, right), names, weights),
-        "auc": {name: weighted_auc(probs[:, i], target[:, i], weights) for i, name in enumerate(names)},
     }
 
 

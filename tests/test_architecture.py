@@ -26,8 +26,8 @@ NETWORK = "deploy.network"
 ORDER: dict[str, tuple[str, ...]] = {
     "kernels": ("startup", "dispatch", "attention", "dilated", "cost_model", "aot"),
     "model": (
-        *("config", "network", "inference", "checkpoint", "bootstrap", "metrics", "evaluation", "training", "ablation"),
-        *("train", "evaluate", "ablate"),
+        *("config", "network", "inference", "calibration", "checkpoint", "bootstrap", "metrics", "evaluation"),
+        *("training", "ablation", "train", "evaluate", "card", "ablate"),
     ),
     "data_pipeline": (*LIGHT, "graph", "sources", "scan", "loader", "serving", "prepare", "preview"),
     "deploy": (
@@ -36,7 +36,7 @@ ORDER: dict[str, tuple[str, ...]] = {
     ),
 }
 # The parts of `model` that read data.
-MODEL_READERS = ("evaluation", "training", "ablation", "train", "evaluate", "ablate")
+MODEL_READERS = ("evaluation", "training", "ablation", "train", "evaluate", "card", "ablate")
 # Modules that only run where TensorRT or the server provide what they import.
 ELSEWHERE = ("deploy.plugins.registration", "deploy.server.worker")
 HERE = [module for module in MODULES if module not in ELSEWHERE]

@@ -18,7 +18,7 @@ from data_pipeline.command_line import BROKEN_PIPE, Output
 from tests.helpers.imports import ROOT
 
 COMMANDS = (
-    *("data_pipeline.prepare", "data_pipeline.preview", "model.train", "model.evaluate", "model.ablate"),
+    *("data_pipeline.prepare", "data_pipeline.preview", "model.train", "model.evaluate", "model.ablate", "model.card"),
     *("deploy.build_engine", "deploy.serve", "deploy.demo", "deploy.client", "deploy.manifest", "kernels.aot"),
 )
 SCRIPTS = ("resformer-build", "resformer-client", "resformer-evaluate", "resformer-serve", "resformer-train")

@@ -192,5 +192,9 @@ def check_plugins(named: Sequence[str] | None, precision: str, max_batch: int, a
 def contract_of(info: CheckpointInfo, max_batch: int) -> Contract:
     """Describe what a checkpoint will take and return once it is served."""
     return Contract(
-        preprocessing=info.preprocessing, seg_classes=info.seg_classes, labels=info.labels, max_batch=max_batch
+        preprocessing=info.preprocessing,
+        seg_classes=info.seg_classes,
+        labels=info.labels,
+        max_batch=max_batch,
+        thresholds=info.calibration.thresholds if info.calibration else None,
     )

@@ -13,6 +13,7 @@ from rich.text import Text
 from data_pipeline.fields import as_line, is_number, require
 from data_pipeline.files import write_whole
 from data_pipeline.overlay import colour_of
+from data_pipeline.spec import Thresholds
 from deploy.client.batch import Outcome
 from deploy.client.image import Failure, FileResult, Wanted
 from deploy.client.transport import Served
@@ -24,13 +25,16 @@ Kind = TypeVar("Kind", FileResult, VolumeResult)
 RESULT_FILE = "result.json"
 # A table with more rows gives no overview. result.json has them all.
 TABLE_ROWS = 40
+# Behind a probability in the table.
+SIGNS = {"likely": "+", "unlikely": "-", "uncertain": "?"}
 
 
 def write_result(output: Path, contract: Contract, wanted: Wanted, outcomes: Sequence[Outcome]) -> None:
-    """Write `result.json`: what was wanted, the colour of each class, a record for each file, or why it has none."""
+    """Write `result.json`: what was wanted, colours and thresholds, a record for each file, or why it has none."""
     result = {
         "wanted": wanted.to_fields(),
         "colours": {name: _hex(index) for index, name in enumerate(contract.seg_classes) if index},
+        "thresholds": contract.thresholds.to_fields() if contract.thresholds else None,
         "images": [outcome for outcome in outcomes if isinstance(outcome, FileResult)],
         "volumes": [outcome for outcome in outcomes if isinstance(outcome, VolumeResult)],
         "failures": [outcome for outcome in outcomes if isinstance(outcome, Failure)],
@@ -99,7 +103,10 @@ def fits(result: Finished, served: Served) -> bool:
 
 
 def table(contract: Contract, results: Sequence[Finished]) -> Table:
-    """Return a table with a row for each image: the labels' probabilities and the segmentation classes' areas."""
+    """Return a table with a row for each image: the labels' probabilities and the segmentation classes' areas.
+
+    Where the contract has thresholds, a sign says whether a label is likely.
+    """
     summary = Table()
     # Long paths and names are folded rather than cut, so that they can be copied. As Text they may hold brackets and
     # colons, which rich would take for markup in a string.
@@ -111,16 +118,22 @@ def table(contract: Contract, results: Sequence[Finished]) -> Table:
         summary.add_column(Text(f"■ {name} area", style=_hex(index)), justify="right", overflow="fold")
     summary.add_column("request", justify="right", overflow="fold")
     for result in results[:TABLE_ROWS]:
-        summary.add_row(*_cells(result))
-    if len(results) > TABLE_ROWS:
-        summary.caption = f"the first {TABLE_ROWS} of {len(results)}; {RESULT_FILE} has all"
+        summary.add_row(*_cells(result, contract.thresholds))
+    captions = [f"the first {TABLE_ROWS} of {len(results)}; {RESULT_FILE} has all"] if len(results) > TABLE_ROWS else []
+    if contract.thresholds:
+        rate = f"{100 * contract.thresholds.rate:g} %"
+        captions.append(f"+ likely and - unlikely at a specificity and sensitivity of {rate} on validation images")
+    summary.caption = "; ".join(captions) or None
     return summary
 
 
-def _cells(result: Finished) -> list[str | Text]:
+def _cells(result: Finished, thresholds: Thresholds | None) -> list[str | Text]:
+    signs = [
+        f" {SIGNS[thresholds.verdict(*each)]}" if thresholds else "" for each in enumerate(result.classes.values())
+    ]
     return [
         Text(as_line(result.file)),
-        *(f"{probability:.3f}" for probability in result.classes.values()),
+        *(f"{probability:.3f}{sign}" for probability, sign in zip(result.classes.values(), signs, strict=True)),
         *(_area(area) for area in result.areas.values()),
         f"{result.timings['request_ms']:.0f} ms",
     ]

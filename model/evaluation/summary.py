@@ -1,29 +1,41 @@
-"""Turn scored cases into scores with intervals, and show them: a table, a row for each case, a gallery."""
+"""Turn scored cases into scores with intervals, a table of them, and a row for each case."""
 
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
+from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
-from torch import nn
 
-from data_pipeline import Dataset, Preprocessing
+from data_pipeline import Dataset
 from data_pipeline.fields import as_line
 from data_pipeline.files import write_whole
-from data_pipeline.overlay import draw_outlines
 from model.bootstrap import Array, Groups, interval, resample, weighted_auc, with_means
-from model.evaluation import PredictedRecord, ScoredCase, predict_records
+from model.calibration import Calibration
+from model.evaluation import ScoredCase
+from model.evaluation.labels import (
+    before_calibration,
+    calibration_scores,
+    chance_errors,
+    confusion,
+    largest_probability,
+    pooled_errors,
+    threshold_scores,
+)
+from model.evaluation.sizes import SizeScore, scores_by_size
 from model.metrics import label_scores, mean_scores, pooled_dice
 
+# A table of these by label would push the others out of sight.
+ONLY_MEANS = (
+    *("ece", "brier", "ece_uncalibrated", "brier_uncalibrated", "ece_by_chance"),
+    *(f"{rate}_at_{kind}" for rate in ("sensitivity", "specificity") for kind in ("sensitive", "specific")),
+)
 MASK_SCORES = ("dice", "jaccard", "hausdorff95")
-SHOWN = 3  # cases of each kind in the gallery
-COLUMNS = ("image", "target", "predicted")  # of the gallery
 
 
 class Estimate(NamedTuple):
@@ -34,24 +46,48 @@ class Estimate(NamedTuple):
     high: float
 
 
-def summarise(cases: Sequence[ScoredCase], dataset: Dataset, seed: int = 0) -> dict[str, Estimate]:
+def summarise(
+    cases: Sequence[ScoredCase], dataset: Dataset, seed: int = 0, calibration: Calibration | None = None
+) -> dict[str, Estimate]:
     """Compute all scores: each group's mean as GROUP and its members as GROUP/NAME, without undefined ones.
 
     dice, jaccard, hausdorff95 (pixels) / CLASS: means over the images that show the class (`MaskScores`).
     pooled_dice/CLASS: over the pixels of all images, so that false alarms on images without the class count.
     accuracy, sensitivity, specificity / LABEL: at a probability of 0.5.
     auc/LABEL: area under the ROC curve.
+    ece, brier / LABEL: expected calibration error and Brier score of the probabilities.
+    ece_by_chance/LABEL: the ECE of perfect probabilities on so few images, with the interval of its draws.
+    pooled_ece, pooled_ece_by_chance, pooled_ece_uncalibrated: the same over the decisions on all labels.
+    ece_uncalibrated, brier_uncalibrated / LABEL: without the temperatures of `calibration`, where there is one.
+    sensitivity_at_sensitive and the like / LABEL: at its thresholds.
     volume_dice, volume_difference_mm3 / CLASS and volume_auc/LABEL: of slices only, see `_volume_scores`.
     """
+    groups, weights = volume_groups(cases), resample(volume_groups(cases), seed)
+    probs, target = label_table(cases)
+    scores = _mask_scores(cases, dataset.seg_classes[1:], weights)
+    scores |= _label_scores(probs, target, dataset.labels, weights, calibration)
+    scores |= chance_errors(probs, dataset.labels, seed)
+    if any(case.record.volume for case in cases):
+        scores |= _volume_scores(cases, groups, dataset, resample(range(max(groups) + 1), seed))
+    flat = with_means(scores) | pooled_errors(probs, target, weights, seed, calibration)
+    return {name: Estimate(*interval(values)) for name, values in flat.items()}
+
+
+def summarise_sizes(cases: Sequence[ScoredCase], seed: int = 0) -> list[SizeScore]:
+    """Compute the scores of each range of sizes, under the same resampled images as `summarise`."""
+    return scores_by_size(cases, resample(volume_groups(cases), seed))
+
+
+def label_table(cases: Sequence[ScoredCase]) -> tuple[Array, NDArray[np.bool_]]:
+    """Return the predicted probabilities (N, C) and the targets (N, C) of the labels."""
+    return np.array([case.probabilities for case in cases]), np.array([case.record.labels for case in cases]) > 0
+
+
+def volume_groups(cases: Sequence[ScoredCase]) -> list[int]:
+    """Return the number of each image's group: groups are resampled whole, and slices of one volume are one."""
     volumes = [case.record.volume for case in cases]
     names = sorted({volume.name for volume in volumes if volume})
-    # Volumes are resampled whole. An image that is not a slice is a group by itself.
-    groups = [names.index(volume.name) if volume else number for number, volume in enumerate(volumes)]
-    weights = resample(groups, seed)
-    scores = _mask_scores(cases, dataset.seg_classes[1:], weights) | _label_scores(cases, dataset.labels, weights)
-    if names:
-        scores |= _volume_scores(cases, groups, dataset, resample(range(len(names)), seed))
-    return {name: Estimate(*interval(values)) for name, values in with_means(scores).items()}
+    return [names.index(volume.name) if volume else number for number, volume in enumerate(volumes)]
 
 
 def _mask_scores(cases: Sequence[ScoredCase], classes: Sequence[str], weights: Array) -> Groups:
@@ -69,9 +105,14 @@ def _overlap_and_area(case: ScoredCase) -> tuple[Array, Array]:
     return masks.overlap * masks.pixels, (masks.predicted + masks.target) * masks.pixels
 
 
-def _label_scores(cases: Sequence[ScoredCase], labels: Sequence[str], weights: Array) -> Groups:
-    target = np.array([case.record.labels for case in cases]) > 0
-    return label_scores(np.array([case.probabilities for case in cases]), target, labels, weights)
+def _label_scores(
+    probs: Array, target: NDArray[np.bool_], names: Sequence[str], weights: Array, calibration: Calibration | None
+) -> Groups:
+    scores = label_scores(probs, target, names, weights) | calibration_scores(probs, target, names, weights)
+    if calibration:
+        scores |= before_calibration(probs, target, names, weights, calibration)
+        scores |= threshold_scores(probs, target, names, weights, calibration.thresholds)
+    return scores
 
 
 def _volume_scores(cases: Sequence[ScoredCase], groups: Sequence[int], dataset: Dataset, weights: Array) -> Groups:
@@ -109,12 +150,28 @@ def _mm3(case: ScoredCase) -> Array:
 
 
 def score_table(scores: dict[str, Estimate], title: str) -> Table:
-    """Lay out the scores as a table for the terminal."""
+    """Lay out the scores as a table for the terminal, those of `ONLY_MEANS` without their labels."""
     # As Text, because names and paths may hold brackets and colons, which rich would take for markup in a string.
     table = Table("score", "value", "95 % interval", title=Text(as_line(title), style="table.title"))
     for name, (value, low, high) in scores.items():
-        table.add_row(Text(name), f"{value:.4f}", f"{low:.4f} to {high:.4f}")
+        group, label, _ = name.partition("/")
+        if not (label and group in ONLY_MEANS):
+            table.add_row(Text(name), f"{value:.4f}", f"{low:.4f} to {high:.4f}")
     return table
+
+
+def report_fields(
+    cases: Sequence[ScoredCase], dataset: Dataset, scores: dict[str, Estimate], seed: int
+) -> dict[str, Any]:
+    """Return what `metrics.json` says of the scored images."""
+    probs, target = label_table(cases)
+    return {
+        "images": len(cases),
+        "scores": {name: estimate._asdict() for name, estimate in scores.items()},
+        "sizes": [asdict(size) for size in summarise_sizes(cases, seed)],
+        "confusion": confusion(probs, target, dataset.labels),
+        "largest_probability": largest_probability(probs, target),
+    }
 
 
 def write_cases(cases: Sequence[ScoredCase], dataset: Dataset, path: Path) -> None:
@@ -133,56 +190,3 @@ def write_cases(cases: Sequence[ScoredCase], dataset: Dataset, path: Path) -> No
         writer.writerow([case.record.image, volume, *fields, *case.record.labels, *probabilities])
     # A file's name may hold bytes that are no text.
     write_whole(path, text.getvalue().encode(errors="backslashreplace"))
-
-
-def pick(cases: Sequence[ScoredCase]) -> dict[str, list[ScoredCase]]:
-    """Pick the best, median and worst cases by Dice, at most `SHOWN` of each, from those that show a class."""
-    ranked = sorted((case for case in cases if not np.isnan(case.dice)), key=lambda case: -case.dice)
-    # The three kinds have the same number, so that the gallery is a full rectangle. Of few cases they overlap.
-    count = min(SHOWN, len(ranked))
-    middle = (len(ranked) - count) // 2
-    return {"best": ranked[:count], "median": ranked[middle : middle + count], "worst": ranked[len(ranked) - count :]}
-
-
-def draw_gallery(
-    cases: Sequence[ScoredCase], model: nn.Module, dataset: Dataset, spec: Preprocessing
-) -> Image.Image | None:
-    """Draw the best, median and worst cases in a row each, or return None where no case shows a class.
-
-    A tile shows the image, the target mask and the predicted mask, each with its name below.
-    """
-    rows = [(f"{kind}: Dice {case.dice:.3f}", case.record) for kind, chosen in pick(cases).items() for case in chosen]
-    if not rows:
-        return None
-    # Predicted again rather than kept from scoring, which would hold every image in memory. They are read from their
-    # files: prepared pixels are found by a record's place in the whole data set.
-    shown = replace(dataset, records=tuple(record for _, record in rows), prepared=None)
-    predictions = zip(rows, predict_records(model, shown, spec), strict=True)
-    tiles = [_tile(text, predicted, spec) for (text, _), predicted in predictions]
-    across, (width, height) = len(rows) // 3, tiles[0].size
-    sheet = Image.new("RGB", (across * width, 3 * height))
-    for number, tile in enumerate(tiles):
-        sheet.paste(tile, (width * (number % across), height * (number // across)))
-    return sheet
-
-
-def _tile(text: str, predicted: PredictedRecord, spec: Preprocessing) -> Image.Image:
-    """Draw (S, 3S): the image as the network sees it, with the outline of the target, and of the predicted mask."""
-    # Back from the network's normalisation to 8 bits.
-    pixels = predicted.image.permute(1, 2, 0).numpy() * spec.std + spec.mean
-    image = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
-    outlined = [draw_outlines(image, mask.numpy()) for mask in (predicted.target_mask, predicted.mask)]
-    tile = Image.fromarray(np.concatenate([image, *outlined], axis=1))
-    side, drawing = len(image), ImageDraw.Draw(tile)
-    texts = {(3, 2): f"{text}, {_name(predicted)}"}
-    texts |= {(3 + number * side, side - 14): name for number, name in enumerate(COLUMNS)}
-    for place, words in texts.items():
-        # A black rim keeps the white text readable on bright images.
-        drawing.text(place, words, fill="white", stroke_width=1, stroke_fill="black")
-    return tile
-
-
-def _name(predicted: PredictedRecord) -> str:
-    # Slices have numbers for names, which every volume has again.
-    image, volume = predicted.record.image.stem, predicted.record.volume
-    return f"{volume.name} {image}" if volume else image

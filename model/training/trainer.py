@@ -14,9 +14,10 @@ from rich.progress import Progress, TaskID
 from torch import nn
 
 from data_pipeline import Batch, Dataset, TrainingLoader
+from model.calibration import fit_calibration
 from model.checkpoint import Checkpoint, CheckpointError, CheckpointInfo, save_checkpoint
 from model.config import ModelConfig
-from model.evaluation import score_network
+from model.evaluation import collect_scores
 from model.network import build_model
 from model.training import EARLIER, TrainingError, TrainingOptions
 from model.training.interrupt import Interrupt
@@ -166,7 +167,8 @@ class Trainer:
         # Every process has the same weights: the first one validates and writes, the others go on to the next batch.
         if self.processes.rank > 0:
             return
-        scores = score_network(self.learner.averaged, self.validation, self.loader.spec)
+        predicted = collect_scores(self.learner.averaged, self.validation, self.loader.spec)
+        scores = predicted.compute()
         names = {"dice": "dice", "pooled_dice": "pooled dice", "auc": "auc"}
         shown = ", ".join(f"{text} {scores[name]:.4f}" for name, text in names.items() if name in scores)
         chosen = selection_score(scores, self.options)
@@ -176,7 +178,11 @@ class Trainer:
         self.history.append({"epoch": epoch, "loss": loss, **learned, **scores})
         if chosen > selection_score(self.best, self.options):
             self.best = scores
-            info = replace(self.info, training={**self.info.training, "epoch": epoch, "validation": scores})
+            info = replace(
+                self.info,
+                training={**self.info.training, "epoch": epoch, "validation": scores},
+                calibration=fit_calibration(*predicted.labels_collected()),
+            )
             save_checkpoint(self.output / "best.safetensors", Checkpoint(info, self.learner.averaged.state_dict()))
         write_history(self.history, self.output)
         # Last, so that a run which dies before it repeats the end of this epoch and writes the rest again.

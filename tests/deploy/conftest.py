@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_pipeline import Preprocessing, Preprocessor
+from data_pipeline.spec import Thresholds
 from deploy import build_engine
 from deploy.contract import Contract
 from deploy.export import export_onnx
@@ -25,6 +26,7 @@ from deploy.repository import write_repository
 from deploy.server import Server
 from deploy.server.options import FREE_PORTS
 from model import MultiTaskResFormer
+from model.calibration import Calibration
 from model.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
 from tests.helpers.golden import golden_of
 from tests.helpers.networks import SMALLEST, lived_in
@@ -107,6 +109,11 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels=labels,
         data="synthetic:skin",
         preprocessing=Preprocessing(image_size=config.image_size),
+        calibration=Calibration(
+            temperatures=(0.25, 3.0, 0.2),
+            thresholds=Thresholds(sensitive=(0.1, 0.2, 0.5), specific=(0.7, 0.9, 0.5), rate=0.95),
+            images=200,
+        ),
     )
     path = tmp_path_factory.mktemp("checkpoint") / "smallest.safetensors"
     save_checkpoint(path, Checkpoint(info, lived_in(config).state_dict()))
@@ -132,6 +139,7 @@ def contract() -> Contract:
         seg_classes=("background", "IRF", "SRF", "PED"),
         labels=("fluid", "scar"),
         max_batch=4,
+        thresholds=Thresholds(sensitive=(0.25, 0.4), specific=(0.5, 0.6), rate=0.95),
     )
 
 

@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
+from data_pipeline.spec import Thresholds
 from deploy.contract import Contract
 from tests.helpers.damage import damaged
 from tests.helpers.names import CLASSES, LABELS
 from tests.helpers.smallest import CONTRACT
 
-FIELDS: dict[str, Any] = json.loads(CONTRACT.to_json())
+THRESHOLDS = Thresholds(sensitive=(0.1, 0.2, 0.5), specific=(0.7, 0.9, 0.5), rate=0.95)
+WITH_THRESHOLDS = replace(CONTRACT, thresholds=THRESHOLDS)
+FIELDS: dict[str, Any] = json.loads(WITH_THRESHOLDS.to_json())
 
 
 def test_a_contract_comes_back() -> None:
@@ -20,8 +23,11 @@ def test_a_contract_comes_back() -> None:
     odd = replace(CONTRACT, seg_classes=CLASSES, labels=LABELS)
     assert Contract.from_json(odd.to_json()) == odd
     assert Contract.from_fields(CONTRACT.to_fields()) == CONTRACT
-    # The first repositories were written without "levels".
-    assert Contract.from_fields({key: value for key, value in FIELDS.items() if key != "levels"}) == CONTRACT
+    assert Contract.from_json(WITH_THRESHOLDS.to_json()) == WITH_THRESHOLDS
+    # The first repositories were written without "levels", and those of weights without a calibration have no more.
+    first = {key: value for key, value in FIELDS.items() if key not in ("levels", "thresholds")}
+    assert Contract.from_fields(first) == CONTRACT
+    assert "thresholds" not in CONTRACT.to_fields()
 
 
 @pytest.mark.parametrize(
@@ -35,6 +41,12 @@ def test_a_contract_comes_back() -> None:
         ({"image_size": 64.5}, "image_size must be a whole number above 0, got 64.5"),
         ({"std": [0, 1, 1]}, r"std must be 3 numbers from 0.0001 to 1, got \(0, 1, 1\)"),
         ({"max_batch": True}, "max_batch must be a whole number above 0, got True"),
+        ({"thresholds": None}, "thresholds must be a JSON object, got None"),
+        ({"thresholds": {}}, r"thresholds must be an object with sensitive, specific, rate, got \[\]"),
+        (
+            {"thresholds": {"sensitive": [0], "specific": [1], "rate": 0.95}},
+            r"thresholds must be 3 pairs, one for each of labels, got \(0,\)",
+        ),
         ({"more": 1}, r"the served model's contract must be an object of .* alone, got \['more'\]"),
     ],
 )

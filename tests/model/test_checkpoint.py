@@ -11,12 +11,20 @@ import torch
 from hypothesis import given, settings
 from safetensors.torch import save_file
 
+from data_pipeline.spec import Thresholds
 from model import MultiTaskResFormer
+from model.calibration import Calibration
 from model.checkpoint import FORMAT, Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from tests.helpers.damage import damaged
 from tests.helpers.networks import SMALLEST, info_of
 
 INFO = info_of(SMALLEST, ("background", "a", "b", "c"), ("x", "y", "z"), "synthetic:oct")
+CALIBRATION = Calibration(
+    temperatures=(2.0, 0.5, 1.25),
+    thresholds=Thresholds(sensitive=(0.1, 0.2, 0.5), specific=(0.7, 0.9, 0.5), rate=0.95),
+    images=200,
+)
+CALIBRATED = replace(INFO, calibration=CALIBRATION)
 
 
 @pytest.fixture
@@ -135,6 +143,33 @@ def set_to(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
         (set_to("config", "head_dim", value=3), "head_dim must be a divisor of 8, got 3"),
         (set_to("config", "extra", value=1), "alone, got ['extra']"),
         (set_to("extra", value=1), "alone, got ['extra']"),
+        (set_to("calibration", value=None), "calibration must be a JSON object, got None"),
+        (set_to("calibration", "extra", value=1), "calibration must be an object of temperatures, thresholds, images"),
+        (set_to("calibration", "images", value=0), "images must be a whole number above 0, got 0"),
+        (
+            set_to("calibration", "temperatures", value=[1, 1]),
+            "thresholds must be 2 pairs, one for each of temperatures",
+        ),
+        (
+            set_to("calibration", "temperatures", 0, value=0),
+            "temperatures must be numbers from 0.05 to 20, got (0, 0.5, ",
+        ),
+        (set_to("calibration", "temperatures", value=1.5), "temperatures must be numbers from 0.05 to 20, got 1.5"),
+        (set_to("calibration", "thresholds", value=[]), "thresholds must be a JSON object, got ()"),
+        (set_to("calibration", "thresholds", "rate", value="high"), "rate must be a number from 0.5 to 1, got 'high'"),
+        (set_to("calibration", "thresholds", "sensitive", 0, value=0.8), "specific must be at or above sensitive"),
+        (
+            set_to("calibration", "thresholds", "specific", 1, value=2),
+            "specific must be numbers from 0 to 1, got (0.7, 2",
+        ),
+        (
+            set_to("calibration", "thresholds", "specific", value=[1]),
+            "specific must be 3 numbers, one for each of sensi",
+        ),
+        (
+            lambda fields: fields["calibration"]["thresholds"].pop("rate"),
+            "thresholds must be an object with rate, got ",
+        ),
         (lambda fields: fields.pop("mean"), "the metadata must be an object with mean, got "),
         (lambda fields: fields["config"].pop("design"), "config must be an object with design, got "),
     ],
@@ -142,7 +177,7 @@ def set_to(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
 def test_each_field_of_the_metadata_is_checked(
     change: Callable[[dict[str, Any]], object], message: str, tmp_path: Path
 ) -> None:
-    fields = json.loads(INFO.to_json())
+    fields = json.loads(CALIBRATED.to_json())
     change(fields)
     assert message in one_line_of(with_metadata(tmp_path / "changed.safetensors", json.dumps(fields)))
 
@@ -154,7 +189,7 @@ def test_metadata_that_is_no_object_is_refused(text: str, tmp_path: Path) -> Non
 
 
 @settings(derandomize=True, database=None, deadline=None, max_examples=300)
-@given(damaged(json.loads(INFO.to_json())))
+@given(damaged(json.loads(CALIBRATED.to_json())))
 def test_damaged_metadata_are_read_as_they_are_or_refused(
     tmp_path_factory: pytest.TempPathFactory, fields: dict[str, Any]
 ) -> None:
@@ -168,6 +203,16 @@ def test_damaged_metadata_are_read_as_they_are_or_refused(
     assert json.dumps(json.loads(info.to_json()), sort_keys=True) == json.dumps(
         {"levels": 65535, **fields}, sort_keys=True
     )
+
+
+def test_a_calibration_comes_back_and_files_without_one_are_as_they_always_were(tmp_path: Path) -> None:
+    path = with_metadata(tmp_path / "calibrated.safetensors", CALIBRATED.to_json())
+    assert load_checkpoint(path).info == CALIBRATED
+    assert "calibration" not in json.loads(INFO.to_json())
+    assert load_checkpoint(with_metadata(path, INFO.to_json())).info.calibration is None
+    fewer = replace(CALIBRATION, temperatures=(1.0,), thresholds=Thresholds(sensitive=(0,), specific=(1,), rate=0.95))
+    with pytest.raises(ValueError, match=r"^temperatures must be 3 for this network, got \(1.0,\)$"):
+        replace(INFO, calibration=fewer)
 
 
 def test_an_unknown_random_preset_is_refused() -> None:

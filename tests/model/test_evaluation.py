@@ -13,22 +13,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from torchmetrics.functional.classification import binary_auroc
+from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
 from data_pipeline import Dataset, Record, open_source
 from data_pipeline.prepare import prepare
 from data_pipeline.records import Volume
-from model import evaluate
+from data_pipeline.spec import Thresholds
+from model import card, evaluate
 from model.bootstrap import resample, weighted_auc
-from model.checkpoint import Checkpoint, save_checkpoint
+from model.calibration import Calibration
+from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from model.evaluation import ScoredCase, score_masks
-from model.evaluation.summary import Estimate, pick, summarise
-from model.network import build_model
+from model.evaluation.average import Average, average_of
+from model.evaluation.gallery import pick
+from model.evaluation.sizes import scores_by_size
+from model.evaluation.summary import Estimate, summarise
+from model.network import DecodedNetwork, build_model
 from tests.helpers.challenges import write_isic2017, write_retouch
+from tests.helpers.configurations import undecided
 from tests.helpers.names import CLASSES as CLASSES_AS_TEXT
 from tests.helpers.names import FILE
 from tests.helpers.names import LABELS as LABELS_AS_TEXT
-from tests.helpers.networks import SMALLEST, info_of
+from tests.helpers.networks import SMALLEST, info_of, lived_in
 from tests.helpers.samples import make_dataset
 
 CLASSES, LABELS = ("background", "a", "b"), ("x", "y")
@@ -94,6 +100,75 @@ def test_summary_against_torchmetrics_and_means() -> None:
     assert scores["dice"].value == pytest.approx((scores["dice/a"].value + scores["dice/b"].value) / 2)
     assert all(score.low <= score.value <= score.high for score in scores.values())
     assert not [name for name in scores if name.startswith("volume")]
+
+
+def test_a_calibration_adds_its_scores_and_only_the_ece_may_lie_outside_its_interval() -> None:
+    # Moved off the edges of the bins, which torchmetrics rounds to float32.
+    cases = [replace(case, probabilities=0.97 * case.probabilities + 0.013) for case in random_cases(4)]
+    pairs = Thresholds(sensitive=(0.2, 0.3), specific=(0.6, 0.8), rate=0.95)
+    fitted = Calibration(temperatures=(2.0, 0.5), thresholds=pairs, images=24)
+    plain, scores = summarise(cases, data_of(cases)), summarise(cases, data_of(cases), calibration=fitted)
+    added = {name.split("/")[0] for name in scores.keys() - plain.keys()}
+    assert added == {
+        *("ece_uncalibrated", "brier_uncalibrated", "pooled_ece_uncalibrated"),
+        *("sensitivity_at_sensitive", "specificity_at_sensitive", "sensitivity_at_specific", "specificity_at_specific"),
+    }
+    probs, target = (
+        torch.tensor(np.array(rows))
+        for rows in ([case.probabilities for case in cases], [case.record.labels for case in cases])
+    )
+    expected = binary_calibration_error(probs.flatten(), target.flatten(), n_bins=15)
+    assert scores["pooled_ece"].value == pytest.approx(float(expected), abs=1e-6)
+    assert scores["brier"].value == pytest.approx(float(((probs - target) ** 2).mean()))
+    # A resample repeats images, whose bins then look worse than they are.
+    assert all(score.low <= score.value <= score.high for name, score in scores.items() if "ece" not in name)
+
+
+def test_sizes_against_counts_by_hand() -> None:
+    # Squares of 1, 9, 25 and 100 of 1200 pixels: 0.08, 0.75, 2.1 and 8.3 %. One is missed, one found by half.
+    pairs = [(0, 1), (3, 3), (5, 5), (10, 10), (1, 3)]
+    cases = [
+        ScoredCase(
+            Record(image=Path(f"{number}.png"), mask=Path(), labels=(0, 0)),
+            score_masks(square(1, 7, found), square(1, 7, side), 3),
+            np.zeros(2),
+        )
+        for number, (found, side) in enumerate(pairs)
+    ]
+    sizes = scores_by_size(cases, resample(range(len(cases))))
+    assert [(size.above, size.up_to, size.count, size.missed) for size in sizes] == [
+        *((0.0, 0.005, 1, 1), (0.005, 0.02, 2, 0), (0.02, 0.06, 1, 0), (0.06, 0.2, 1, 0)),
+    ]
+    assert [size.dice[0] for size in sizes] == pytest.approx([0, (1 + 2 / 10) / 2, 1, 1])
+    assert sizes[1].dice[1:] == pytest.approx((0.2, 1.0))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_an_average_is_the_mean_of_the_probabilities(channels: int) -> None:
+    config = replace(SMALLEST, seg_channels=channels)
+    networks = [lived_in(config), undecided(config)]
+    image = torch.randn(2, 3, config.image_size, config.image_size)
+    with torch.inference_mode():
+        members = [DecodedNetwork(network)(image) for network in networks]
+        mirrored = [DecodedNetwork(network)(image.flip(3)) for network in networks]
+        plain, mirror = (DecodedNetwork(Average(networks, mirror=flag))(image) for flag in (False, True))
+    torch.testing.assert_close(plain.class_probs, (members[0].class_probs + members[1].class_probs) / 2)
+    masks = [one.seg_probs for one in members] + [one.seg_probs.flip(3) for one in mirrored]
+    torch.testing.assert_close(mirror.seg_probs, sum(masks) / 4, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(mirror.class_probs, sum(one.class_probs for one in (*members, *mirrored)) / 4)
+    decided = (plain.seg_probs[:, 0] > 0.5).long() if channels == 1 else plain.seg_probs.argmax(1)
+    assert torch.equal(plain.mask.long(), decided)
+
+
+def test_an_ensemble_of_other_labels_is_refused() -> None:
+    infos = [
+        info_of(SMALLEST, ("background", "a", "b", "c"), labels, "x") for labels in (("x", "y", "z"), ("x", "y", "q"))
+    ]
+    state = build_model(SMALLEST).state_dict()
+    with pytest.raises(
+        CheckpointError, match=r"^checkpoints of one ensemble need the same labels, got .*'z'.* and .*'q'"
+    ):
+        average_of([Checkpoint(info, state) for info in infos], mirror=False)
 
 
 def test_volumes_are_scored_and_drawn_whole() -> None:
@@ -185,6 +260,9 @@ def test_the_command_writes_scores_rows_and_a_gallery(
     monkeypatch.chdir(tmp_path)
     assert evaluate.main([*retouch, "--output", "out"]) == 0
     report = json.loads(Path("out/metrics.json").read_text())
+    assert sum(sum(counts.values()) for counts in report["confusion"].values()) == 36
+    assert report["sizes"][0].keys() == {"above", "up_to", "count", "dice", "missed"}
+    assert Image.open("out/reliability.png").width > 500
     assert report["images"] == 12 and {"volume_dice", "hausdorff95", "volume_difference_mm3"} <= set(report["scores"])
     assert Estimate(**report["scores"]["accuracy"]).high <= 1
     rows = list(csv.DictReader(Path("out/cases.csv").read_text().splitlines()))
@@ -199,6 +277,57 @@ def test_the_command_writes_scores_rows_and_a_gallery(
     written = [(name > 230).all(axis=2) for name in names]
     assert all(white.sum() > 9 for white in written), [white.sum() for white in written]
     assert not np.array_equal(written[0], written[1]) and not np.array_equal(written[1], written[2])
+
+
+def test_the_command_averages_checkpoints_and_mirror_images(
+    retouch: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, weights = ["--samples", "4", "--output", str(tmp_path / "out")], retouch[1]
+    assert evaluate.main([*retouch[:2], weights, *retouch[2:], "--mirror", *output]) == 0
+    assert f"{weights} and {weights} with mirror images on 4 images" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (report["checkpoints"], report["mirror"]) == ([weights, weights], True)
+
+
+def test_a_card_holds_the_scores_and_keeps_its_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("model.calibration.FEWEST", 3)
+    (tmp_path / "images").mkdir()
+    source = make_dataset(tmp_path / "images", 14)
+    for split, records in (("validation", source.records[:8]), ("test", source.records[8:])):
+        prepare(replace(source, records=records), 64, tmp_path / "prepared" / split)
+    config = replace(SMALLEST, seg_channels=1, labels=2)
+    info = replace(info_of(config, source.seg_classes, source.labels, "prepared:prepared"), training={"seed": -5})
+    save_checkpoint(Path("mine.safetensors"), Checkpoint(info, lived_in(config).state_dict()))
+    Image.new("RGB", (9, 9)).save("curves.png")
+    arguments = ["--checkpoint", "mine.safetensors", "--output", "cards/mine"]
+    assert card.main(arguments) == 0
+    written = sorted(path.name for path in Path("cards").iterdir())
+    assert written == ["mine-masks.jpg", "mine-reliability.png", "mine.md", "mine.png", "mine.safetensors"]
+    calibrated = load_checkpoint("cards/mine.safetensors").info.calibration
+    assert calibrated is not None and calibrated.images == 8
+    assert evaluate.main(["--checkpoint", "cards/mine.safetensors", "--data", info.data, "--output", "out"]) == 0
+    scores = json.loads(Path("out/metrics.json").read_text())["scores"]
+    text = Path("cards/mine.md").read_text()
+    assert f"| {calibrated.temperatures[0]:.2f} |" in text
+    for group, title in (("dice", "Dice"), ("ece_uncalibrated", "ECE of each label, as trained"), ("auc", "AUC")):
+        members = [scores[name] for name in scores if name.split("/")[0] == group]
+        cells = ["{value:.3f} ({low:.3f} to {high:.3f})".format(**member) for member in members]
+        assert f"| {title} | {' | '.join(cells)} |" in text
+    Path("cards/mine.md").write_text(f"{text}\nIt is weak.\n")
+    # In place, and from what is calibrated already.
+    assert card.main(["--checkpoint", "cards/mine.safetensors", "--output", "cards/mine"]) == 0
+    again = Path("cards/mine.md").read_text()
+    assert again.endswith("## Notes\n\nIt is weak.\n")
+    assert [line for line in again.splitlines() if "this card by" not in line][:-2] == [
+        line for line in text.splitlines() if "this card by" not in line
+    ]
+    assert load_checkpoint("cards/mine.safetensors").info.calibration == calibrated
+    capsys.readouterr()
+    assert card.main(["--checkpoint", "random:tiny", "--output", "cards/random"]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_names_pass_through_every_output_as_they_are(

@@ -2,9 +2,11 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from rich.console import Console
 
 from data_pipeline import Preprocessing
 from data_pipeline.files import write_whole
+from data_pipeline.spec import Thresholds
 from deploy.client import Result, ServerFault
 from deploy.client.__main__ import main
 from deploy.client.image import FileResult, Wanted
@@ -49,6 +52,7 @@ def test_mixed_run_answers_the_good_and_names_the_bad(
     result = json.loads((output / "result.json").read_text())
     sizes = {Path(image["file"]).name: (image["width"], image["height"]) for image in result["images"]}
     assert sizes == {"eye.png": (33, 91), "eye.jpg": (80, 60)}
+    assert result["thresholds"] == {"sensitive": [0.25, 0.4], "specific": [0.5, 0.6], "rate": 0.95}
     assert [Path(failure["file"]).name for failure in result["failures"]] == ["broken.png", "gone.png"]
     for image in result["images"]:
         expected = in_process(Path(image["file"]).read_bytes())
@@ -103,10 +107,10 @@ def test_overlays_of_any_file_name_have_names_that_can_be_written_and_listed(tmp
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted(overlays)
 
 
-def test_names_stand_in_the_table_and_in_the_result_as_they_are(tmp_path: Path) -> None:
-    contract = Contract(preprocessing=Preprocessing(image_size=64), seg_classes=CLASSES, labels=LABELS)
-    result = FileResult(
-        file=f"/images/{FILE}",
+def blank(labels: Sequence[str], classes: Sequence[str]) -> FileResult:
+    """Describe an answer for one image, with every label at 0.5 and every class on a quarter of the image."""
+    return FileResult(
+        file="/images/a.png",
         overlay="a.overlay.png",
         mask="a.mask.png",
         raw_mask=None,
@@ -117,11 +121,16 @@ def test_names_stand_in_the_table_and_in_the_result_as_they_are(tmp_path: Path) 
         notes=[],
         width=4,
         height=4,
-        classes=dict.fromkeys(LABELS, 0.5),
-        areas={name: {"pixels": 4, "percent": 25.0} for name in CLASSES[1:]},
+        classes=dict.fromkeys(labels, 0.5),
+        areas={name: {"pixels": 4, "percent": 25.0} for name in classes[1:]},
         timings={"request_ms": 1.0, "total_ms": 2.0},
         request_id="1",
     )
+
+
+def test_names_stand_in_the_table_and_in_the_result_as_they_are(tmp_path: Path) -> None:
+    contract = Contract(preprocessing=Preprocessing(image_size=64), seg_classes=CLASSES, labels=LABELS)
+    result = replace(blank(LABELS, CLASSES), file=f"/images/{FILE}")
     text = io.StringIO()
     Console(file=text, width=9000).print(table(contract, [result]))
     for name in NAMES:
@@ -137,6 +146,24 @@ def test_names_stand_in_the_table_and_in_the_result_as_they_are(tmp_path: Path) 
     write_result(tmp_path, contract, Wanted(), [result])
     assert read_results(tmp_path, Wanted()) == {result.file: result}
     assert set(json.loads((tmp_path / RESULT_FILE).read_text())["colours"]) == set(CLASSES[1:])
+
+
+def test_a_sign_says_whether_a_label_is_likely() -> None:
+    pairs = Thresholds(sensitive=(0.2, 0.3, 0.4), specific=(0.6, 0.7, 0.8), rate=0.95)
+    contract = Contract(
+        preprocessing=Preprocessing(image_size=64),
+        seg_classes=("background", "a"),
+        labels=("x", "y", "z"),
+        thresholds=pairs,
+    )
+    text = io.StringIO()
+    result = replace(blank(("x", "y", "z"), ("background", "a")), classes={"x": 0.6, "y": 0.6, "z": 0.3})
+    Console(file=text, width=200).print(table(contract, [result]))
+    assert re.search(r"0\.600 \+ .* 0\.600 \? .* 0\.300 - ", text.getvalue())
+    assert "at a specificity and sensitivity of 95 % on validation images" in " ".join(text.getvalue().split())
+    plain = io.StringIO()
+    Console(file=plain, width=200).print(table(replace(contract, thresholds=None), [result]))
+    assert not re.search(r"[+?]|0\.300 -", plain.getvalue().replace("-+-", ""))
 
 
 def test_names_stand_in_the_table_of_the_demo_as_they_are() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from data_pipeline import Preprocessing
+from data_pipeline.spec import Thresholds
 from deploy.contract import Contract
 from deploy.report import PAGE, EngineRecord, Report, engine_table
 from deploy.report.page import GalleryRow, write_page
@@ -74,6 +75,20 @@ def test_names_are_text_in_the_page(tmp_path: Path) -> None:
         assert odd.text.count(name) >= 4, name
     # A line break is a space in a page, and a byte that is no text stands as its number.
     assert re.search(r"Engines of \[red\] <b> \s\\udcff\.png", odd.text)
+
+
+def test_the_page_shows_the_thresholds_of_each_label(tmp_path: Path) -> None:
+    pairs = Thresholds(sensitive=(0.123, 0.25), specific=(0.75, 0.987), rate=0.9)
+    labels = ("fluid", "scar")
+    plain = Contract(preprocessing=Preprocessing(image_size=64), seg_classes=("background", "a"), labels=labels)
+    pages = []
+    for contract in (plain, replace(plain, thresholds=pairs)):
+        write_page(tmp_path, report_of(contract, "a.safetensors"), contract, [])
+        pages.append(" ".join((tmp_path / PAGE).read_text().split()))
+    assert "Thresholds" not in pages[0]
+    assert "90 % of the validation images that have a label reach its sensitive threshold" in pages[1]
+    for label, low, high in (("fluid", "0.123", "0.750"), ("scar", "0.250", "0.987")):
+        assert f"<tr><td><bdi>{label}</bdi></td><td>{low}</td><td>{high}</td></tr>" in pages[1]
 
 
 def test_a_name_is_text_above_the_table_of_engines() -> None:

@@ -1,0 +1,130 @@
+"""Calibrate a checkpoint and write its card: `python -m model.card --checkpoint FILE --output model/weights/NAME`."""
+
+import argparse
+import io
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+
+from data_pipeline import SOURCES, DataError, Dataset, Split, open_usable
+from data_pipeline.command_line import LARGEST_SEED, Output, new_parser, run_command
+from data_pipeline.fields import is_whole
+from data_pipeline.files import write_whole
+from model.calibration import fit_calibration
+from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from model.evaluate import tracked
+from model.evaluation import ScoredCase, collect_scores, score_cases, score_network
+from model.evaluation.card import Card, notes_of
+from model.evaluation.gallery import draw_gallery
+from model.evaluation.labels import confusion, largest_probability
+from model.evaluation.reliability import draw_reliability
+from model.evaluation.summary import label_table, summarise, summarise_sizes
+
+EXAMPLES = """examples:
+  python -m model.card --checkpoint build/train-skin/best.safetensors --output model/weights/skin-tiny
+  python -m model.card --checkpoint old.safetensors --data folder:my_data --output build/mine
+"""
+SPLITS: tuple[Split, ...] = ("validation", "test")
+QUALITY = 85  # of the masks' picture as a JPEG
+# What each picture shows, by what follows the card's name in the file's.
+PICTURES = {
+    ".png": "Training loss and validation scores of the epochs",
+    "-reliability.png": "Share of images with each label against its predicted probability",
+    "-masks.jpg": "Best, median and worst masks: image, target, predicted",
+}
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line, or end the process with exit code 2 and one line for a misuse."""
+    parser = new_parser("model.card", __doc__, EXAMPLES)
+    parser.add_argument("--checkpoint", required=True, type=Path, help="a .safetensors file, calibrated or not")
+    parser.add_argument("--data", help=f"{SOURCES} (default: what the checkpoint was trained on)")
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="PREFIX",
+        help="writes PREFIX.safetensors, PREFIX.md and the card's pictures, and keeps the notes of an older card",
+    )
+    return parser.parse_args(arguments)
+
+
+def make_card(options: argparse.Namespace, console: Console) -> None:
+    """Fit temperatures and thresholds on the validation split, score the test split, write checkpoint and card."""
+    checkpoint, device = load_checkpoint(options.checkpoint), "cuda" if torch.cuda.is_available() else "cpu"
+    source = options.data or checkpoint.info.data
+    validation, test = (open_split(checkpoint, source, split, console) for split in SPLITS)
+    checkpoint = calibrate(checkpoint, validation, device)
+    spec, network = checkpoint.info.preprocessing, checkpoint.build().to(device)
+    cases = tracked(score_cases(network, test, spec), len(test.records), console)
+    weights, path = (options.output.with_name(f"{options.output.name}.{end}") for end in ("safetensors", "md"))
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(weights, checkpoint)
+    probs, target = label_table(cases)
+    card = Card(
+        name=options.output.name,
+        checkpoint=checkpoint,
+        megabytes=weights.stat().st_size / 1e6,
+        command=f"python -m model.card {shlex.join(sys.argv[1:])}",
+        images=len(cases),
+        scores=summarise(cases, test, calibration=checkpoint.info.calibration),
+        own_scores=score_network(network, test, spec),
+        sizes=summarise_sizes(cases),
+        confusion=confusion(probs, target, test.labels),
+        largest=largest_probability(probs, target),
+        pictures=draw_pictures(options, checkpoint, cases, draw_gallery(cases, network, test, spec)),
+    )
+    write_whole(path, card.to_markdown(notes_of(path)))
+    console.print(f"wrote {weights} and {path}")
+
+
+def draw_pictures(
+    options: argparse.Namespace, checkpoint: Checkpoint, cases: Sequence[ScoredCase], gallery: Image.Image | None
+) -> dict[str, str]:
+    """Write the card's pictures, and return what each file shows."""
+    curves, reliability, masks = (options.output.with_name(f"{options.output.name}{end}") for end in PICTURES)
+    # Training leaves them beside its weights. Of an older card they stay.
+    if (drawn := options.checkpoint.with_name("curves.png")).is_file():
+        write_whole(curves, drawn.read_bytes())
+    draw_reliability(*label_table(cases), checkpoint.info.labels, checkpoint.info.calibration, reliability)
+    if gallery:
+        gallery.save(file := io.BytesIO(), "JPEG", quality=QUALITY)
+        write_whole(masks, file.getvalue())
+    made = {curves: curves.is_file(), reliability: True, masks: gallery is not None}
+    return {path.name: shows for path, shows in zip(made, PICTURES.values(), strict=True) if made[path]}
+
+
+def open_split(checkpoint: Checkpoint, source: str, split: Split, console: Console) -> Dataset:
+    """Open a split under the checkpoint's classes, divided as it was for the training."""
+    seed: Any = checkpoint.info.training.get("seed")
+    own_seed = seed if is_whole(seed, 0, LARGEST_SEED) else 0
+    dataset = open_usable(source, split, seed=own_seed, skip_bad=False, report=console.print)
+    return dataset.fit_classes(checkpoint.info.seg_classes, checkpoint.info.labels)
+
+
+def calibrate(checkpoint: Checkpoint, validation: Dataset, device: str) -> Checkpoint:
+    """Return the checkpoint with temperatures and thresholds fitted anew."""
+    trained = replace(checkpoint, info=replace(checkpoint.info, calibration=None))
+    scores = collect_scores(trained.build().to(device), validation, trained.info.preprocessing)
+    calibration = fit_calibration(*scores.labels_collected())
+    return replace(trained, info=replace(trained.info, calibration=calibration))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 done, 1 failed with one line, 130 interrupted.
+
+    A misuse of the command line ends the process with 2.
+    """
+    options = parse_arguments(arguments)
+    return run_command(lambda: make_card(options, Output()), CheckpointError, DataError, OSError)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
