@@ -1,9 +1,10 @@
 """Measure what each part of the method is worth: `python -m model.ablate --data synthetic:skin --budget 120`.
 
-Eleven arms train for equally many steps, with the same seeds, and are scored on the test split. They compare one task
+Twelve arms train for equally many steps, with the same seeds, and are scored on the test split. They compare one task
 with both, the sequential and parallel design with a plain ResNet encoder, the network without DFE and with other
-dilations, the levels that the head reads, and all of it with a U-Net from MONAI. More arms, which weight the labels in
-other ways, are trained where --arm names them. The same command continues a run that was stopped.
+dilations, the levels that the head reads, the size at which the decoder ends, and all of it with a U-Net from MONAI.
+More arms, which weight the labels in other ways, are trained where --arm names them. The same command continues a run
+that was stopped.
 """
 
 import argparse

@@ -89,11 +89,14 @@ class CheckpointInfo:
         Raises ValueError where the text is something else, with the field, its rule and the value.
         """
         flat = read_object(text, "the metadata")
-        needed = ("config", "seg_classes", "labels", "data", "mean", "std", "training")
+        parts = ("config", "seg_classes", "labels", "data", "mean", "std", "training")
         # Checkpoints from before "levels" was an option do not have it.
-        require_keys(flat, "the metadata", needed, optional=("levels", "calibration"))
+        require_keys(flat, "the metadata", parts, optional=("levels", "calibration"))
         shape = object_of(flat["config"], "config")
-        require_keys(shape, "config", [each.name for each in fields(ModelConfig)])
+        # Those from before the decoder had a choice do not have this one.
+        optional = ("full_resolution",)
+        needed = [each.name for each in fields(ModelConfig) if each.name not in optional]
+        require_keys(shape, "config", needed, optional=optional)
         config = ModelConfig(**shape)
         preprocessing = Preprocessing(
             image_size=config.image_size,

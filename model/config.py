@@ -30,6 +30,8 @@ class ModelConfig:
     dilations: dilations of the branches of dilated feature enhancement (DFE), equal or not.
     head_levels: stages (1 to 4) that the classification head reads, in any order, repeated or not.
     drop_path: largest rate of stochastic depth, which grows linearly over the Swin blocks.
+    full_resolution: whether the decoder's last block works at the image's size, with a skip of features of the image
+        itself, where the paper's enlarges the result of half the size.
     """
 
     image_size: int = 224
@@ -43,6 +45,7 @@ class ModelConfig:
     dilations: tuple[int, ...] = (6, 12, 18)
     head_levels: tuple[int, ...] = (3, 4)
     drop_path: float = 0.1
+    full_resolution: bool = False
 
     def __post_init__(self) -> None:
         for field, holds, rule in self._rules():
@@ -78,6 +81,7 @@ class ModelConfig:
         # At a rate of 1 nothing survives, and the survivors could not be scaled by 1 / (1 - rate).
         drop_path = is_number(self.drop_path, 0, 1) and self.drop_path < 1
         yield "drop_path", drop_path, "a number from 0 to below 1"
+        yield "full_resolution", isinstance(self.full_resolution, bool), "true or false"
 
     @property
     def classes(self) -> int:
@@ -91,12 +95,14 @@ class ModelConfig:
 
 
 # The first two are the paper's, for ISIC 2017 (one lesion class) and RETOUCH (three fluids and the background). All
-# four keep the paper's dilations: in `tiny`, whose last maps are 8 px wide, most outer taps meet only padding there.
+# keep the paper's dilations: in `tiny`, whose last maps are 8 px wide, most outer taps meet only padding there.
+# `tiny-224` has the paper's window and image size for photographs of skin, in a file as small as that of `tiny`.
 PRESETS: dict[str, ModelConfig] = {
     "paper-224": ModelConfig(image_size=224, seg_channels=1),
     "paper-512": ModelConfig(image_size=512, seg_channels=4),
     "small": ModelConfig(image_size=224, channels=(32, 64, 128, 256)),
     "tiny": ModelConfig(image_size=128, channels=(16, 32, 64, 128), head_dim=16),
+    "tiny-224": ModelConfig(image_size=224, seg_channels=1, channels=(16, 32, 64, 128), head_dim=16),
 }
 
 

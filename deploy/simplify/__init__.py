@@ -35,8 +35,9 @@ def order_windows(network: MultiTaskResFormer) -> None:
 
 
 def classify_first(network: MultiTaskResFormer) -> None:
-    """Upsample the K class maps instead of all channels of the decoder."""
-    network.register_module("decoder", ClassifyFirst(network.decoder))
+    """Upsample the K class maps instead of all channels of the decoder, where that ends in an upsampling."""
+    if network.decoder.finest is None:
+        network.register_module("decoder", ClassifyFirst(network.decoder))
 
 
 def fold_norms(network: MultiTaskResFormer) -> None:

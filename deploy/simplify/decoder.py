@@ -76,7 +76,7 @@ def _convolution(weight: Tensor, dilation: int) -> nn.Conv2d:
 
 
 class ClassifyFirst(nn.Module):
-    """Run the decoder with its 1x1 convolution before the upsampling.
+    """Run the decoder that ends in an upsampling with its 1x1 convolution before that.
 
     Proof: bilinear upsampling U does the same to every channel, and the 1x1 convolution A (without bias) does the same
     to every pixel, so A (U x) = U (A x). K channels are upsampled instead of C, and A runs on a quarter of the pixels.
@@ -87,7 +87,7 @@ class ClassifyFirst(nn.Module):
         super().__init__()
         self.blocks, self.classify = decoder.blocks, decoder.classify
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: Sequence[Tensor], image: Tensor) -> Tensor:
         """Map the four enhanced maps, finest first, to logits (B, K, H, W) at the image's size."""
         x = features[3]  # the coarsest map, which has no skip connection
         for block, skip in zip(self.blocks, reversed(features[:3]), strict=True):

@@ -109,6 +109,7 @@ class Arm:
     design: design of the encoder.
     head_levels: stages that the classification head reads.
     dilations: returns those of DFE for an image size, or None for the preset's.
+    full_resolution: whether the decoder ends at the image's size.
     segment: whether the mask is trained and scored.
     classify: whether the labels are trained and scored.
     training: options of the training that differ, by their names in `TrainingOptions`.
@@ -121,15 +122,23 @@ class Arm:
     design: Design = "sequential"
     head_levels: tuple[int, ...] = (3, 4)
     dilations: Callable[[int], tuple[int, ...]] | None = None
+    full_resolution: bool = False
     segment: bool = True
     classify: bool = True
     training: Mapping[str, Any] = field(default_factory=dict)
     extra: bool = False
 
     def config(self, preset: ModelConfig) -> ModelConfig:
-        """Return the preset with this arm's design, levels and dilations."""
+        """Return the preset with this arm's design, levels, dilations and decoder."""
         dilations = self.dilations(preset.image_size) if self.dilations else preset.dilations
-        return replace(preset, design=self.design, head_levels=self.head_levels, dilations=dilations)
+        return replace(
+            preset,
+            design=self.design,
+            head_levels=self.head_levels,
+            dilations=dilations,
+            # A preset that has it keeps it.
+            full_resolution=self.full_resolution or preset.full_resolution,
+        )
 
     def options(self, both_tasks: TrainingOptions) -> TrainingOptions:
         """Return the options of both tasks with this arm's own, and the loss of a left-out task weighted by 0."""
@@ -153,6 +162,7 @@ ARMS = (
     Arm(name="dilations-124", title="DFE, dilations 1, 2, 4", dilations=lambda image_size: (1, 2, 4)),
     Arm(name="last-level", title="last level in the head", head_levels=(4,)),
     Arm(name="all-levels", title="all four levels in the head", head_levels=(1, 2, 3, 4)),
+    Arm(name="full-resolution", title="decoder at the image's size", full_resolution=True),
     Arm(name="unet", title="MONAI U-Net of equal parameters with a head", build=equal_unet),
     *(
         Arm(

@@ -29,7 +29,7 @@ class MultiTaskResFormer(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.dfe = nn.ModuleList(DFE(channels, config.dilations) for channels in config.channels)
-        self.decoder = Decoder(config.channels, config.seg_channels)
+        self.decoder = Decoder(config.channels, config.seg_channels, full_resolution=config.full_resolution)
         self.head = MultiScaleHead([config.channels[level - 1] for level in config.head_levels], config.labels)
 
     def forward(self, image: Tensor) -> Prediction:
@@ -50,7 +50,7 @@ class MultiTaskResFormer(nn.Module):
         enhanced = [dfe(x) for dfe, x in zip(self.dfe, features, strict=True)]
         # The head reads the encoder's features before DFE, as the paper does.
         levels = [features[level - 1] for level in self.config.head_levels]
-        return Prediction(self.decoder(enhanced), self.head(levels))
+        return Prediction(self.decoder(enhanced, image), self.head(levels))
 
 
 def _check_image(image: Tensor, unit: int) -> None:

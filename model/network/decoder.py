@@ -55,20 +55,27 @@ class SpatialAttention(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Turn enhanced levels into mask logits: three up-blocks, bilinear x2, 1x1 convolution without bias."""
+    """Turn enhanced levels into mask logits: three up-blocks, bilinear x2, 1x1 convolution without bias.
 
-    def __init__(self, channels: Sequence[int], seg_channels: int) -> None:
+    With `full_resolution` a fourth block takes the place of the bilinear x2.
+    """
+
+    def __init__(self, channels: Sequence[int], seg_channels: int, *, full_resolution: bool = False) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(UpBlock(channels[i + 1], channels[i]) for i in reversed(range(3)))
-        self.classify = nn.Conv2d(channels[0], seg_channels, 1, bias=False)
+        self.finest = FinestBlock(channels[0]) if full_resolution else None
+        self.classify = nn.Conv2d(channels[0] // (2 if full_resolution else 1), seg_channels, 1, bias=False)
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Map four enhanced levels, finest first, to logits (B, K, H, W) at the image's size."""
+    def forward(self, features: Sequence[Tensor], image: Tensor) -> Tensor:
+        """Map four enhanced levels, finest first, and the image (B, 3, H, W) to logits (B, K, H, W)."""
         x = features[3]
         for block, skip in zip(self.blocks, reversed(features[:3]), strict=True):
             x = block(x, skip)
         # The finest level has half the image's size. Corners are aligned as in the paper's network.
-        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+        if self.finest is None:
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+        else:
+            x = self.finest(x, image)
         logits: Tensor = self.classify(x)
         return logits
 
@@ -84,6 +91,23 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map x (B, C_in, H, W) and skip (B, C_out, 2H, 2W) to (B, C_out, 2H, 2W)."""
         return F.relu(self.conv(torch.cat([self.up(x), skip], dim=1)))
+
+
+class FinestBlock(nn.Module):
+    """Enlarge to the image's size with half of the channels, and a skip of a 3x3 convolution of the image.
+
+    What is smaller than two pixels is lost in the finest level, and only the image still shows it.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.skip = ConvNorm(3, channels // 2, 3)
+        self.block = UpBlock(channels, channels // 2)
+
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        """Map x (B, C, H / 2, W / 2) and the image (B, 3, H, W) to (B, C / 2, H, W)."""
+        out: Tensor = self.block(x, F.relu(self.skip(image)))
+        return out
 
 
 class MultiScaleHead(nn.Module):

@@ -40,6 +40,7 @@ def configurations(
         # Of the maps' sides, 2 to 48, some are below each of these, some equal and some beyond.
         dilations=draw(one_of([1, 2, 3, 6, 12, 18, 40, 48], 1, 4)),
         head_levels=draw(one_of([1, 2, 3, 4], 1, 4)),
+        full_resolution=draw(st.booleans()),
     )
 
 

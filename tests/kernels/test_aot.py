@@ -127,7 +127,9 @@ def test_inputs_load_sixteen_bytes_at_a_time(forward: list[Row]) -> None:
     for row in forward:
         widths = {kind for kind in row["memory_instructions"] if kind.startswith(("LDG ", "LDGSTS "))}
         if row["kernel"] == "attention_forward":
-            assert widths == {"LDG 16", "LDGSTS 16"}, row["file"]
+            # At window 14 and head dim 16 a step has 512 values of keys, and each of 128 threads loads four of them.
+            narrow = row["configuration"].startswith("w14-d16")
+            assert widths == {"LDG 16", f"LDGSTS {8 if narrow else 16}"}, row["file"]
         else:
             assert {kind for kind in widths if kind.startswith("LDGSTS")} == {"LDGSTS 16"}, row["file"]
 

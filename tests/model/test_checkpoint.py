@@ -199,9 +199,10 @@ def test_damaged_metadata_are_read_as_they_are_or_refused(
     except CheckpointError:
         one_line_of(path)
         return
-    # The first checkpoints had no "levels".
+    # The first checkpoints had no "levels", and a decoder of one kind.
+    config = {"full_resolution": False, **fields["config"]}
     assert json.dumps(json.loads(info.to_json()), sort_keys=True) == json.dumps(
-        {"levels": 65535, **fields}, sort_keys=True
+        {"levels": 65535, **fields, "config": config}, sort_keys=True
     )
 
 
@@ -213,6 +214,12 @@ def test_a_calibration_comes_back_and_files_without_one_are_as_they_always_were(
     fewer = replace(CALIBRATION, temperatures=(1.0,), thresholds=Thresholds(sensitive=(0,), specific=(1,), rate=0.95))
     with pytest.raises(ValueError, match=r"^temperatures must be 3 for this network, got \(1.0,\)$"):
         replace(INFO, calibration=fewer)
+
+
+def test_checkpoints_from_before_the_decoder_had_a_choice_are_read(tmp_path: Path) -> None:
+    fields = json.loads(INFO.to_json())
+    del fields["config"]["full_resolution"]
+    assert load_checkpoint(with_metadata(tmp_path / "old.safetensors", json.dumps(fields))).info == INFO
 
 
 def test_an_unknown_random_preset_is_refused() -> None:

@@ -104,6 +104,8 @@ def test_images_that_do_not_fit_are_refused_with_rule_and_value(
         ("drop_path", float("nan")),
         ("drop_path", "0.1"),
         ("drop_path", False),
+        ("full_resolution", 1),
+        ("full_resolution", None),
         ("labels", 0),
         ("labels", 1001),
     ],
@@ -111,6 +113,36 @@ def test_images_that_do_not_fit_are_refused_with_rule_and_value(
 def test_configurations_that_do_not_fit_are_refused(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"^{field} must be .*, got "):
         ModelConfig(**{field: value})  # type: ignore[arg-type]
+
+
+def test_a_decoder_at_the_images_size_sees_single_pixels_of_the_image() -> None:
+    torch.manual_seed(0)
+    model = build_model(replace(SMALLEST, full_resolution=True)).eval()
+    image = torch.zeros(1, 3, 64, 64)
+    plain = model(image).segmentation
+    assert plain.shape == (1, 4, 64, 64)
+    # Where the encoder is cut off, a pixel still reaches those around it.
+    for parameter in model.decoder.blocks.parameters():
+        torch.nn.init.zeros_(parameter)
+    flat = model(image).segmentation
+    image[..., 20, 30] = 1
+    changed = (model(image).segmentation != flat).any(1)[0].nonzero()
+    assert changed.amin(0).tolist() == [18, 28] and changed.amax(0).tolist() == [22, 32]
+
+
+def test_every_parameter_of_the_decoder_at_the_images_size_is_reached() -> None:
+    model = build_model(replace(SMALLEST, full_resolution=True)).train()
+    model(torch.randn(2, 3, 64, 64)).segmentation.square().mean().backward()
+    assert not [name for name, p in model.decoder.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+def test_the_small_preset_of_the_papers_size_stays_below_12_mb() -> None:
+    config = PRESETS["tiny-224"]
+    with torch.device("meta"):
+        model = build_model(config)
+    # Stored in half precision.
+    assert sum(tensor.numel() for tensor in model.state_dict().values()) * 2 < 12e6
+    assert config.window_size == 14 and config.channels == PRESETS["tiny"].channels
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:

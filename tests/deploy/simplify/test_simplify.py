@@ -46,8 +46,9 @@ def noise(*shape: int) -> Tensor:
         SMALLEST,
         replace(SMALLEST, design="parallel", seg_channels=1, dilations=(6, 12, 18), swin_blocks=3),
         replace(SMALLEST, image_size=48, dilations=(1, 40), head_levels=(1, 2, 3, 4)),
+        replace(SMALLEST, full_resolution=True),
     ],
-    ids=["sequential", "parallel", "48 px"],
+    ids=["sequential", "parallel", "48 px", "full resolution"],
 )
 def test_the_whole_network_is_the_same_function(config: ModelConfig) -> None:
     model = lived_in(config).double()
@@ -149,4 +150,5 @@ def test_classifying_before_upsampling() -> None:
     decoder = Decoder((8, 16, 32, 64), 3).double().eval()
     features = [noise(2, 8 * 2**i, 24 // 2**i, 24 // 2**i) for i in range(4)]
     with torch.no_grad():
-        assert_same(ClassifyFirst(decoder)(features), decoder(features))
+        image = noise(2, 3, 48, 48)
+        assert_same(ClassifyFirst(decoder)(features, image), decoder(features, image))
