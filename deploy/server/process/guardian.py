@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     os.set_blocking(wake, False)
     server = os.fork()
     if server == 0:
-        _become(command)
+        _become(command, folder)
     # Whoever means the whole group, such as systemd, means tritonserver as well: it drains, and this waits for it.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
@@ -78,9 +78,11 @@ def _watch(server: int, woken: int) -> None:
             os.kill(server, signal.SIGTERM)
 
 
-def _become(command: list[str]) -> None:
+def _become(command: list[str], folder: str) -> None:
     """Turn this process into tritonserver. Does not return."""
     try:
+        # Workers look for modules in the current folder as well, where anybody may have put some: it may be /tmp.
+        os.chdir(folder)
         print(os.getpid(), flush=True)
         # A group of its own, by which its workers are found whatever became of it.
         os.setsid()

@@ -104,6 +104,13 @@ def test_no_socket_can_be_reached(seen: Seen) -> None:
     assert folder not in seen.report["folders"]
 
 
+def test_no_module_is_taken_from_where_the_server_was_started(seen: Seen) -> None:
+    # Python looks into the current folder of a worker, and anybody may write into some, such as /tmp.
+    processes = [seen.server.tritonserver, *children_of(seen.server.tritonserver)]
+    folders = [Path(f"/proc/{pid}/cwd").readlink() for pid in processes]
+    assert folders == [path for path in seen.files if path.is_dir()] * 3
+
+
 def test_no_secret_can_be_read(seen: Seen) -> None:
     read = seen.report["words"]
     processes = [seen.server.process.pid, *seen.server.processes()]
