@@ -15,6 +15,7 @@ from deploy.contract import Contract
 from deploy.errors import BuildError
 from deploy.plugins import name_plugins
 from deploy.simplify import simplify
+from deploy.traced_graph import GraphCache, filled, without_weights
 from kernels import KernelInputError
 from model import MultiTaskResFormer
 from model.inference import for_inference
@@ -47,15 +48,40 @@ class ExportedNetwork(nn.Module):
 
 
 def export_onnx(
-    model: MultiTaskResFormer, contract: Contract, path: Path, *, precision: str = "fp32", plugins: bool = False
+    model: MultiTaskResFormer,
+    contract: Contract,
+    path: Path,
+    *,
+    precision: str = "fp32",
+    plugins: bool = False,
+    cache: GraphCache | None = None,
 ) -> None:
     """Write `model` as an ONNX file with the contract's names.
 
-    A contract with a `max_batch` of 1 gives a static batch, a larger one a dynamic batch. Plugin nodes need a static
-    one. Raises BuildError where the file breaks ONNX's own rules or the contract, and where the kernels behind the
-    plugins do not take this network.
+    Args:
+        model: the trained network.
+        contract: with a `max_batch` of 1 the file has a static batch, with a larger one a dynamic batch.
+        path: where the file goes.
+        precision: a key of `EXPORT_DTYPES`.
+        plugins: call the kernels' operators instead of the plain graph. They need a static batch.
+        cache: where the traced graph of this structure may be, and where a new one is kept.
+
+    Raises:
+        BuildError: the file breaks ONNX's own rules or the contract, or the kernels behind the plugins do not take this
+            network.
     """
     network = ExportedNetwork(model, EXPORT_DTYPES[precision], plugins=plugins)
+    traced = cache.read() if cache else None
+    if traced is None:
+        traced = _traced(network, contract, plugins=plugins)
+        if cache:
+            cache.write(traced)
+    onnx.save(filled(traced, network.state_dict()), path)
+    check_onnx(path, contract)
+
+
+def _traced(network: ExportedNetwork, contract: Contract, *, plugins: bool) -> onnx.ModelProto:
+    """Return the graph of a network, without its weights."""
     # Two images: an example of one would make torch.export specialise the batch.
     example = torch.zeros(min(2, contract.max_batch), *contract.network_input.shape)
     batch = torch.export.Dim("batch", min=1, max=contract.max_batch) if contract.max_batch > 1 else None
@@ -69,10 +95,10 @@ def export_onnx(
             dynamic_shapes=({0: batch},) if batch else None,
             dynamo=True,
             verbose=False,
+            optimize=False,
         )
     assert program is not None
-    onnx.save(_without_traces(program.model_proto), path)
-    check_onnx(path, contract)
+    return _without_notes(without_weights(program, network.state_dict()))
 
 
 def _traced_with_plugins(network: nn.Module, example: Tensor) -> ExportedProgram:
@@ -97,7 +123,7 @@ def _quiet_exporter() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+def _without_notes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Remove the exporter's notes of source lines, which name folders of this machine, and keep those of modules."""
     for node in model.graph.node:
         scopes = [entry.value for entry in node.metadata_props if entry.key == NAME_SCOPES]

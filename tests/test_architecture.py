@@ -31,8 +31,9 @@ ORDER: dict[str, tuple[str, ...]] = {
     ),
     "data_pipeline": (*LIGHT, "graph", "sources", "scan", "loader", "serving", "prepare", "preview"),
     "deploy": (
-        *(*BASE, "network", "simplify", "plugins", "export", "engines", "precision", "verify", "report", "repository"),
-        *("building", "build_engine", "manifest", "server", "client", "tuning", "serve", "tune", "demo"),
+        *(*BASE, "network", "simplify", "plugins", "traced_graph", "export", "engines", "precision", "verify"),
+        *("report", "repository", "building", "build_engine", "manifest", "server", "client"),
+        *("tuning", "serve", "tune", "demo"),
     ),
 }
 # The parts of `model` that read data.

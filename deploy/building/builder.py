@@ -34,13 +34,15 @@ from deploy.export import check_onnx, export_onnx
 from deploy.precision import lower_precision
 from deploy.precision.layer_errors import INSPECTED, worst_layers
 from deploy.report import EngineRecord, Report, machine
+from deploy.traced_graph import GraphCache
 from deploy.verify import Verification
 from deploy.verify.task_gate import Samples, load_samples
 from deploy.verify.turns import Rounds, take_turns, timed
 from deploy.verify.verifier import Verifier
 
 PYTORCH = "PyTorch"
-TIMING_CACHE = "tensorrt.timing_cache"
+# Of earlier builds, whatever became of them: what TensorRT measured, and what PyTorch traced.
+TIMING_CACHE, GRAPH_CACHE = "tensorrt.timing_cache", "export.graph_cache"
 # Slow engines vary less in proportion to their own time, so a median of three rounds is enough for them.
 ROUNDS = Rounds(most=10, fewest=3, seconds=10, warm_up=1)
 
@@ -198,7 +200,8 @@ class Builder:
 
     def _export(self, path: Path) -> None:
         """Write the float32 ONNX file, or raise BuildError where it is not the network any more."""
-        export_onnx(self.model, self.job.contract, path)
+        cache = GraphCache(self.job.output / GRAPH_CACHE, self.state.structure_key)
+        export_onnx(self.model, self.job.contract, path, cache=cache)
         if failures := self.verifier.check_export(path, self.options.threads):
             made_by = ", ".join(f"{name} {version}" for name, version in export_tools().items())
             raise BuildError(

@@ -29,6 +29,7 @@ class BuildState:
 
     job: what was asked for.
     model_key: fingerprint of everything that its engines have in common.
+    structure_key: fingerprint of everything that the exported graph depends on, except for the weights.
     keys: fingerprint of everything that an engine is made from, by file, of those wanted and those of the last build.
     current: records of the last build's engines that are unchanged, including those not asked for this time.
     files: SHA-256 of the current engines' files, by name.
@@ -39,6 +40,7 @@ class BuildState:
 
     job: Job
     model_key: str
+    structure_key: str
     keys: dict[str, str]
     current: tuple[EngineRecord, ...]
     files: dict[str, str]
@@ -75,6 +77,7 @@ def load(job: Job) -> BuildState:
     return BuildState(
         job=job,
         model_key=model_key,
+        structure_key=_structure_key(job),
         keys=keys,
         current=current,
         files={name: published[name] for record in current for name in _files_of(record, published)},
@@ -134,6 +137,18 @@ def _model_key(job: Job) -> str:
         contract=job.contract.to_json(),
         tools=export_tools(),
         verified_on=_data_fingerprint(job, "validation", job.options.samples),
+    )
+
+
+def _structure_key(job: Job) -> str:
+    """Hash what a network's graph is traced from: its configuration, and neither its weights nor the labels' names."""
+    contract = job.contract
+    return _fingerprint(
+        config=asdict(job.checkpoint.info.config),
+        tensors=[asdict(tensor) for tensor in (contract.network_input, *contract.outputs)],
+        max_batch=contract.max_batch,
+        code=_code_fingerprint(),
+        tools=export_tools(),
     )
 
 

@@ -25,6 +25,7 @@ from deploy.network.golden import Golden
 from deploy.repository import write_repository
 from deploy.server import Server
 from deploy.server.options import FREE_PORTS
+from deploy.traced_graph import GraphCache
 from model import MultiTaskResFormer
 from model.calibration import Calibration
 from model.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
@@ -83,7 +84,7 @@ def one_export_of_each_network(tmp_path_factory: pytest.TempPathFactory) -> Iter
     """Let the builds of this process export a network once, and copy the file afterwards: an export takes seconds."""
     folder = tmp_path_factory.mktemp("exports")
 
-    def export_or_copy(model: MultiTaskResFormer, contract: Contract, path: Path) -> None:
+    def export_or_copy(model: MultiTaskResFormer, contract: Contract, path: Path, cache: GraphCache) -> None:
         state = hashlib.sha256(f"{model.config} {contract.to_json()}".encode())
         for name, tensor in model.state_dict().items():
             state.update(name.encode() + tensor.numpy().tobytes())

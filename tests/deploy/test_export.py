@@ -12,6 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from deploy.engines import cpu_runner, pytorch_runner
 from deploy.errors import BuildError
 from deploy.export import check_onnx, export_onnx
+from deploy.traced_graph import GraphCache
 from deploy.verify import broken_tolerances, compare
 from model.network import Prediction, decode
 from tests.helpers.networks import SMALLEST, lived_in
@@ -35,6 +36,38 @@ def test_one_image_at_most_gives_a_static_graph(tmp_path: Path) -> None:
     assert [dim.dim_value for dim in image.type.tensor_type.shape.dim] == [1, 3, 64, 64]
     reference = pytorch_runner(lived_in(SMALLEST))(images(1))
     assert not broken_tolerances("fp32", compare(reference, cpu_runner(path, "onnxruntime", 2)(images(1))))
+
+
+def no_tracing(*_: object, **__: object) -> None:
+    raise AssertionError("a structure that is known must not be traced again")
+
+
+def test_a_known_structure_takes_other_weights_without_tracing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trace a network of constant weights, which its own export may simplify, and fill in others."""
+    cache, path = GraphCache(tmp_path / "cache", "structure"), tmp_path / "model.onnx"
+    constant = lived_in(SMALLEST)
+    for tensor in constant.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.fill_(1.0)  # every bias and every norm are one tensor now
+    export_onnx(constant, CONTRACT, path, cache=cache)
+    monkeypatch.setattr(torch.onnx, "export", no_tracing)
+    export_onnx(lived_in(SMALLEST), CONTRACT, path, cache=cache)
+    reference = pytorch_runner(lived_in(SMALLEST))(images(3))
+    output = cpu_runner(path, "onnxruntime", 2)(images(3))
+    np.testing.assert_allclose(output.seg_probs, reference.seg_probs, atol=1e-4)
+    np.testing.assert_allclose(output.class_probs, reference.class_probs, atol=1e-4)
+
+
+def test_only_the_whole_graph_of_the_same_structure_is_known(tmp_path: Path, exported: Path) -> None:
+    file, graph = tmp_path / "cache", onnx.load(exported)
+    assert GraphCache(file, "one").read() is None
+    GraphCache(file, "one").write(graph)
+    assert GraphCache(file, "one").read() == graph
+    assert GraphCache(file, "another").read() is None
+    damaged = bytearray(file.read_bytes())
+    damaged[-1] ^= 1
+    file.write_bytes(damaged)
+    assert GraphCache(file, "one").read() is None
 
 
 def test_the_graph_holds_no_batch_norm_that_could_fold_and_one_convolution_a_branch(exported: Path) -> None:
