@@ -27,7 +27,10 @@ from model.checkpoint import load_checkpoint
 from model.network import DecodedNetwork
 
 # Ours come first, also in a table that is sorted by name.
-OURS = ("ours-openvino-fp32", "ours-openvino-bf16", "ours-openvino-int8", "ours-onnx-fp32", "ours-onnx-int8")
+OURS = (
+    *("ours-openvino-fp32", "ours-openvino-bf16", "ours-openvino-int8", "ours-openvino-mixed"),
+    *("ours-onnx-fp32", "ours-onnx-int8", "ours-onnx-mixed"),
+)
 COMPILED, EAGER = "torch.compile-fp32", "pytorch-fp32"
 CONTENDERS = (*OURS, "plain-openvino-fp32", "plain-openvino-bf16", BASELINE, COMPILED, EAGER)
 PLAIN = OUTPUT / "plain.onnx"

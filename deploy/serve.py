@@ -100,6 +100,8 @@ def run(server: "Server", log: Log) -> int:
         if server.options.page:
             scheme = "https" if server.options.tls else "http"
             announce(f"open {scheme}://{server.http_url}/ in a browser to try it on images")
+        if server.release.advice:
+            log.event(server.release.advice)
         Supervisor(server, log.event, reloads).watch()
     except KeyboardInterrupt:
         announce("stopping: requests in flight are answered first")

@@ -61,7 +61,8 @@ def build(
         output: folder for the engines, `model_repository/`, `report.json` and `report.html`. A missing one is made.
         targets: of "onnx", "openvino", "tensorrt-rtx", "tensorrt", "torch-tensorrt". None is all that this machine
             builds.
-        precision: "fp32", "tf32", "fp16", "bf16", "int8", "fp8", or "auto" for all that this machine runs.
+        precision: "fp32", "tf32", "fp16", "bf16", "int8", "mixed", "fp8", or "auto" for all that this
+            machine runs.
         max_batch: engines take batches of 1 to this.
         compute_capabilities: of tensorrt-rtx, such as "8.6".
         plugins: run this project's own GPU kernels inside TensorRT engines.

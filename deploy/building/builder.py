@@ -41,8 +41,8 @@ from deploy.verify.turns import Rounds, take_turns, timed
 from deploy.verify.verifier import Verifier
 
 PYTORCH = "PyTorch"
-# Of earlier builds, whatever became of them: what TensorRT measured, and what PyTorch traced.
-TIMING_CACHE, GRAPH_CACHE = "tensorrt.timing_cache", "export.graph_cache"
+# Of earlier builds, whatever became of them: what each target has measured, and what PyTorch traced.
+TIMING_CACHE, GRAPH_CACHE = ".timing_cache", "export.graph_cache"
 # Slow engines vary less in proportion to their own time, so a median of three rounds is enough for them.
 ROUNDS = Rounds(most=10, fewest=3, seconds=10, warm_up=1)
 
@@ -219,7 +219,7 @@ class Builder:
             contract=self.job.contract,
             threads=self.options.threads,
             # In the output and not in the scratch folder: it stays when the build fails.
-            timing_cache=self.job.output / TIMING_CACHE,
+            timing_cache=self.job.output / f"{spec.target}{TIMING_CACHE}",
         )
 
     def _find(self, spec: EngineSpec) -> Path:
@@ -228,7 +228,7 @@ class Builder:
         return made if made.exists() else self.job.output / spec.file
 
     def _calibration(self) -> NDArray[np.float32]:
-        """Load the images that int8 and fp8 take their ranges from."""
+        """Load the images that quantised engines take their ranges from."""
         # Training images, because the result is verified on the validation images.
         return load_samples(self.job.contract, self.options.data, CALIBRATION, "train").images
 

@@ -13,8 +13,9 @@ from deploy.network.parity import EngineOutput
 from model import MultiTaskResFormer
 
 Precision = str
-PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
-QUANTIZED: tuple[Precision, ...] = ("int8", "fp8")  # whose ranges come from images
+# "mixed" is int8 in the convolutions alone, and what a processor has for everything else.
+PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16", "int8", "mixed", "fp8")
+QUANTIZED: tuple[Precision, ...] = ("int8", "mixed", "fp8")  # whose ranges come from images
 
 
 Runner = Callable[[NDArray[np.float32]], EngineOutput]
@@ -60,7 +61,8 @@ class BuildRequest(EngineRequest):
     onnx: the same network, exported at `Target.onnx_precision(precision)`.
     contract: names and shapes that the engine must have.
     threads: of a CPU engine, which chooses its forms by timing them. 0 is all cores.
-    timing_cache: file in which a builder that times kernels keeps its measurements for the next build.
+    timing_cache: file in which a builder that times kernels keeps its measurements for the next build. Each target has
+        one of its own.
     """
 
     model: MultiTaskResFormer

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import openvino
 
-from deploy.engines.base import BuildRequest, EngineRequest, Precision, Progress, Target
-from deploy.engines.openvino_winograd import use_winograd
+from deploy.engines.base import QUANTIZED, BuildRequest, EngineRequest, Precision, Progress, Target
+from deploy.engines.openvino_forms import use_winograd
 from deploy.errors import BuildError
 from deploy.network.openvino_session import core, read_model
 
@@ -18,7 +18,7 @@ class OpenVinoTarget(Target):
 
     name = "openvino"
     suffix = ".xml"
-    precisions: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+    precisions: tuple[Precision, ...] = ("fp32", "bf16", "int8", "mixed")
 
     @property
     def runs_here(self) -> bool:
@@ -31,22 +31,22 @@ class OpenVinoTarget(Target):
 
     def check(self, request: EngineRequest) -> list[str]:
         """List the general reasons, and refuse bf16 where the processor would only emulate it."""
-        reasons, able = super().check(request), core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if request.precision == "bf16" and "BF16" not in able:
+        reasons = super().check(request)
+        if request.precision == "bf16" and "BF16" not in _capabilities():
             need = "a CPU with bfloat16 instructions (AVX512_BF16 or AMX)"
-            reasons.append(f"openvino bf16 needs {need}; this one has {able}")
+            reasons.append(f"openvino bf16 needs {need}; this one has {_capabilities()}")
         return reasons
 
     def onnx_precision(self, precision: Precision) -> Precision:
-        """Start int8 from the quantised file, everything else from the float32 one."""
-        return "int8" if precision == "int8" else "fp32"
+        """Start quantised engines from their quantised file, everything else from the float32 one."""
+        return precision if precision in QUANTIZED else "fp32"
 
     def build(self, request: BuildRequest, path: Path, progress: Progress) -> None:
         """Convert the ONNX file, with Winograd convolutions in fp32 where they are faster."""
         model = read_model(request.onnx)
         # The two forms are timed in float32 only, so the choice says nothing about other types.
         if request.precision == "fp32":
-            use_winograd(core(), model, request.threads, progress)
+            use_winograd(core(), model, request.threads, progress, request.timing_cache)
         # A note for people who open the file, which does not tell the type by itself.
         model.set_rt_info(self.execution(request.precision), "resformer_execution")
         try:
@@ -60,4 +60,12 @@ class OpenVinoTarget(Target):
 
     def execution(self, precision: Precision) -> str:
         """Return what everything not quantised is computed in."""
-        return "openvino bf16" if precision == "bf16" else "openvino f32"
+        # Around int8 products bf16 gains nothing, because each of them converts to float32 and back.
+        halved = precision == "bf16" or (precision == "mixed" and "BF16" in _capabilities())
+        return "openvino bf16" if halved else "openvino f32"
+
+
+def _capabilities() -> list[str]:
+    """List the types that this processor computes in, as OpenVINO names them."""
+    able: list[str] = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return able

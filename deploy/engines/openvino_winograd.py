@@ -1,4 +1,4 @@
-"""Rewrite 3x3 convolutions of an OpenVINO graph as matrix products with a quarter of the multiplications.
+"""Write a 3x3 convolution of an OpenVINO graph as matrix products with a quarter of the multiplications.
 
 Winograd's form F(4x4, 3x3) (arXiv 1509.09308): a map is cut into tiles of 4x4 outputs, and each tile is
 `A^T [(G w G^T) * (B^T x B)] A`. That is 36 products for each pair of channels where the plain sum has 144.
@@ -11,22 +11,10 @@ The result is exact up to rounding. Measured errors are about ten times those of
 its output.
 """
 
-import time
-from collections.abc import Iterator
-from statistics import median
-from typing import NamedTuple
-
 import numpy as np
 import openvino
 from numpy.typing import NDArray
 from openvino import opset13 as ops
-
-from deploy.engines.base import Progress
-
-LARGEST_SIDE = 64  # beyond it the dense transforms cost more than the products save
-WORTHWHILE = 0.9  # of the plain convolution's time: a smaller gain does not pay for weights of four times the size
-ROUNDS = 7
-CPU_SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 
 Matrix = NDArray[np.float64]
 
@@ -58,84 +46,6 @@ WEIGHT = np.array(  # G
 OUTPUT = np.array(  # A^T
     [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], np.float64
 )
-
-
-class Shape(NamedTuple):
-    """Describe a 3x3 convolution with stride 1 and padding 1.
-
-    c_out: output channels.
-    c_in: input channels.
-    side: of its square maps, in pixels.
-    """
-
-    c_out: int
-    c_in: int
-    side: int
-
-
-def use_winograd(core: openvino.Core, model: openvino.Model, threads: int, progress: Progress) -> int:
-    """Rewrite, in place, the convolutions that are faster in Winograd's form here, and return their number."""
-    candidates = list(_candidates(model))
-    # The blocks of a stage repeat one shape, which is timed once.
-    shapes = list(dict.fromkeys(shape for _, shape in candidates))
-    faster = set()
-    for index, shape in enumerate(shapes):
-        progress(f"timing 3x3 convolutions of {shape.c_in} channels at {shape.side} px", index / len(shapes))
-        if winograd_is_faster(core, shape, threads):
-            faster.add(shape)
-    chosen = [(node, shape) for node, shape in candidates if shape in faster]
-    for node, shape in chosen:
-        rewritten = convolution(node.input_value(0), _weight(node), shape.side)
-        node.output(0).replace(rewritten)
-    return len(chosen)
-
-
-def _candidates(model: openvino.Model) -> Iterator[tuple[openvino.Node, Shape]]:
-    """Yield the convolutions that have a Winograd form here, in the order of the graph."""
-    plain = {"strides": [1, 1], "dilations": [1, 1], "pads_begin": [1, 1], "pads_end": [1, 1]}
-    for node in model.get_ordered_ops():
-        if node.get_type_name() != "Convolution":
-            continue
-        attributes = node.get_attributes()
-        c_out, c_in, *kernel = node.input_value(1).get_shape()
-        # The batch is dynamic, so only a partial shape is known.
-        side = node.input_value(0).get_partial_shape()[2].get_length()
-        if kernel == [3, 3] and side <= LARGEST_SIDE and all(list(attributes[k]) == v for k, v in plain.items()):
-            yield node, Shape(c_out, c_in, side)
-
-
-def _weight(node: openvino.Node) -> NDArray[np.float32]:
-    return np.asarray(node.input_value(1).get_node().data)
-
-
-def winograd_is_faster(core: openvino.Core, shape: Shape, threads: int) -> bool:
-    """Compare the median times of both forms, in alternating rounds on random values of one image."""
-    weight = np.random.default_rng(0).standard_normal((shape.c_out, shape.c_in, 3, 3), np.float32)
-    image = np.random.default_rng(1).standard_normal((1, shape.c_in, shape.side, shape.side), np.float32)
-    forms = [_compiled(core, shape, weight, threads, winograd=winograd) for winograd in (False, True)]
-    times: list[list[float]] = [[], []]
-    for _ in range(ROUNDS + 1):
-        for request, measured in zip(forms, times, strict=True):
-            start = time.perf_counter()
-            request.infer([image])
-            measured.append(time.perf_counter() - start)
-    # The first round only warms up.
-    plain, transformed = (median(measured[1:]) for measured in times)
-    return transformed < WORTHWHILE * plain
-
-
-def _compiled(
-    core: openvino.Core, shape: Shape, weight: NDArray[np.float32], threads: int, *, winograd: bool
-) -> openvino.InferRequest:
-    """Compile one form of a convolution, with a ReLU behind it as most of the network's convolutions have."""
-    image = ops.parameter([1, shape.c_in, shape.side, shape.side], np.float32)
-    if winograd:
-        out = convolution(image.output(0), weight, shape.side)
-    else:
-        out = ops.convolution(image, ops.constant(weight), [1, 1], [1, 1], [1, 1], [1, 1]).output(0)
-    model = openvino.Model([ops.relu(out)], [image])
-    settings = {**CPU_SETTINGS, "INFERENCE_NUM_THREADS": threads}
-    return core.compile_model(model, "CPU", settings).create_infer_request()
 
 
 def convolution(image: openvino.Output, weight: NDArray[np.float32], side: int) -> openvino.Output:

@@ -35,9 +35,9 @@ def lower_precision(
 
     Args:
         model: exported in float32.
-        precision: "fp16", "bf16", "int8" or "fp8".
+        precision: "fp16", "bf16", "int8", "mixed" or "fp8".
         task_loss: measures what a runner loses on the task, in units of what it may lose.
-        calibration: loads the images (N, 3, S, S) that "int8" and "fp8" take their ranges from.
+        calibration: loads the images (N, 3, S, S) that quantised precisions take their ranges from.
         threads: of the runs that measure the loss.
         progress: told how the search for layers to keep in float32 goes on.
     """

@@ -24,6 +24,7 @@ from deploy.precision.layer_errors import INSPECTED, layer_errors
 
 FEWEST_IMAGES = 16
 STEPS = (4, 16, 64)  # numbers of layers that stay in float32, tried in turn
+PRODUCTS = ("MatMul", "Gemm")  # what "mixed" leaves as it is
 FP8_OPSET = 21  # of Q/DQ with float8 in NNCF
 FP8_FEWEST_CHANNELS, FP8_LARGEST_KERNEL = 16, 32  # of a convolution in FP8 (kernel in taps)
 INT8 = AdvancedQuantizationParameters(
@@ -39,7 +40,7 @@ Loss = Callable[[onnx.ModelProto], float]
 def quantize(
     source: onnx.ModelProto, precision: str, images: NDArray[np.float32], loss: Loss, progress: Progress
 ) -> onnx.ModelProto:
-    """Quantise the convolutions and matrix products of a float32 model to "int8" or "fp8" (E4M3).
+    """Quantise a float32 model: all convolutions and matrix products to "int8" or "fp8" (E4M3), or as "mixed".
 
     Activations have one scale and weights one for each output channel, all symmetric, as TensorRT wants them (developer
     guide, "Working with Quantized Types"). Where the model loses too much, the layers that add most error stay in
@@ -47,7 +48,7 @@ def quantize(
 
     Args:
         source: the float32 model, which is not changed.
-        precision: "int8" or "fp8".
+        precision: "int8", "fp8", or "mixed" for convolutions in int8 and the rest as it is.
         images: (N, 3, S, S) float32 of the training split, at least 16. The ranges are taken from them.
         loss: what a candidate loses on the task.
         progress: told how many layers stay in float32.
@@ -91,9 +92,10 @@ def _quantized(
         source, kept = copy, [*kept, *_unfit_for_fp8(source)]
     else:
         settings |= {"advanced_parameters": INT8}
+    unquantized = nncf.IgnoredScope(names=list(kept), types=list(PRODUCTS) if precision == "mixed" else [])
     nncf.set_log_level(logging.ERROR)  # it reports every step of every candidate
-    model: onnx.ModelProto = nncf.quantize(source, ignored_scope=nncf.IgnoredScope(names=list(kept)), **settings)
-    return signed(model) if precision == "int8" else model
+    model: onnx.ModelProto = nncf.quantize(source, ignored_scope=unquantized, **settings)
+    return model if precision == "fp8" else signed(model)
 
 
 def signed(model: onnx.ModelProto) -> onnx.ModelProto:

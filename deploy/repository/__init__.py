@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as schema
 
+from data_pipeline.cores import processor
 from data_pipeline.files import whole_folder
 from deploy.content import CODE, FILES_HASH, GOLDEN, HASH, LABELS, network_files, read_version, version_fingerprint
 from deploy.contract import CLASS_PROBS, NETWORK_MODEL, PIPELINE_MODEL, Contract, TensorSpec
@@ -86,6 +87,8 @@ def _write_version(
     config.backend = "python"
     config.parameters["network"].string_value = network.name
     config.parameters["execution"].string_value = execution
+    # The forms of its layers and the engine itself were chosen by their times here.
+    config.parameters["timed_on"].string_value = processor()
     config.instance_group.add(kind=schema.ModelInstanceGroup.KIND_CPU, count=1)
     # The server refuses what is not, to the byte, what was verified.
     config.parameters[FILES_HASH].string_value = version_fingerprint(read_version(version, network.name))

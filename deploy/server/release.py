@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as schema
 
+from data_pipeline.cores import processor
 from deploy.content import HASH, hold
 from deploy.contract import PIPELINE_MODEL, Contract
 from deploy.errors import ServerError
@@ -42,6 +43,18 @@ class Release:
             self._held = [hold(repository / name / version_of(config)) for name, config in self.configs.items()]
         except OSError as error:
             raise ServerError(f"{error.filename} cannot be read: {error.strerror}") from None
+
+    @property
+    def advice(self) -> str:
+        """Say where another engine may be faster on this processor than the one that is served, or return nothing."""
+        timed_on = self.configs[PIPELINE_MODEL].parameters["timed_on"].string_value
+        # Repositories of earlier versions do not say.
+        if timed_on in ("", processor()):
+            return ""
+        return (
+            f"the engine was chosen by its time on {timed_on}, and this is {processor()}: answers are the same, but "
+            "`python -m deploy.build_engine` here may find a faster one"
+        )
 
     @property
     def hashes(self) -> dict[tuple[str, str], str]:

@@ -49,6 +49,7 @@ PARITY_TOLERANCE = {
     "bf16": Parity(mask=0.02, classification=0.05, segmentation=0.01),
     # Eight bits are verified on the task. These limits only notice NaN.
     "int8": Parity(mask=1.0, classification=1.0, segmentation=1.0),
+    "mixed": Parity(mask=1.0, classification=1.0, segmentation=1.0),
     "fp8": Parity(mask=1.0, classification=1.0, segmentation=1.0),
 }
 

@@ -1,5 +1,7 @@
 """Compare Winograd's form of a 3x3 convolution with PyTorch's own in float64, and test the choice between the two."""
 
+from pathlib import Path
+
 import numpy as np
 import openvino
 import pytest
@@ -8,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openvino import opset13 as ops
 
-from deploy.engines import openvino_winograd
-from deploy.engines.openvino_winograd import INPUT, OUTPUT, TILE, WEIGHT, Shape, convolution, use_winograd
+from deploy.engines import openvino_forms
+from deploy.engines.openvino_forms import FEWEST, MOST, WORTHWHILE, Choices, Shape, decided, use_winograd
+from deploy.engines.openvino_winograd import INPUT, OUTPUT, TILE, WEIGHT, convolution
 from deploy.network.openvino_session import core
 
 ROUNDING = 2e-5  # of the largest output: about ten times a plain float32 convolution's
@@ -57,7 +60,7 @@ def test_any_size_with_a_dynamic_batch(side: int, c_in: int, c_out: int, batch: 
 def test_only_what_is_faster_is_rewritten(winograd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[Shape] = []
     monkeypatch.setattr(
-        openvino_winograd,
+        openvino_forms,
         "winograd_is_faster",
         lambda core, shape, threads: timed.append(shape) or winograd,  # type: ignore[func-returns-value]
     )
@@ -79,4 +82,25 @@ def test_only_what_is_faster_is_rewritten(winograd: bool, monkeypatch: pytest.Mo
 
 
 def test_the_choice_is_made_by_timing_both_forms() -> None:
-    assert isinstance(openvino_winograd.winograd_is_faster(core(), Shape(8, 8, 8), 1), bool)
+    # None on a machine that is too busy to tell.
+    assert openvino_forms.winograd_is_faster(core(), Shape(8, 8, 8), 1) in (True, False, None)
+
+
+def test_rounds_that_disagree_decide_nothing() -> None:
+    slower, faster = WORTHWHILE + 0.05, WORTHWHILE - 0.05
+    assert decided([faster] * FEWEST)
+    assert decided([slower] * FEWEST)
+    assert not decided([faster, slower] * (MOST // 2))
+    # One round beside another process is outvoted, however long it took.
+    assert decided([faster] * 15 + [1000.0])
+
+
+def test_a_choice_is_remembered_for_this_processor_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, shape = tmp_path / "openvino.timing_cache", Shape(8, 8, 8)
+    Choices(file, 2).set(shape, faster=True)
+    Choices(file, 1).set(shape, faster=False)
+    assert [Choices(file, threads).get(shape) for threads in (2, 1, 4)] == [True, False, None]
+    monkeypatch.setattr(openvino_forms, "processor", lambda: "another")
+    assert Choices(file, 2).get(shape) is None
+    file.write_text("damaged")
+    assert Choices(file, 2).get(shape) is None

@@ -36,6 +36,14 @@ def eight_bits(exported: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
+def mixed(exported: Path) -> Path:
+    """Write the file with convolutions in 8 bits."""
+    path = exported.with_name("model.mixed.onnx")
+    onnx.save(quantized(exported, "mixed"), path)
+    return path
+
+
+@pytest.fixture(scope="module")
 def float8(exported: Path) -> Path:
     """Write the fp8 file."""
     path = exported.with_name("model.fp8.onnx")
@@ -106,6 +114,15 @@ def test_eight_bit_products_never_overflow_16_bits(eight_bits: Path) -> None:
     assert max(int(np.abs(weight.astype(int)).max()) for weight in weights) * 255 * 2 < 2**15
 
 
+def test_mixed_has_eight_bits_in_convolutions_alone(mixed: Path) -> None:
+    graph, _, nodes = quantizers(mixed)
+    assert np.mean(list(quantized_convolutions(graph).values())) > 0.9
+    quantised = {node.output[0] for node in nodes}
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+    assert len(products) > 20
+    assert not [node.name for node in products if quantised.intersection(node.input)]
+
+
 def test_fp8_is_where_tensorrt_has_kernels_for_it(float8: Path) -> None:
     graph, tensors, nodes = quantizers(float8)
     assert {tensors[node.input[2]].data_type for node in nodes} == {TensorProto.FLOAT8E4M3FN}
@@ -115,14 +132,17 @@ def test_fp8_is_where_tensorrt_has_kernels_for_it(float8: Path) -> None:
     assert {True, False} == set(quantized_convolutions(graph).values())
 
 
-def test_both_runtimes_read_eight_bits(eight_bits: Path) -> None:
+@pytest.mark.parametrize("precision", ["int8", "mixed"])
+def test_both_runtimes_read_eight_bits(precision: str, request: pytest.FixtureRequest) -> None:
     """Compare labels only: masks of random weights flip at the least change, and the slow test has shipped weights."""
     target = TARGETS["openvino"]
-    path = eight_bits.with_name("openvino.int8.xml")
-    request = BuildRequest(model=lived_in(SMALLEST), onnx=eight_bits, contract=CONTRACT, precision="int8")
-    target.build(request, path, lambda phase, share: None)
+    source: Path = request.getfixturevalue({"int8": "eight_bits", "mixed": "mixed"}[precision])
+    path, computed = source.with_name(f"openvino.{precision}.xml"), target.execution(precision)
+    assert computed is not None
+    build = BuildRequest(model=lived_in(SMALLEST), onnx=source, contract=CONTRACT, precision=precision)
+    target.build(build, path, lambda phase, share: None)
     reference = pytorch_runner(lived_in(SMALLEST))(images(3))
-    for runner in (cpu_runner(eight_bits, "onnxruntime", 1), cpu_runner(path, "openvino f32", 1)):
+    for runner in (cpu_runner(source, "onnxruntime", 1), cpu_runner(path, computed, 1)):
         # Above 0: the file really is another one.
         assert 0 < compare(reference, runner(images(3))).classification < 0.02
 
@@ -174,17 +194,18 @@ def test_the_layers_that_cost_too_much_stay_in_float32(exported: Path, eight_bit
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "mixed"])
 @pytest.mark.parametrize("weights", ["skin-tiny", "oct-tiny"])
-def test_eight_bits_of_shipped_weights_pass_the_gate(weights: str, tmp_path: Path) -> None:
+def test_eight_bits_of_shipped_weights_pass_the_gate(weights: str, precision: str, tmp_path: Path) -> None:
     """Build with real calibration and real validation images."""
     checkpoint = ["--checkpoint", f"model/weights/{weights}.safetensors", "--output", str(tmp_path)]
-    assert build_engine.main([*checkpoint, "--target", "openvino", "--precision", "int8"]) == 0
+    assert build_engine.main([*checkpoint, "--target", "openvino", "--precision", precision]) == 0
     report = read_report(tmp_path)
     assert report is not None
     for engine in report.engines:
         assert engine.changes["dice"].value >= -0.005
         assert engine.changes["accuracy"].value >= -0.01
-    assert "openvino int8" in {engine.name for engine in report.engines}
+    assert f"openvino {precision}" in {engine.name for engine in report.engines}
 
 
 def test_nothing_of_this_machine_is_in_the_file(exported: Path) -> None:

@@ -12,6 +12,8 @@ from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract
 from deploy.files import config_fingerprint, read_config, version_of
 from deploy.network.golden import Golden
 from deploy.repository import write_repository
+from deploy.server.options import ServerOptions
+from deploy.server.release import Release
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,16 @@ def test_configuration_says_what_the_contract_says(
         "SEG_PROBS": ("TYPE_FP32", [4, 51, 51]),
     }
     assert Contract.from_json(config.parameters["contract"].string_value) == contract
+
+
+def test_a_server_on_another_processor_is_told_to_build_again(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = Release(repository, ServerOptions())
+    assert release.advice == ""
+    monkeypatch.setattr("deploy.server.release.processor", lambda: "another processor")
+    assert "this is another processor" in release.advice
+    release.close()
 
 
 def test_network_is_stored_once_for_both_models(repository: Path, network: Path) -> None:
