@@ -341,6 +341,7 @@ def test_a_small_disk_ends_a_build_in_one_line(megabytes: int, copy: Built) -> N
         (line,) = done.stderr.splitlines()
         assert "disk" in line
         assert "full" in line
-        assert not list((disk / "out").iterdir())
+        # What was measured and traced is for the next build, on a larger disk.
+        assert not [file.name for file in (disk / "out").iterdir() if not file.name.endswith("_cache")]
     finally:
         subprocess.run(["umount", str(disk)], check=True)
