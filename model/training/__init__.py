@@ -34,6 +34,7 @@ class TrainingOptions:
     label_warmup: share of the steps, the first ones, in which the labels' loss does not count.
     augmentation: how to augment. "auto" is by what the images show.
     oversample_small: whether images of small lesions or fluids come more often.
+    bfloat16: whether a CPU computes in bfloat16, as a GPU always does.
     """
 
     epochs: int
@@ -46,10 +47,12 @@ class TrainingOptions:
     label_warmup: float = 0.0
     augmentation: Strength = "auto"
     oversample_small: bool = False
+    bfloat16: bool = False
 
 
 # What was chosen by runs from before there was a choice, which can be resumed all the same.
 EARLIER = {"learned_weights": False, "label_warmup": 0.0, "augmentation": "basic", "oversample_small": False}
+EARLIER |= {"bfloat16": False}
 
 
 def add_training_options(parser: ArgumentParser, *, learning_rate: float) -> None:
@@ -76,6 +79,9 @@ def add_training_options(parser: ArgumentParser, *, learning_rate: float) -> Non
     )
     parser.add_argument(
         "--oversample-small", action="store_true", help="train up to three times as often on small lesions or fluids"
+    )
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="compute in bfloat16 on a CPU too, which is faster on one with AMX"
     )
     parser.add_argument("--batch-size", type=positive(int), default=8, help="images of one step (default: 8)")
     parser.add_argument(
@@ -115,6 +121,7 @@ def training_options(options: Namespace, dataset: Dataset, *, epochs: int, seed:
         # Settled here, so that checkpoints tell how their images were changed.
         augmentation=choose_strength(dataset, options.augmentation),
         oversample_small=options.oversample_small,
+        bfloat16=options.bfloat16,
     )
 
 

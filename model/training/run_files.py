@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from safetensors import SafetensorError, safe_open
@@ -64,6 +65,11 @@ def load_state(path: Path, learner: Learner) -> dict[str, Any]:
             f"{path} was trained with another preset or data; use its settings or another --output"
         ) from None
     learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": moments})
+    for parameter, values in learner.optimizer.state.items():
+        for name, value in values.items():
+            # The fused optimiser walks over memory, so that moments have to lie as the channels-last kernels do.
+            if value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter).copy_(value)
     return place
 
 

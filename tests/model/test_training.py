@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import resource
 import signal
 from dataclasses import replace
@@ -23,7 +24,7 @@ from deploy.building.plan import contract_of
 from model import PRESETS, MultiTaskResFormer, Prediction, evaluate, train
 from model.checkpoint import CheckpointError, load_checkpoint, write_tensors
 from model.training import EARLIER, TrainingError, TrainingOptions
-from model.training.learner import MultiTaskLoss, balanced_weights
+from model.training.learner import BETAS, WEIGHT_DECAY, MultiTaskLoss, balanced_weights
 from model.training.trainer import Trainer
 from tests.helpers.networks import SMALLEST, info_of
 
@@ -151,6 +152,35 @@ def test_the_kept_weights_are_the_moving_average_and_gradients_are_clipped(data:
         share = 1 if expected is None else 1 - (1 + number) / (10 + number)
         expected = now if expected is None else expected + share * (now - expected)
         torch.testing.assert_close(averaged.detach(), expected)
+
+
+def test_the_fused_optimiser_takes_the_steps_of_the_plain_one(data: Dataset, tmp_path: Path) -> None:
+    learner = trainer(data, tmp_path).learner
+    parameters = list(learner.network.parameters())
+    copies = [p.detach().contiguous().clone().requires_grad_() for p in parameters]
+    plain = torch.optim.AdamW(copies, betas=BETAS, weight_decay=WEIGHT_DECAY, foreach=False)
+    for number, batch in enumerate(trainer(data, tmp_path).loader):
+        learner.step(batch, number, 6)
+        for copy, parameter in zip(copies, parameters, strict=True):
+            copy.grad = None if parameter.grad is None else parameter.grad.contiguous()
+        plain.param_groups[0]["lr"] = learner.optimizer.param_groups[0]["lr"]
+        plain.step()
+    # It walks over memory, and the kernels are channels last: weights must not get the moments of others.
+    assert any(not p.is_contiguous() for p in parameters)
+    for copy, parameter in zip(copies, parameters, strict=True):
+        torch.testing.assert_close(parameter, copy, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_a_cpu_computes_in_bfloat16_where_it_is_asked_to(data: Dataset, tmp_path: Path, bfloat16: bool) -> None:
+    learner = trainer(data, tmp_path, replace(OPTIONS, bfloat16=bfloat16)).learner
+    types: list[torch.dtype] = []
+    learner.network.register_forward_hook(lambda module, inputs, output: types.append(output.segmentation.dtype))
+    for number, batch in enumerate(trainer(data, tmp_path).loader):
+        assert math.isfinite(learner.step(batch, number, 6))
+    assert set(types) == {torch.bfloat16 if bfloat16 else torch.float32}
+    # The weights and their average stay in full precision.
+    assert {p.dtype for p in (*learner.network.parameters(), *learner.averaged.parameters())} == {torch.float32}
 
 
 def test_the_average_takes_one_launch_and_waits_for_no_gpu(
