@@ -180,11 +180,9 @@ def _check_segments(tags: dict[int, tuple[int, ...]], page: Directory, length: i
 
 def _read_tags(data: bytes, types: dict[int, str] = INTEGERS) -> dict[int, tuple[int, ...]]:
     """Return the numbers of each tag of the first page whose type is wanted. The first of repeated tags counts."""
-    order, big = "<" if data[:1] == b"I" else ">", data[2:4] in (b"+\0", b"\0+")
-    # Codes of the number of entries, of a count and of an offset.
-    number, size = ("Q", "Q") if big else ("H", "I")
+    order, number, size = _codes(data)
     tags: dict[int, tuple[int, ...]] = {}
-    (place,) = _unpack(order + size, data, 8 if big else 4)
+    (place,) = _unpack(order + size, data, struct.calcsize(f"={size}"))
     (count,) = _unpack(order + number, data, place)
     place += struct.calcsize(f"={number}")
     value = struct.calcsize(f"={size}")
@@ -197,6 +195,26 @@ def _read_tags(data: bytes, types: dict[int, str] = INTEGERS) -> dict[int, tuple
             inside = struct.calcsize(code) <= value
             tags[tag] = _unpack(code, data, where if inside else _unpack(order + size, data, where)[0])
     return tags
+
+
+def has_more_pages(data: bytes) -> bool:
+    """Tell whether other pages follow the first one: a stack, a pyramid or a preview.
+
+    Raises TiffError where the header is damaged.
+    """
+    order, number, size = _codes(data)
+    offset = struct.calcsize(f"={size}")
+    (place,) = _unpack(order + size, data, offset)
+    (count,) = _unpack(order + number, data, place)
+    end = place + struct.calcsize(f"={number}") + count * (4 + 2 * offset)
+    # Some files end with the first page's tags, without saying that nothing follows.
+    return end + offset <= len(data) and _unpack(order + size, data, end) != (0,)
+
+
+def _codes(data: bytes) -> tuple[str, str, str]:
+    """Return a file's byte order, and the codes of its numbers of entries and of its counts and offsets."""
+    big = data[2:4] in (b"+\0", b"\0+")
+    return "<" if data[:1] == b"I" else ">", *(("Q", "Q") if big else ("H", "I"))
 
 
 def _unpack(code: str, data: bytes, place: int) -> tuple[int, ...]:

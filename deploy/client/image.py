@@ -14,12 +14,13 @@ from data_pipeline.enlarge import resize_planes
 from data_pipeline.files import write_whole
 from data_pipeline.image_header import ImageError
 from data_pipeline.overlay import colour_of, draw, open_upright, png
+from data_pipeline.tiff import has_more_pages
 from deploy.client.client import Client, Result
 from deploy.client.dicom import Codes, Found, write_dicom
 from deploy.client.errors import AccessDenied, ClientError, ServerFault, ServerUnavailable
 from deploy.client.measure import Cleaning, clean, measure
 from deploy.client.measure.contours import coco, geojson
-from deploy.client.picture import Claims, Picture, find_spacing, read_picture
+from deploy.client.picture import TIFF, Claims, Picture, find_spacing, read_picture
 from deploy.client.plan import Task
 from deploy.contract import sample_image
 
@@ -133,6 +134,8 @@ def process_file(client: Client, task: Task, output: Path, wanted: Wanted, claim
         return Failure(str(task.source), reason)
     assert result.own_mask is not None
     spacing, notes = find_spacing(picture, image.size, wanted.pixel_mm)
+    if picture.data[:4] in TIFF and has_more_pages(picture.data):
+        notes.append("a TIFF file of several pages, of which the first is answered")
     mask = clean(result.own_mask, wanted.cleaning) if wanted.cleaning.active else result.own_mask
     areas, components = measure(mask, result.seg_classes, spacing)
     write_pictures(output, task, image, mask, result.own_mask, wanted)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -184,6 +185,20 @@ def test_a_stated_spacing_counts_before_the_file_s(server: Server, tmp_path: Pat
     assert main([*arguments, "--spacing", "0.01"]) == 0
     (image,) = json.loads((tmp_path / "out" / "result.json").read_text())["images"]
     assert image["spacing"] == {"row_mm": 0.01, "column_mm": 0.01, "source": "--spacing"}
+
+
+@pytest.mark.parametrize("options", [{}, {"bigtiff": True}, {"byteorder": ">"}])
+def test_pages_behind_the_first_are_told(options: dict[str, Any], server: Server, tmp_path: Path) -> None:
+    for name, pages in (("one.tif", 1), ("two.tif", 2)):
+        tifffile.imwrite(tmp_path / name, np.zeros((pages, 30, 40), np.uint8), photometric="minisblack", **options)
+    out = tmp_path / "out"
+    assert (
+        main([str(tmp_path / "one.tif"), str(tmp_path / "two.tif"), "--url", server.grpc_url, "--output", str(out)])
+        == 0
+    )
+    one, two = json.loads((out / "result.json").read_text())["images"]
+    assert one["notes"] == []
+    assert two["notes"] == ["a TIFF file of several pages, of which the first is answered"]
 
 
 def test_asyncio_client_gives_the_same_masks(server: Server, make_image: MakeImage) -> None:
