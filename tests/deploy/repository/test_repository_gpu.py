@@ -19,7 +19,7 @@ def served(request: pytest.FixtureRequest, contract: Contract) -> Contract:
     """Return a contract with a binary mask, and one with several classes."""
     if request.param == "four classes":
         return contract
-    return dataclasses.replace(contract, seg_classes=("background", "lesion"), labels=("melanoma",))
+    return dataclasses.replace(contract, seg_classes=("background", "lesion"), labels=("melanoma",), thresholds=None)
 
 
 @pytest.fixture(scope="module")
