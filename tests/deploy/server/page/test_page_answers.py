@@ -136,7 +136,7 @@ def test_any_probabilities_become_smooth_masks(
     logits = torch.nn.functional.interpolate(torch.from_numpy(4 * coarse)[None], (51, 51), mode="bicubic")[0]
     probabilities = (logits.sigmoid() if channels == 1 else logits.softmax(0)).numpy()
     names = ("background", "a") if channels == 1 else ("background", "a", "b")
-    pretended = replace(contract, seg_classes=names, labels=("x",))
+    pretended = replace(contract, seg_classes=names, labels=("x",), thresholds=None)
     with visit(browser, server.http_url) as seen:
         pretend(seen.page, pretended, probabilities, np.array([0.25], np.float32))
         seen.page.reload()

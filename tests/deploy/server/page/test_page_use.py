@@ -150,13 +150,15 @@ def test_an_image_that_the_server_goes_down_with_is_given_up(
 def test_a_new_version_is_asked_about_every_image(
     browser: Browser, server: Server, contract: Contract, make_image: MakeImage
 ) -> None:
-    probabilities = np.full((4, 51, 51), 0.25, np.float32)
+    probabilities, uncalibrated = np.full((4, 51, 51), 0.25, np.float32), replace(contract, thresholds=None)
     with visit(browser, server.http_url) as seen:
-        pretend(seen.page, replace(contract, labels=("old",)), probabilities, np.array([0.25], np.float32))
+        pretend(seen.page, replace(uncalibrated, labels=("old",)), probabilities, np.array([0.25], np.float32))
         seen.page.reload()
         seen.drop({"first.png": make_image()})
         seen.settled(1)
-        pretend(seen.page, replace(contract, labels=("new",)), probabilities, np.array([0.75], np.float32), version="2")
+        pretend(
+            seen.page, replace(uncalibrated, labels=("new",)), probabilities, np.array([0.75], np.float32), version="2"
+        )
         seen.drop({"second.png": make_image(seed=1)})
         seen.settled(2)
         for name in ("first.png", "second.png"):
