@@ -80,10 +80,12 @@ SPILLS = {
     "dilated_fusion-c64-64-d6-12-18-8x16x64x64-split2-fp16-sm100": 76,
 }
 if triton.__version__.startswith("3.7."):
-    # Its assembler comes with PyTorch's CUDA builds. What it makes for other architectures has not been checked.
-    SPILLS |= {
+    # Its assembler comes with PyTorch's CUDA builds.
+    SPILLS = {
         "attention_backward_query-w14-d32-fp32-sm80": 4,
         "attention_backward_key_value-w14-d32-fp32-sm80": 12,
+        "attention_backward_key_value-w14-d32-fp32-sm100": 12,
+        "attention_backward_key_value-w14-d32-fp32-sm120": 8,
     }
 
 
