@@ -25,6 +25,7 @@ from data_pipeline.spec import SIXTEEN_BITS, Preprocessing, Thresholds
 
 PIPELINE_MODEL = "resformer"
 NETWORK_MODEL = "resformer_network"
+PREPROCESSING_MODEL = "resformer_preprocessing"  # of a GPU's repository alone
 CONTRACT = "the served model's contract"  # what messages call it
 CLASS_PROBS = "CLASS_PROBS"
 OUTPUTS = ("MASK", CLASS_PROBS, "SEG_PROBS")  # in the order in which every engine returns them

@@ -11,12 +11,11 @@ from pathlib import Path
 from data_pipeline.files import replace_folder
 from deploy.building.plan import EngineSpec
 from deploy.content import possible_files
-from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL
+from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, PREPROCESSING_MODEL
 from deploy.engines import ONNX, PRECISIONS, TARGETS
 from deploy.errors import BuildError
 from deploy.files import DIRECTORY, GPU_DIRECTORY
 from deploy.report import PAGE, REPORT, read_report
-from deploy.repository.gpu import PREPROCESSING_MODEL
 
 MODELS = (PIPELINE_MODEL, NETWORK_MODEL, PREPROCESSING_MODEL)  # what a repository of ours holds
 STAGED = ".publishing"

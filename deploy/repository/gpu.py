@@ -10,12 +10,11 @@ from tritonclient.grpc import model_config_pb2 as schema
 
 from data_pipeline import serialize_serving
 from data_pipeline.files import whole_folder
-from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract, sample_image
+from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, PREPROCESSING_MODEL, Contract, sample_image
 from deploy.engines.tensorrt_builder import batch_profiles
 from deploy.files import GPU_DIRECTORY, VERSION, write_config
 from deploy.repository import data_type, model_config
 
-PREPROCESSING_MODEL = "resformer_preprocessing"
 PLAN, DALI_GRAPH = "model.plan", "model.dali"
 # Long enough for a burst to fill a batch, and short compared with an inference.
 QUEUE_MICROSECONDS = 500

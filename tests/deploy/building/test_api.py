@@ -70,7 +70,7 @@ def test_quantising_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[
         ({"targets": "openvino"}, '^targets must be a list of names, as in \\["openvino"\\], got the text "openvino"$'),
         ({"targets": ["tensorrt"]}, "^tensorrt builds on the GPU it will run on, and this machine has none"),
         ({"precision": "fp4"}, "^precision must be one of fp32, .*, auto, got fp4$"),
-        ({"targets": ["openvino"], "precision": "fp16"}, "^openvino builds fp32, bf16, int8, not fp16$"),
+        ({"targets": ["openvino"], "precision": "fp16"}, "^openvino builds fp32, bf16, int8, mixed, not fp16$"),
         ({"max_batch": 0}, "^max_batch must be at least 1, got 0$"),
         ({"samples": 0}, "^samples must be at least 1, got 0$"),
         ({"threads": 0}, "^threads must be at least 1, got 0$"),

@@ -239,7 +239,7 @@ def test_weights_that_are_not_finite_are_refused(
     [
         (["--target", "tensorrt"], "tensorrt builds on the GPU it will run on, and this machine has none"),
         (["--target", "torch-tensorrt"], "torch-tensorrt builds on the GPU it will run on, and this machine has none"),
-        (["--target", "openvino", "--precision", "fp16"], "openvino builds fp32, bf16, int8, not fp16"),
+        (["--target", "openvino", "--precision", "fp16"], "openvino builds fp32, bf16, int8, mixed, not fp16"),
         (["--target", "tensorrt-rtx", "--compute-capability", "9.0"], "must be one of 7.5, 8.0, .*, got 9.0"),
         (["--target", "tensorrt-rtx", "--compute-capability", "90"], "must be one of 7.5, 8.0, .*, got 9.0"),
         (["--target", "openvino", "--compute-capability", "8.6"], "needs --target tensorrt-rtx, got openvino$"),
@@ -253,7 +253,7 @@ def test_weights_that_are_not_finite_are_refused(
         ),
         (["--target", "tensorrt-rtx", "--any-gpu"], "leave --any-gpu out"),
         (["--target", "onnx", "--precision", "tf32"], "onnx files have no tf32"),
-        (["--target", "openvino", "--precision", "tf32"], "openvino builds fp32, bf16, int8, not tf32"),
+        (["--target", "openvino", "--precision", "tf32"], "openvino builds fp32, bf16, int8, mixed, not tf32"),
         (["--checkpoint", "absent.safetensors"], "checkpoint absent.safetensors does not exist"),
         (["--checkpoint", "random:huge"], "preset must be one of paper-224"),
         (["--data", "synthetic:lung"], "synthetic:lung"),
@@ -261,7 +261,7 @@ def test_weights_that_are_not_finite_are_refused(
             ["--data", "synthetic:oct"],
             "the data's mask classes must be the checkpoint's background, lesion; got background, IRF",
         ),
-        (["--target", "openvino", "--precision", "fp8"], "openvino builds fp32, bf16, int8, not fp8"),
+        (["--target", "openvino", "--precision", "fp8"], "openvino builds fp32, bf16, int8, mixed, not fp8"),
         (
             ["--target", "tensorrt-rtx", "--precision", "fp8", "--compute-capability", "8.6"],
             "fp8 needs --compute-capability 8.9 or later, got 8.6",

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from tritonclient.grpc import model_config_pb2 as schema
 
-from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract, TensorSpec, sample_image
+from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, PREPROCESSING_MODEL, Contract, TensorSpec, sample_image
 from deploy.files import read_config
-from deploy.repository.gpu import PREPROCESSING_MODEL, write_gpu_repository
+from deploy.repository.gpu import write_gpu_repository
 
 MODELS = (PIPELINE_MODEL, NETWORK_MODEL, PREPROCESSING_MODEL)
 
