@@ -20,6 +20,9 @@ LONGEST_HEADER = 1 << 20  # bytes of text before the pixels
 NUMBERED = re.compile(r"(?P<before>[^%]*)%(?P<width>0?\d?)d(?P<after>[^%]*)")
 MOST_FILES = 10_000
 NIFTI_FLOATS = {16: "f4", 64: "f8"}
+# MetaIO's own sizes, whatever the machine's are.
+METAIMAGE_BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4}
+METAIMAGE_BYTES |= {"LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
 GZIP = b"\x1f\x8b"
 
 
@@ -124,22 +127,44 @@ def _check_metaimage(file: Path) -> None:
     named = fields.get("elementdatafile", "")
     local = named.upper() in ("", "LOCAL")
     files = [file] if local else list(_named_files(file, named, rest))
-    # What it compares the pixels with stands behind them, where ITK does not look.
     if fields.get("compresseddata", "").lower() == "true" and len(files) == 1:
+        size = _whole_number(fields.get("compresseddatasize", ""))
+        # A file of pixels alone may leave it out. Behind a header ITK would unpack from the wrong place.
+        if local and not size:
+            raise ImageError(f"{DAMAGED}the volume's header states no CompressedDataSize", "damaged")
         with files[0].open("rb") as opened:
             opened.seek(start if local else 0)
-            _check_packed(opened)
+            _check_packed(opened, size or files[0].stat().st_size, _metaimage_size(fields))
 
 
-def _check_packed(opened: BinaryIO) -> None:
-    unpacker = zlib.decompressobj(wbits=47)  # zlib or gzip, whichever it is
+def _metaimage_size(fields: dict[str, str]) -> int:
+    """Return how many bytes of pixels a header asks for, or 0 where it cannot be read, which ITK refuses."""
+    kind = fields.get("elementtype", "").upper().removeprefix("MET_").removesuffix("_ARRAY")
+    size = METAIMAGE_BYTES.get(kind, 0) * (_whole_number(fields.get("elementnumberofchannels", "")) or 1)
+    for axis in fields.get("dimsize", "").split():
+        size *= _whole_number(axis)
+    return size
+
+
+def _whole_number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
+
+
+def _check_packed(opened: BinaryIO, size: int, wanted: int) -> None:
+    """Raise ImageError unless `size` bytes unpack to `wanted` bytes or more: ITK would leave the rest to chance.
+
+    What their writer compares them with stands behind them, where ITK does not look.
+    """
+    unpacker, left, unpacked = zlib.decompressobj(wbits=47), size, 0  # zlib or gzip, whichever it is
     try:
-        data = opened.read(CHUNK)
-        while data and not unpacker.eof:
-            unpacker.decompress(data, CHUNK)
-            data = unpacker.unconsumed_tail or opened.read(CHUNK)
+        while not unpacker.eof and (data := unpacker.unconsumed_tail or opened.read(min(left, CHUNK))):
+            left -= 0 if unpacker.unconsumed_tail else len(data)
+            unpacked += len(unpacker.decompress(data, CHUNK))
+        unpacked += len(unpacker.flush())
     except zlib.error:
-        raise ImageError(f"{DAMAGED}the compressed pixels of the volume are not whole", "damaged") from None
+        unpacked = -1
+    if not unpacker.eof or unpacked < wanted:
+        raise ImageError(f"{DAMAGED}the compressed pixels of the volume are not whole", "damaged")
 
 
 def _check_nrrd(file: Path) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,34 @@ def test_damaged_compressed_pixels_are_refused(name: str, tmp_path: Path) -> Non
     file.write_bytes(data)
     with pytest.raises(ImageError):
         open_volume(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("found", "instead"),
+    [
+        (rb"CompressedDataSize = \d+", b"CompressedDataSize = 1000"),
+        (rb"DimSize = 40 30 4", b"DimSize = 40 30 6"),
+        (rb"ElementType = MET_UCHAR", b"ElementType = MET_USHORT"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd"])
+def test_headers_that_ask_for_other_pixels_than_are_packed_are_refused(
+    name: str, found: bytes, instead: bytes, tmp_path: Path
+) -> None:
+    header = write(tmp_path / name, compressed=True)
+    change(header, lambda data: re.sub(found, instead, data, count=1))
+    with pytest.raises(ImageError, match="the compressed pixels of the volume are not whole"):
+        open_volume(header)
+
+
+@pytest.mark.parametrize("stated", [b"", b"CompressedDataSize = 0\n"])
+def test_packed_pixels_of_no_stated_size_are_read_from_a_file_of_their_own_alone(stated: bytes, tmp_path: Path) -> None:
+    own, behind = (write(tmp_path / name, compressed=True) for name in ("a.mhd", "b.mha"))
+    for header in (own, behind):
+        change(header, lambda data: re.sub(rb"CompressedDataSize = \d+\n", stated, data, count=1))
+    np.testing.assert_array_equal(pixels_of(open_volume(own)), VALUES)
+    with pytest.raises(ImageError, match="the volume's header states no CompressedDataSize"):
+        open_volume(behind)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
