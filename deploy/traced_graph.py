@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnxscript import ir, optimizer
 from torch import Tensor
 from torch.onnx import ONNXProgram
 
@@ -57,6 +56,9 @@ def without_weights(program: ONNXProgram, weights: Mapping[str, Tensor]) -> onnx
         weights: by the names that the exporter gave them. Only the floating-point ones become inputs: the others
             (indices, regions of a mask) are the network's structure.
     """
+    # Imported where it is used, here and below: it takes half a second, which a build of nothing new must not wait for.
+    from onnxscript import optimizer
+
     graph = program.model.graph
     for name, weight in weights.items():
         # One that the graph does not use is not among them.
@@ -70,6 +72,8 @@ def without_weights(program: ONNXProgram, weights: Mapping[str, Tensor]) -> onnx
 
 def filled(traced: onnx.ModelProto, weights: Mapping[str, Tensor]) -> onnx.ModelProto:
     """Return a traced graph with its weights, and fold what depends on them alone, such as transposed matrices."""
+    from onnxscript import ir, optimizer
+
     model = ir.from_proto(traced)
     for value in list(model.graph.inputs):
         if (weight := weights.get(value.name or "")) is not None:
