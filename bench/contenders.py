@@ -22,7 +22,7 @@ from data_pipeline.command_line import new_parser, positive
 from deploy.contract import Contract
 from deploy.engines import TARGETS, EngineOutput, EngineRequest, Runner, engine_runner, pytorch_runner
 from deploy.report import Report, read_report
-from deploy.verify import compare
+from deploy.verify import Parity, compare
 from model.checkpoint import load_checkpoint
 from model.network import DecodedNetwork
 
@@ -43,12 +43,12 @@ class Inference:
 
     runner: the engine.
     images: the batch.
-    mask_differs: share of the masks' pixels that are not the trained network's.
+    parity: how far its answers are from the trained network's.
     """
 
     runner: Runner
     images: NDArray[np.float32]
-    mask_differs: float
+    parity: Parity
 
     def __call__(self) -> float:
         start = time.perf_counter()
@@ -82,10 +82,11 @@ class Contenders:
         images, runner = noise(self.contract, batch), self.load(name, batch)
         if batch not in self._references:
             self._references[batch] = pytorch_runner(load_checkpoint(self.checkpoint).build())(images)
-        differs = compare(self._references[batch], runner(images)).mask
+        parity = compare(self._references[batch], runner(images))
         # Lower precisions are held to the task by the build's gate.
-        assert differs < FEW or not name.endswith("fp32"), f"{name}: {differs:.2%} of the mask's pixels are wrong"
-        return Inference(runner, images, differs)
+        wrong = f"{name}: {parity.mask:.2%} of the mask's pixels are wrong"
+        assert parity.mask < FEW or not name.endswith("fp32"), wrong
+        return Inference(runner, images, parity)
 
     def load(self, name: str, batch: int) -> Runner:
         """Open an engine for batches of one size. The plain export must be there.

@@ -86,9 +86,9 @@ def engines_table(results: Results) -> str | None:
     if rates:
         products = ", ".join(f"{precision} {rate / 1e9:.0f}" for precision, rate in rates.items())
         subject += f", one large matrix product in GMAC/s: {products}"
-    header = ["batch", "engine", "rounds", "p50, ms", "p90", "p99", f"of {BASELINE}", "images/s", "peak, MB"]
+    header = ["batch", "engine", "rounds", "p50, ms", "shortest", "p90", f"of {BASELINE}", "images/s", "mask differs"]
     rows = [_engine_row(bench, base, rates) for bench in engines]
-    return _table(results, subject, [*header, "of the GEMM rate"], rows, text=2)
+    return _table(results, subject, [*header, "peak, MB", "of the GEMM rate"], rows, text=2)
 
 
 def _engine_row(bench: Benchmark, base: dict[int, float], rates: dict[str, float]) -> list[str]:
@@ -99,9 +99,11 @@ def _engine_row(bench: Benchmark, base: dict[int, float], rates: dict[str, float
         extra["engine"],
         str(bench["stats"]["rounds"]),
         _ms(bench, "median"),
-        *_percentiles(bench),
+        _ms(bench, "min"),
+        _percentiles(bench)[0],
         f"{median / base[batch]:.2f}x" if batch in base else "",
         f"{batch / median:.1f}",
+        f"{extra['mask_differs']:.3%}",
         # torch.compile's process includes its compiler, whose memory says nothing about the engine.
         f"{extra['peak_mb']:.0f}" if "peak_mb" in extra else "",
         f"{extra['multiply_adds'] / median / rates[precision]:.0%}" if precision in rates else "",
@@ -180,21 +182,22 @@ def _table(results: Results, subject: str, header: list[str], rows: list[list[st
     """Return a Markdown table below a line that names the machine. Columns from number `text` on hold numbers."""
     info = results["machine_info"]["resformer"]
     machine = (
-        f"{subject}, on {info['processor']} ({info['cores']} cores), Python {info['python']}, "
+        f"{subject}, on {info['processor']} ({info['cores']} cores, {info['features']}), Python {info['python']}, "
         f"{results['datetime'][:10]}. Measured. Absolute times of a shared machine are noisy."
     )
     return f"{machine}\n\n{markdown_table(header, rows, text)}"
 
 
 def plot(results: Results, path: Path) -> None:
-    """Draw the engines' medians for one image, and how the cost grows with batch and image size.
+    """Draw the engines' medians for one image, beside their error, and how the cost grows.
 
     Only what was measured has a panel.
 
     Raises ResultsError where none of it was.
     """
     single = [bench for bench in _with(results, "engine") if bench["extra_info"]["batch"] == 1]
-    panels: list[Callable[[Axes], None]] = [lambda axes: _bars(axes, single)] if single else []
+    panels: list[Callable[[Axes], None]] = [lambda axes: _bars(axes, single), lambda axes: _trade_off(axes, single)]
+    panels = panels if single else []
     grown = _with(results, "grows_with")
     for kind in dict.fromkeys(bench["extra_info"]["grows_with"] for bench in grown):
         of_kind = [bench for bench in grown if bench["extra_info"]["grows_with"] == kind]
@@ -202,8 +205,8 @@ def plot(results: Results, path: Path) -> None:
     if not panels:
         raise ResultsError("--plot needs results of bench/test_engines.py, the file holds none of them")
     # A Figure of its own, not pyplot's: no window system is asked for, and nothing is left open.
-    figure = Figure(figsize=(2 + 3.2 * len(panels), 3.8), layout="constrained")
-    widths = [2 if single and number == 0 else 1 for number in range(len(panels))]
+    figure = Figure(figsize=(2 + 3.4 * len(panels), 3.8), layout="constrained")
+    widths = [2 if single and number < 2 else 1 for number in range(len(panels))]
     for panel, axes in zip(panels, figure.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0], strict=True):
         panel(axes)
     figure.savefig(path, dpi=120)
@@ -215,6 +218,21 @@ def _bars(axes: Axes, benches: Sequence[Benchmark]) -> None:
     medians = [1000 * bench["stats"]["median"] for bench in reversed(benches)]
     axes.barh(names, medians, color=["tab:blue" if name.startswith("ours") else "silver" for name in names])
     axes.set(xlabel="one image, ms (median)", title=benches[0]["extra_info"]["checkpoint"])
+
+
+def _trade_off(axes: Axes, benches: Sequence[Benchmark]) -> None:
+    for bench in benches:
+        extra = bench["extra_info"]
+        if not extra["probabilities_differ"]:
+            continue  # the trained network itself, which a logarithm has no place for
+        point = (1000 * bench["stats"]["median"], extra["probabilities_differ"])
+        axes.plot(*point, "o", color="tab:blue" if extra["engine"].startswith("ours") else "silver")
+        # At an angle: engines of one precision have about one error, and would write into each other.
+        axes.annotate(extra["engine"], point, (2, 4), textcoords="offset points", fontsize=7, rotation=55)
+    axes.set_yscale("log")
+    axes.margins(x=0.15, y=0.1)
+    axes.set(xlabel="one image, ms (median)", ylabel="mean difference of the pixels' probabilities", xlim=(0, None))
+    axes.set_ylim(top=200 * axes.get_ylim()[1])  # for the names of the highest points
 
 
 def _line(axes: Axes, benches: Sequence[Benchmark], kind: str) -> None:

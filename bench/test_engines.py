@@ -63,7 +63,8 @@ def test_network(turn: Turn, subject: Subject, contenders: Contenders, batch: in
         batch=batch,
         threads=subject.threads,
         multiply_adds=batch * multiply_adds(contenders.checkpoint),
-        mask_differs=inference.mask_differs,
+        mask_differs=inference.parity.mask,
+        probabilities_differ=inference.parity.segmentation,
     )
     # torch.compile's peak would be that of its compiler.
     if turn.benchmark.enabled and contender != COMPILED:
@@ -112,9 +113,9 @@ def network_of_size(size: int) -> Sized:
     target.build(request, engine, lambda phase, share: None)
     runner = cpu_runner(engine, "openvino f32", THREADS)
     images = noise(spec, 1)
-    differs = compare(pytorch_runner(model)(images), runner(images)).mask
-    assert differs < 0.001
-    return Sized(Inference(runner, images, differs), exported.stat().st_size / 1e6)
+    parity = compare(pytorch_runner(model)(images), runner(images))
+    assert parity.mask < 0.001
+    return Sized(Inference(runner, images, parity), exported.stat().st_size / 1e6)
 
 
 @pytest.mark.slow

@@ -60,9 +60,9 @@ def test_rewrites(
     def opened(step: str) -> Inference:
         runner = cpu_runner(graph(step), RUNTIMES[runtime], subject.threads)
         # Exact rewrites change no mask beyond rounding. What fails here is not worth timing.
-        differs = compare(reference, runner(images)).mask
-        assert differs < FEW, f"{step}: {differs:.2%} of the mask's pixels are wrong"
-        return Inference(runner, images, differs)
+        parity = compare(reference, runner(images))
+        assert parity.mask < FEW, f"{step}: {parity.mask:.2%} of the mask's pixels are wrong"
+        return Inference(runner, images, parity)
 
     turn.measure(f"rewrites, {runtime}", {step: partial(opened, step) for step in STEPS})
     turn.benchmark.extra_info.update(step=contender, runtime=runtime, checkpoint=subject.name, threads=subject.threads)

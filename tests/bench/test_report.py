@@ -9,7 +9,7 @@ from PIL import Image
 
 from bench import BASELINE, report
 
-MACHINE = {"resformer": {"processor": "Some CPU", "cores": "2", "python": "3.11.7"}}
+MACHINE = {"resformer": {"processor": "Some CPU", "features": "avx2 fma", "cores": "2", "python": "3.11.7"}}
 
 
 def benchmark(contender: str, seconds: list[float], group: str = "group", **extra: object) -> dict[str, Any]:
@@ -28,7 +28,8 @@ def benchmark(contender: str, seconds: list[float], group: str = "group", **extr
 def engine(name: str, seconds: list[float], batch: int = 1, **extra: object) -> dict[str, Any]:
     """Make the benchmark of an engine of two giga multiply-adds an image."""
     common = {"engine": name, "checkpoint": "tiny", "threads": 2, "batch": batch, "multiply_adds": batch * 2 * 10**9}
-    return benchmark(name, seconds, f"network, batch {batch}", **common, **extra)
+    errors = {"mask_differs": 0.0, "probabilities_differ": 1e-6}
+    return benchmark(name, seconds, f"network, batch {batch}", **{**common, **errors, **extra})
 
 
 def results(*benchmarks: dict[str, Any]) -> dict[str, Any]:
@@ -45,17 +46,17 @@ def rows(table: str | None) -> list[list[str]]:
 
 def test_engines_are_compared_within_their_batch_and_with_the_matrix_product() -> None:
     run = results(
-        engine("ours-openvino-fp32", [0.02], peak_mb=300.0, p90_ms=25.0),
+        engine("ours-openvino-fp32", [0.016, 0.02, 0.025], peak_mb=300.0, p90_ms=25.0, mask_differs=0.00125),
         engine(BASELINE, [0.04]),
         engine("ours-openvino-fp32", [0.06], batch=4),
         benchmark("fp32", [0.05, 0.01], precision="fp32", gemm_multiply_adds=10**9),
     )
     _, ours, plain, alone = rows(report.engines_table(run))
     # 2 GMAC in 20 ms are 100 GMAC/s, and the shortest product says 100 as well.
-    assert ours == ["1", "ours-openvino-fp32", "1", "20.0", "25.0", "", "0.50x", "50.0", "300", "100%"]
-    assert plain == ["1", BASELINE, "1", "40.0", "", "", "1.00x", "25.0", "", "50%"]
+    assert ours == ["1", "ours-openvino-fp32", "3", "20.0", "16.0", "25.0", "0.50x", "50.0", "0.125%", "300", "100%"]
+    assert plain == ["1", BASELINE, "1", "40.0", "40.0", "", "1.00x", "25.0", "0.000%", "", "50%"]
     # Batch 4 has no plain export to compare with.
-    assert alone == ["4", "ours-openvino-fp32", "1", "60.0", "", "", "", "66.7", "", "133%"]
+    assert alone == ["4", "ours-openvino-fp32", "1", "60.0", "60.0", "", "", "66.7", "0.000%", "", "133%"]
 
 
 def test_engines_without_a_matrix_product_have_no_share_of_it() -> None:
@@ -115,7 +116,8 @@ def test_the_plot_has_a_panel_for_what_was_measured_and_no_other(tmp_path: Path)
         report.plot(results(*benchmarks), tmp_path / "plot.png")
         with Image.open(tmp_path / "plot.png") as image:
             widths.append(image.width)
-    assert widths[0] == widths[1] < widths[2]
+    # The engines have two panels, their growth one.
+    assert widths[1] < widths[0] < widths[2]
 
 
 @pytest.mark.parametrize(
