@@ -7,6 +7,7 @@ import base64
 import http.client
 import io
 import shutil
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -18,9 +19,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
 
-from data_pipeline.command_line import new_parser, positive
+from data_pipeline.command_line import new_parser, positive, run_command
 from data_pipeline.sources.synthetic import skin
 from deploy.client import Client
+from deploy.errors import ServerError
 from deploy.server import Server
 from deploy.server.options import FREE_PORTS
 
@@ -89,17 +91,14 @@ def others(browser: Browser, server: Server, image: bytes) -> tuple[float, float
     return closed, opened
 
 
-def main() -> None:
-    """Print one table."""
-    parser = new_parser("bench.page", __doc__)
-    parser.add_argument("--repository", type=Path, default=Path("build/model_repository"), help="what is served")
-    parser.add_argument("--images", type=positive(int), default=30, help="files to drop (default 30)")
-    options = parser.parse_args()
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        parser.error("Chromium is not installed: on Debian, apt install chromium")
-    files = [photograph(seed) for seed in range(options.images)]
-    with Server(options.repository, FREE_PORTS) as server, sync_playwright() as playwright:
+def measure(repository: Path, images: int, chromium: str) -> Table:
+    """Serve a repository, drop so many images on its page in Chromium, and return the times.
+
+    Raises:
+        ServerError: there is no such repository, or the server does not start.
+    """
+    files = [photograph(seed) for seed in range(images)]
+    with Server(repository, FREE_PORTS) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=ALONE)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.goto(f"http://{server.http_url}/")
@@ -121,8 +120,22 @@ def main() -> None:
         table.add_row(name, f"p50 {np.median(values):.1f} ms, p90 {np.percentile(values, 90):.1f} ms")
     table.add_row("first load", f"{size / 1000:.1f} kB")
     table.add_row("another client over gRPC, page closed / open and idle", f"p50 {closed:.1f} / {opened:.1f} ms")
-    Console().print(table)
+    return table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = new_parser("bench.page", __doc__)
+    parser.add_argument("--repository", type=Path, default=Path("build/model_repository"), help="what is served")
+    parser.add_argument("--images", type=positive(int), default=30, help="files to drop")
+    options = parser.parse_args(arguments)
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        parser.error("Chromium is not installed: on Debian, apt install chromium")
+    return run_command(
+        lambda: Console().print(measure(options.repository, options.images, chromium)), ServerError, OSError
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
