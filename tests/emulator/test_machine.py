@@ -206,19 +206,23 @@ def test_threads_may_store_one_value_together() -> None:
 
 
 def test_numbers_are_stored_in_a_row() -> None:
-    out = np.zeros(4, np.uint32)
+    out = np.zeros(6, np.uint32)
     run(
         """mov.b32 %r1, 16;
         st.shared.v2.b32 [%r1], {1, 2};
         st.shared.v4.b32 [%r1+16], {3, 4, 5, 6};
         ld.shared.v2.b32 {%r2, %r3}, [%r1];
         ld.shared.v2.b32 {%r4, %r5}, [%r1+24];
-        st.global.v4.b32 [%rd90], {%r2, %r3, %r4, %r5};""",
+        st.global.v4.b32 [%rd90], {%r2, %r3, %r4, %r5};
+        st.shared.v2.b32 [%r1], {0f3F800000, 0fC0000000};
+        ld.shared.v2.b32 {%r2, %r3}, [%r1];
+        st.global.v2.b32 [%rd90+16], {%r2, %r3};""",
         out,
         threads=1,
         shared_bytes=48,
     )
-    assert out.tolist() == [1, 2, 5, 6]
+    assert out[:4].tolist() == [1, 2, 5, 6]
+    assert out[4:].view(np.float32).tolist() == [1.0, -2.0]
 
 
 def test_blocks_part_at_a_branch_and_go_on_alone() -> None:

@@ -116,7 +116,8 @@ for _space, _base in (("global", "[rd]"), ("shared", "[r]")):
                 define(f"st.{_space}{_many}.b{_bits}", f"{_base} {vector(_kind, _count)}", store(_space, _bits))
 define("ld.shared.b32", "rd [r]", load("shared", 32))
 for _count in (2, 4):
-    define(f"st.shared.v{_count}.b32", f"[r] {vector('n', _count)}", store("shared", 32))
+    for _number in ("n", "f"):
+        define(f"st.shared.v{_count}.b32", f"[r] {vector(_number, _count)}", store("shared", 32))
 for _count in (1, 2, 4):
     _many = f".v{_count}" if _count > 1 else ""
     define(f"red.global.gpu.relaxed.add{_many}.f32", f"[rd] {vector('r', _count)}", add)
