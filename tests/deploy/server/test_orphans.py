@@ -14,7 +14,9 @@ from deploy.server.process.workers import children_of
 from tests.helpers.serving import Served, start
 
 MakeImage = Callable[..., bytes]
-WAYS = (signal.SIGKILL, signal.SIGUSR2, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGKILL, signal.SIGUSR2, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+# What runs in the background of a script ignores SIGQUIT and SIGINT, and so does all that it starts.
+WAYS = [one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
 # Hanging after so long, a process would hang for ever.
 PATIENCE_SECONDS = 30.0
 
