@@ -205,7 +205,7 @@ def plot(results: Results, path: Path) -> None:
     if not panels:
         raise ResultsError("--plot needs results of bench/test_engines.py, the file holds none of them")
     # A Figure of its own, not pyplot's: no window system is asked for, and nothing is left open.
-    figure = Figure(figsize=(2 + 3.4 * len(panels), 3.8), layout="constrained")
+    figure = Figure(figsize=(2 + 3.4 * len(panels), 4.4), layout="constrained")
     widths = [2 if single and number < 2 else 1 for number in range(len(panels))]
     for panel, axes in zip(panels, figure.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0], strict=True):
         panel(axes)
@@ -226,13 +226,16 @@ def _trade_off(axes: Axes, benches: Sequence[Benchmark]) -> None:
         if not extra["probabilities_differ"]:
             continue  # the trained network itself, which a logarithm has no place for
         point = (1000 * bench["stats"]["median"], extra["probabilities_differ"])
-        axes.plot(*point, "o", color="tab:blue" if extra["engine"].startswith("ours") else "silver")
-        # At an angle: engines of one precision have about one error, and would write into each other.
-        axes.annotate(extra["engine"], point, (2, 4), textcoords="offset points", fontsize=7, rotation=55)
+        ours = extra["engine"].startswith("ours")
+        axes.plot(*point, "o", color="tab:blue" if ours else "silver")
+        # At an angle, ours up and peers down: engines of one precision have about one error and may be as fast.
+        offset, angle, side = ((2, 4), 55, "bottom") if ours else ((2, -4), -55, "top")
+        axes.annotate(extra["engine"], point, offset, textcoords="offset points", fontsize=7, rotation=angle, va=side)
     axes.set_yscale("log")
-    axes.margins(x=0.15, y=0.1)
+    axes.margins(x=0.15)
     axes.set(xlabel="one image, ms (median)", ylabel="mean difference of the pixels' probabilities", xlim=(0, None))
-    axes.set_ylim(top=200 * axes.get_ylim()[1])  # for the names of the highest points
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom / 2000, top * 1000)  # room for the names
 
 
 def _line(axes: Axes, benches: Sequence[Benchmark], kind: str) -> None:
