@@ -6,11 +6,13 @@ python -m bench.page --repository build/model_repository
 import base64
 import http.client
 import io
+import os
 import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,8 +100,13 @@ def measure(repository: Path, images: int, chromium: str) -> Table:
         ServerError: there is no such repository, or the server does not start.
     """
     files = [photograph(seed) for seed in range(images)]
-    with Server(repository, FREE_PORTS) as server, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ALONE)
+    # A home of its own: Chromium leaves the number that its reports of crashes go by in there.
+    with (
+        Server(repository, FREE_PORTS) as server,
+        TemporaryDirectory(ignore_cleanup_errors=True) as home,
+        sync_playwright() as playwright,
+    ):
+        browser = playwright.chromium.launch(executable_path=chromium, args=ALONE, env={**os.environ, "HOME": home})
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.goto(f"http://{server.http_url}/")
         page.wait_for_selector("#served dt")

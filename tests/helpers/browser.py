@@ -2,11 +2,13 @@
 
 import base64
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -91,8 +93,9 @@ class Visit:
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Run the browser for as long as the block lasts."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ALONE)
+    # A home of its own: Chromium leaves the number that its reports of crashes go by in there.
+    with TemporaryDirectory(ignore_cleanup_errors=True) as home, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ALONE, env={**os.environ, "HOME": home})
         yield browser
         browser.close()
 
