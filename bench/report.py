@@ -196,8 +196,9 @@ def plot(results: Results, path: Path) -> None:
     Raises ResultsError where none of it was.
     """
     single = [bench for bench in _with(results, "engine") if bench["extra_info"]["batch"] == 1]
-    panels: list[Callable[[Axes], None]] = [lambda axes: _bars(axes, single), lambda axes: _trade_off(axes, single)]
-    panels = panels if single else []
+    panels: list[Callable[[Axes], None]] = []
+    if single:
+        panels += [lambda axes: _bars(axes, single), lambda axes: _trade_off(axes, single)]
     grown = _with(results, "grows_with")
     for kind in dict.fromkeys(bench["extra_info"]["grows_with"] for bench in grown):
         of_kind = [bench for bench in grown if bench["extra_info"]["grows_with"] == kind]
