@@ -9,10 +9,11 @@ BUDGET ?= 9
 
 install: .venv/.installed
 
-.venv/.installed: pyproject.toml
+.venv/.installed: pyproject.toml $(wildcard deploy/network/winograd/*pp)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	-$(BIN)/python -m pip install --quiet --editable '.[dev,scorer]'  # without a C compiler its test is skipped
+	-$(BIN)/python -m deploy.network.winograd  # without g++ engines for OpenVINO are slower
 	touch $@
 
 demo: install

@@ -5,9 +5,10 @@ from pathlib import Path
 import openvino
 
 from deploy.engines.base import QUANTIZED, BuildRequest, EngineRequest, Precision, Progress, Target
-from deploy.engines.openvino_forms import use_winograd
+from deploy.engines.openvino_winograd import mark_faster
 from deploy.errors import BuildError
 from deploy.network.openvino_session import core, read_model
+from deploy.network.winograd import reason_against
 
 
 class OpenVinoTarget(Target):
@@ -26,8 +27,9 @@ class OpenVinoTarget(Target):
         return True
 
     def version(self) -> str:
-        """Name OpenVINO and its version."""
-        return f"openvino {openvino.__version__}"
+        """Name OpenVINO and its version, and whether Winograd's form was to be had."""
+        operator = "" if reason_against() else ", winograd"
+        return f"openvino {openvino.__version__}{operator}"
 
     def check(self, request: EngineRequest) -> list[str]:
         """List the general reasons, and refuse bf16 where the processor would only emulate it."""
@@ -42,11 +44,11 @@ class OpenVinoTarget(Target):
         return precision if precision in QUANTIZED else "fp32"
 
     def build(self, request: BuildRequest, path: Path, progress: Progress) -> None:
-        """Convert the ONNX file, with Winograd convolutions in fp32 where they are faster."""
+        """Convert the ONNX file, with the convolutions marked that are faster in Winograd's form."""
         model = read_model(request.onnx)
         # The two forms are timed in float32 only, so the choice says nothing about other types.
         if request.precision == "fp32":
-            use_winograd(core(), model, request.threads, progress, request.timing_cache)
+            mark_faster(model, request.threads, progress, request.timing_cache)
         # A note for people who open the file, which does not tell the type by itself.
         model.set_rt_info(self.execution(request.precision), "resformer_execution")
         try:

@@ -1,117 +1,128 @@
-"""Write a 3x3 convolution of an OpenVINO graph as matrix products with a quarter of the multiplications.
+"""Choose the convolutions of an OpenVINO engine that are faster in Winograd's form, by timing both forms here.
 
-Winograd's form F(4x4, 3x3) (arXiv 1509.09308): a map is cut into tiles of 4x4 outputs, and each tile is
-`A^T [(G w G^T) * (B^T x B)] A`. That is 36 products for each pair of channels where the plain sum has 144.
-
-OpenVINO's own convolutions on a CPU do not use it, so the graph itself does. B^T and A^T for all tiles of an axis are
-one dense matrix, which is a cheap product on small maps. Each of the 36 frequencies is a matrix product over the
-channels, whose weights the plugin packs when it loads the file.
-
-The result is exact up to rounding. Measured errors are about ten times those of the plain float32 convolution, 1e-5 of
-its output.
+Which form is faster depends on the processor and on the number of threads, and on nothing that is known beforehand.
 """
+
+import json
+import math
+import random
+import time
+from pathlib import Path
+from statistics import median
 
 import numpy as np
 import openvino
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
-Matrix = NDArray[np.float64]
+from data_pipeline.cores import processor
+from data_pipeline.files import code_version, write_whole
+from deploy.engines.base import Progress
+from deploy.network import winograd
+from deploy.network.openvino_session import compile_model
+from deploy.network.winograd import Shape
 
-# The matrices of F(4x4, 3x3) for one axis, with the interpolation points 0, 1, -1, 2, -2 and infinity.
-TILE, KERNEL = 4, 3
-FREQUENCIES = TILE + KERNEL - 1
-INPUT = np.array(  # B^T
-    [
-        [4, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ],
-    np.float64,
-)
-WEIGHT = np.array(  # G
-    [
-        [1 / 4, 0, 0],
-        [-1 / 6, -1 / 6, -1 / 6],
-        [-1 / 6, 1 / 6, -1 / 6],
-        [1 / 24, 1 / 12, 1 / 6],
-        [1 / 24, -1 / 12, 1 / 6],
-        [0, 0, 1],
-    ],
-    np.float64,
-)
-OUTPUT = np.array(  # A^T
-    [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], np.float64
-)
+WORTHWHILE = 0.9  # of the plain convolution's time: a smaller gain does not pay for weights of four times the size
+FEWEST, MOST = 7, 31  # rounds
 
 
-def convolution(image: openvino.Output, weight: NDArray[np.float32], side: int) -> openvino.Output:
-    """Make the nodes of a 3x3 convolution with stride 1 and padding 1 in Winograd's form.
+class Choices:
+    """Remember in a file for which shapes Winograd's form was faster with this processor, runtime and threads."""
+
+    def __init__(self, file: Path | None, threads: int) -> None:
+        """Read what was chosen before. A damaged file costs no more than new timings."""
+        self._file = file
+        code = code_version(__file__, *map(str, winograd.SOURCES))
+        self._key = f"{processor()}, {threads} threads, OpenVINO {openvino.__version__}, code {code}"
+        try:
+            self._all = json.loads(file.read_text()) if file else {}
+            self._own = {str(name): bool(faster) for name, faster in self._all.get(self._key, {}).items()}
+        except (OSError, ValueError, AttributeError):
+            self._all, self._own = {}, {}
+
+    def get(self, shape: Shape) -> bool | None:
+        """Return whether Winograd's form is faster, or None where that is not known."""
+        return self._own.get(str(tuple(shape)))
+
+    def set(self, shape: Shape, faster: bool) -> None:
+        """Remember a choice. Raises OSError where the file cannot be written."""
+        self._own[str(tuple(shape))] = faster
+        if self._file:
+            write_whole(self._file, json.dumps({**self._all, self._key: self._own}, indent=2) + "\n")
+
+
+def mark_faster(model: openvino.Model, threads: int, progress: Progress, cache: Path | None = None) -> int:
+    """Mark the convolutions that are faster in Winograd's form here, and return their number.
 
     Args:
-        image: (B, C_in, side, side).
-        weight: (C_out, C_in, 3, 3).
-        side: of the map in pixels.
-
-    Returns:
-        (B, C_out, side, side).
+        model: in float32.
+        threads: that the model will run with. 0 takes every core.
+        progress: told which convolution is timed.
+        cache: file that keeps the choices for the next build.
     """
-    c_out, c_in = weight.shape[:2]
-    tiles, count = -(-side // TILE), FREQUENCIES**2
-    # Transformed in float64 and rounded once, because the matrices' fractions are not exact.
-    spectrum = np.einsum("ik,ockl,jl->ijoc", WEIGHT, weight.astype(np.float64), WEIGHT).reshape(count, c_out, c_in)
-    forward, back = _constant(input_matrix(side)), _constant(output_matrix(side))
-
-    # Channels last, so that the transform of an axis is a product from the left with no transpose around it.
-    x = ops.transpose(image, _shape(0, 2, 3, 1))
-    x = ops.matmul(forward, _reshape(x, -1, side, side * c_in), False, False)
-    x = ops.matmul(forward, _reshape(x, -1, side, c_in), False, False)
-    x = _reshape(x, -1, FREQUENCIES, tiles, FREQUENCIES, tiles * c_in)
-    x = _reshape(ops.transpose(x, _shape(1, 3, 0, 2, 4)), count, -1, c_in)  # [frequency, image and tile, C_in]
-
-    # A product with a constant weight for each frequency: those are what the plugin packs.
-    parts = ops.split(x, ops.constant(0), count).outputs()
-    products = [ops.matmul(part, _constant(matrix), False, True) for part, matrix in zip(parts, spectrum, strict=True)]
-
-    # The same steps backwards, from frequencies to pixels.
-    x = _reshape(ops.concat(products, 0), FREQUENCIES, FREQUENCIES, -1, tiles, tiles * c_out)
-    x = _reshape(ops.transpose(x, _shape(2, 0, 3, 1, 4)), -1, FREQUENCIES * tiles, c_out)
-    x = ops.matmul(back, x, False, False)
-    x = ops.matmul(back, _reshape(x, -1, FREQUENCIES * tiles, side * c_out), False, False)
-    return ops.transpose(_reshape(x, -1, side, side, c_out), _shape(0, 3, 1, 2)).output(0)
+    if reason := winograd.reason_against():
+        progress(f"Winograd's form is left out: {reason}", 0.0)
+        return 0
+    candidates, choices = list(winograd.candidates(model)), Choices(cache, threads)
+    # The blocks of a stage repeat one shape, which is timed once.
+    shapes = list(dict.fromkeys(candidate.shape for candidate in candidates))
+    faster = set()
+    for index, shape in enumerate(shapes):
+        progress(f"timing 3x3 convolutions of {shape.c_in} channels at {shape.side} px", index / len(shapes))
+        if (known := choices.get(shape)) is None and (known := winograd_is_faster(shape, threads)) is not None:
+            choices.set(shape, known)
+        if known:
+            faster.add(shape)
+    names = [candidate.node.get_friendly_name() for candidate in candidates if candidate.shape in faster]
+    winograd.mark(model, names)
+    return len(names)
 
 
-def input_matrix(side: int) -> Matrix:
-    """Return B^T of every tile of one axis with a padding of 1, (frequencies * tiles, side)."""
-    tiles = -(-side // TILE)
-    # Wide enough for the padding on the left and for what the last tile reads on the right.
-    whole = np.zeros((FREQUENCIES, tiles, side + 2 + TILE))
-    for tile in range(tiles):
-        whole[:, tile, tile * TILE : tile * TILE + FREQUENCIES] = INPUT
-    # What lies outside the map is zero, so its columns are dropped.
-    return whole[:, :, 1 : side + 1].reshape(FREQUENCIES * tiles, side)
+def winograd_is_faster(shape: Shape, threads: int) -> bool | None:
+    """Time both forms on random values of one image until one of them is shown to be worth its weights.
+
+    Returns None where the machine is too busy to tell. The plain form is then the one to take.
+    """
+    image = np.random.default_rng(1).standard_normal((1, shape.c_in, shape.side, shape.side), np.float32)
+    forms = [_compiled(shape, threads, marked=marked) for marked in (False, True)]
+    order, ratios = random.Random(0), list[float]()
+    for request in forms:
+        request.infer([image])  # warms up
+    while len(ratios) < MOST:
+        plain, transformed = _seconds(forms, image, order)
+        ratios.append(transformed / plain)
+        if len(ratios) >= FEWEST and decided(ratios):
+            return median(ratios) < WORTHWHILE
+    return None
 
 
-def output_matrix(side: int) -> Matrix:
-    """Return A^T of every tile of one axis, (side, frequencies * tiles)."""
-    tiles = -(-side // TILE)
-    whole = np.zeros((tiles, TILE, FREQUENCIES, tiles))
-    for tile in range(tiles):
-        whole[tile, :, :, tile] = OUTPUT
-    # The last tile may reach beyond the map.
-    return whole.reshape(tiles * TILE, FREQUENCIES * tiles)[:side]
+def decided(ratios: list[float]) -> bool:
+    """Tell whether the rounds agree on which side of `WORTHWHILE` the ratio lies."""
+    # A coin that is thrown n times shows heads n/2 times, give or take the root of n (two standard deviations). The
+    # size of a ratio plays no part: one round beside another process says nothing in any number.
+    wins = sum(ratio < WORTHWHILE for ratio in ratios)
+    return abs(wins - len(ratios) / 2) > math.sqrt(len(ratios))
 
 
-def _constant(values: NDArray[np.float64]) -> openvino.Node:
-    return ops.constant(values.astype(np.float32))
+def _seconds(
+    requests: list[openvino.InferRequest], image: NDArray[np.float32], order: random.Random
+) -> tuple[float, ...]:
+    """Run every request once, in random order, and return the seconds of each."""
+    seconds = [0.0] * len(requests)
+    for index in order.sample(range(len(requests)), len(requests)):
+        start = time.perf_counter()
+        requests[index].infer([image])
+        seconds[index] = time.perf_counter() - start
+    return tuple(seconds)
 
 
-def _shape(*values: int) -> openvino.Node:
-    return ops.constant(np.array(values, np.int64))
-
-
-def _reshape(value: openvino.Node, *shape: int) -> openvino.Node:
-    return ops.reshape(value, _shape(*shape), special_zero=False)
+def _compiled(shape: Shape, threads: int, *, marked: bool) -> openvino.InferRequest:
+    """Compile one form of a convolution, with a ReLU behind it as most of the network's convolutions have."""
+    weight = np.random.default_rng(0).standard_normal((shape.c_out, shape.c_in, 3, 3), np.float32)
+    image = ops.parameter([1, shape.c_in, shape.side, shape.side], np.float32)
+    around = [shape.dilation, shape.dilation]
+    out = ops.convolution(image, ops.constant(weight), [1, 1], around, around, around)
+    model = openvino.Model([ops.relu(out)], [image])
+    if marked:
+        winograd.mark(model, [out.get_friendly_name()])
+    return compile_model(model, "f32", threads).create_infer_request()

@@ -1,5 +1,6 @@
 """Compile a network with OpenVINO for one image at a time."""
 
+import logging
 from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import openvino
 from numpy.typing import NDArray
+
+from deploy.network import winograd
 
 
 @cache
@@ -27,13 +30,13 @@ def read_model(file: Path | bytes, weights: bytes = b"") -> openvino.Model:
 def compile_model(
     model: openvino.Model, computed: str, threads: int, *, profiled: bool = False
 ) -> openvino.CompiledModel:
-    """Compile for one image at a time, and with `profiled` keep each layer's time at some cost in speed.
+    """Compile for one image at a time, with Winograd's form of the convolutions that the file marks.
 
     Args:
         model: with a batch of any length.
         computed: the type of everything that is not quantised ("f32", "bf16").
         threads: 0 takes every core.
-        profiled: whether requests know the time of each layer.
+        profiled: whether requests know the time of each layer, at some cost in speed.
     """
     # At a static shape OpenVINO 2026.4 computes the labels' quantised linear layer wrongly on processors with VNNI or
     # AMX, not with AVX2 alone. A graph of that layer by itself is right; the cause is not known.
@@ -41,6 +44,13 @@ def compile_model(
         image = model.input().partial_shape
         image[0] = 1
         model.reshape(image)
+    # The form is float32's. A file marks what was timed in float32, and may be opened in another type all the same.
+    if computed == "f32" and (names := winograd.marked(model)):
+        if reason := winograd.reason_against():
+            form = f"{len(names)} convolutions that were faster in Winograd's form run in OpenVINO's own"
+            logging.getLogger(__name__).warning("%s: %s", form, reason)
+        else:
+            winograd.replace(model, names)
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
