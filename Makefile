@@ -37,4 +37,4 @@ gpu:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu --budget $(BUDGET) --output build/gpu
 
 clean:
-	rm -rf build .venv *.egg-info
+	rm -rf build .venv *.egg-info deploy/network/winograd/*.so
