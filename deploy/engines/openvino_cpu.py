@@ -7,8 +7,8 @@ import openvino
 from deploy.engines.base import QUANTIZED, BuildRequest, EngineRequest, Precision, Progress, Target
 from deploy.engines.openvino_winograd import mark_faster
 from deploy.errors import BuildError
+from deploy.network import winograd
 from deploy.network.openvino_session import core, read_model
-from deploy.network.winograd import reason_against
 
 
 class OpenVinoTarget(Target):
@@ -27,9 +27,9 @@ class OpenVinoTarget(Target):
         return True
 
     def version(self) -> str:
-        """Name OpenVINO and its version, and whether Winograd's form was to be had."""
-        operator = "" if reason_against() else ", winograd"
-        return f"openvino {openvino.__version__}{operator}"
+        """Name OpenVINO and its version, and what the form of its convolutions was timed with."""
+        operator = "no operator" if winograd.reason_against() else winograd.instructions()
+        return f"openvino {openvino.__version__}, Winograd: {operator}"
 
     def check(self, request: EngineRequest) -> list[str]:
         """List the general reasons, and refuse bf16 where the processor would only emulate it."""

@@ -33,7 +33,8 @@ class Choices:
         """Read what was chosen before. A damaged file costs no more than new timings."""
         self._file = file
         code = code_version(__file__, *map(str, winograd.SOURCES))
-        self._key = f"{processor()}, {threads} threads, OpenVINO {openvino.__version__}, code {code}"
+        here = f"{processor()}, {winograd.instructions()}, {threads} threads"
+        self._key = f"{here}, OpenVINO {openvino.__version__}, code {code}"
         try:
             self._all = json.loads(file.read_text()) if file else {}
             self._own = {str(name): bool(faster) for name, faster in self._all.get(self._key, {}).items()}
@@ -84,7 +85,7 @@ def winograd_is_faster(shape: Shape, threads: int) -> bool | None:
     Returns None where the machine is too busy to tell. The plain form is then the one to take.
     """
     image = np.random.default_rng(1).standard_normal((1, shape.c_in, shape.side, shape.side), np.float32)
-    forms = [_compiled(shape, threads, marked=marked) for marked in (False, True)]
+    forms = [compiled_form(shape, threads, marked=marked) for marked in (False, True)]
     order, ratios = random.Random(0), list[float]()
     for request in forms:
         request.infer([image])  # warms up
@@ -94,6 +95,18 @@ def winograd_is_faster(shape: Shape, threads: int) -> bool | None:
         if len(ratios) >= FEWEST and decided(ratios):
             return median(ratios) < WORTHWHILE
     return None
+
+
+def compiled_form(shape: Shape, threads: int, *, marked: bool) -> openvino.InferRequest:
+    """Compile one form of a convolution, with a ReLU behind it as most of the network's convolutions have."""
+    weight = np.random.default_rng(0).standard_normal((shape.c_out, shape.c_in, 3, 3), np.float32)
+    image = ops.parameter([1, shape.c_in, shape.side, shape.side], np.float32)
+    around = [shape.dilation, shape.dilation]
+    out = ops.convolution(image, ops.constant(weight), [1, 1], around, around, around)
+    model = openvino.Model([ops.relu(out)], [image])
+    if marked:
+        winograd.mark(model, [out.get_friendly_name()])
+    return compile_model(model, "f32", threads).create_infer_request()
 
 
 def decided(ratios: list[float]) -> bool:
@@ -114,15 +127,3 @@ def _seconds(
         requests[index].infer([image])
         seconds[index] = time.perf_counter() - start
     return tuple(seconds)
-
-
-def _compiled(shape: Shape, threads: int, *, marked: bool) -> openvino.InferRequest:
-    """Compile one form of a convolution, with a ReLU behind it as most of the network's convolutions have."""
-    weight = np.random.default_rng(0).standard_normal((shape.c_out, shape.c_in, 3, 3), np.float32)
-    image = ops.parameter([1, shape.c_in, shape.side, shape.side], np.float32)
-    around = [shape.dilation, shape.dilation]
-    out = ops.convolution(image, ops.constant(weight), [1, 1], around, around, around)
-    model = openvino.Model([ops.relu(out)], [image])
-    if marked:
-        winograd.mark(model, [out.get_friendly_name()])
-    return compile_model(model, "f32", threads).create_infer_request()

@@ -11,6 +11,6 @@ processor can run it. Elsewhere OpenVINO computes them itself, and the answers a
 """
 
 from deploy.network.winograd.graph import Candidate, Shape, candidates, mark, marked, replace
-from deploy.network.winograd.library import SOURCES, reason_against
+from deploy.network.winograd.library import SOURCES, instructions, reason_against
 
-__all__ = ["SOURCES", "Candidate", "Shape", "candidates", "mark", "marked", "reason_against", "replace"]
+__all__ = ["SOURCES", "Candidate", "Shape", "candidates", "instructions", "mark", "marked", "reason_against", "replace"]

@@ -55,7 +55,13 @@ def reason_against() -> str:
     """Return why the operator cannot run here, or nothing where it can."""
     if not _file().is_file():
         return f"the operator is not compiled for this OpenVINO and code: run `{COMMAND}`"
-    return "" if _lanes() else "the processor has no AVX2"
+    return "" if instructions() else "the processor has no AVX2"
+
+
+def instructions() -> str:
+    """Name the instructions that the compiled operator uses here, or return nothing where it cannot run."""
+    file = _file()
+    return {16: "AVX-512", 8: "AVX2"}.get(_lanes(file), "") if file.is_file() else ""
 
 
 @cache
@@ -72,7 +78,7 @@ def _file() -> Path:
 
 
 @cache
-def _lanes() -> int:
-    """Return the number of floats that the operator computes at once on this processor, or 0."""
-    lanes: int = ctypes.CDLL(str(_file())).winograd_lanes()
+def _lanes(file: Path) -> int:
+    """Return the number of floats that a compiled operator computes at once on this processor, or 0."""
+    lanes: int = ctypes.CDLL(str(file)).winograd_lanes()
     return lanes
