@@ -3,7 +3,7 @@
 F(4x4, 3x3) (arXiv 1509.09308): a map is cut into tiles of 4x4 outputs, and each tile is
 `A^T [(G w G^T) * (B^T x B)] A`. That is 36 products for each pair of channels where the plain sum has 144. OpenVINO has
 none for x86, so `convolution.cpp` is an operator that has it, which is compiled when the toolkit is installed. The
-result is exact up to rounding: errors are 1e-6 to 4e-6 of the largest output.
+result is exact up to rounding: errors are 1e-6 to 3e-6 of the largest output.
 
 An engine's file stays a plain OpenVINO graph, with the names of the convolutions that were faster in this form where it
 was built. They are replaced when the file is opened for float32 execution, where the operator was compiled and the

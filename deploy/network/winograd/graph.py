@@ -67,15 +67,12 @@ def marked(model: openvino.Model) -> list[str]:
     return names
 
 
-def replace(model: openvino.Model, names: list[str]) -> int:
+def replace(model: openvino.Model, names: list[str]) -> None:
     """Replace convolutions by the operator, each with the bias, the addition and the ReLU behind it.
 
     Args:
         model: for a batch of one fixed size, changed in place.
         names: of nodes. Those that have no Winograd form here stay.
-
-    Returns:
-        The number of convolutions that were replaced.
     """
     # OpenVINO's reader of ONNX files computes the shape of a bias in the graph, from its convolution's output.
     folding = Manager()
@@ -84,21 +81,21 @@ def replace(model: openvino.Model, names: list[str]) -> int:
     chosen = [candidate for candidate in candidates(model) if candidate.node.get_friendly_name() in names]
     for node, shape in chosen:
         _replace(node, shape)
-    return len(chosen)
 
 
 def _replace(node: openvino.Node, shape: Shape) -> None:
     last, bias = _with_bias(node, np.zeros(shape.c_out, np.float32))
     last, residual = _with_residual(last)
-    relu = (after := _only_reader(last)) is not None and after.get_type_name() == "Relu"
+    relu = False
+    if (reader := _only_reader(last)) is not None and reader.get_type_name() == "Relu":
+        last, relu = reader, True
     weight = frequencies(np.asarray(node.input_value(1).get_node().data))
     image, *added = (_transpose(value, 0, 2, 3, 1) for value in (node.input_value(0), *residual))
     inputs = [image, ops.constant(weight).output(0), ops.constant(bias).output(0), *added]
     convolution = factory().create("WinogradConvolution", inputs, {"dilation": shape.dilation, "relu": relu})
     # For profiles, which list what ran by its name.
     convolution.set_friendly_name(node.get_friendly_name())
-    replaced = after if relu and after else last
-    replaced.output(0).replace(_transpose(convolution.output(0), 0, 3, 1, 2))
+    last.output(0).replace(_transpose(convolution.output(0), 0, 3, 1, 2))
 
 
 def _with_bias(node: openvino.Node, bias: NDArray[np.float32]) -> tuple[openvino.Node, NDArray[np.float32]]:

@@ -134,7 +134,8 @@ static void transform_output(const Convolution& of, Range channels, const Tile* 
                     const size_t at = (image + static_cast<size_t>(y) * of.width + x) * of.c_out + k;
                     Register value = row[j] + bias;
                     if (of.residual) value += load(of.residual + at);
-                    if (of.relu) value = value > 0.0f ? value : Register{};
+                    // This way round NaN stays, as a sign that something is wrong.
+                    if (of.relu) value = value < 0.0f ? Register{} : value;
                     store(of.out + at, value);
                 }
             }

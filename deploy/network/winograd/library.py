@@ -31,7 +31,7 @@ def compile_operator() -> Path:
     # What OpenVINO itself was compiled with. Its own CMake package would give the same, but CMake is not everywhere.
     targets = (package / "cmake" / "OpenVINOTargets.cmake").read_text()
     definitions = re.findall(r'INTERFACE_COMPILE_DEFINITIONS "([^"]+)"', targets)
-    libraries = [next((package / "libs").glob(f"{name}.so.*")) for name in ("libopenvino", "libtbb")]
+    libraries = [file for name in ("libopenvino", "libtbb") for file in (package / "libs").glob(f"{name}.so.*")]
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
         fresh = Path(folder) / file.name
         command = [
@@ -55,7 +55,7 @@ def reason_against() -> str:
     """Return why the operator cannot run here, or nothing where it can."""
     if not _file().is_file():
         return f"the operator is not compiled for this OpenVINO and code: run `{COMMAND}`"
-    return "" if instructions() else "the processor has no AVX2"
+    return "" if instructions() else "the compiled operator cannot be loaded, or the processor has no AVX2"
 
 
 def instructions() -> str:
@@ -80,5 +80,8 @@ def _file() -> Path:
 @cache
 def _lanes(file: Path) -> int:
     """Return the number of floats that a compiled operator computes at once on this processor, or 0."""
-    lanes: int = ctypes.CDLL(str(file)).winograd_lanes()
+    try:
+        lanes: int = ctypes.CDLL(str(file)).winograd_lanes()
+    except OSError:  # damaged, or in a folder that was copied from another kind of machine
+        return 0
     return lanes

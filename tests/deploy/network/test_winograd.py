@@ -124,6 +124,13 @@ def test_requests_at_the_same_time_do_not_disturb_each_other() -> None:
                 np.testing.assert_array_equal(out, alone)
 
 
+def test_nan_is_not_hidden_by_the_relu() -> None:
+    image = normal(1, 8, 8, 16)
+    image[0, 0, 0, 0] = np.nan
+    model = operator(image.shape, normal(32, 16, 3, 3), normal(32), dilation=1, relu=True, added=False)
+    assert np.isnan(compiled(model, 1)([image])[0]).any()
+
+
 @pytest.mark.parametrize(
     ("image", "weight", "bias", "wrong"),
     [
@@ -253,3 +260,9 @@ def test_an_operator_of_another_openvino_is_not_loaded(monkeypatch: pytest.Monke
     assert winograd.reason_against() == (
         "the operator is not compiled for this OpenVINO and code: run `python -m deploy.network.winograd`"
     )
+
+
+def test_a_damaged_operator_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "operator.so").write_bytes(b"damaged")
+    monkeypatch.setattr(library, "_file", lambda: tmp_path / "operator.so")
+    assert winograd.reason_against() == "the compiled operator cannot be loaded, or the processor has no AVX2"
