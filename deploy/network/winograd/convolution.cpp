@@ -1,7 +1,7 @@
 // An operator of OpenVINO: a 3x3 convolution with stride 1 in Winograd's form F(4x4, 3x3) (arXiv 1509.09308), with its
 // bias, an addition and ReLU, channels last, in float32.
 //
-// The map is cut into tiles of 4x4 outputs. 64 of them at a time are transformed, multiplied and transformed back while
+// The map is cut into tiles of 4x4 outputs. Some at a time are transformed, multiplied and transformed back while
 // they are in the cache. A dilated convolution is that of each of its d x d phases, so its tiles have pixels d apart.
 
 #include <algorithm>
@@ -26,7 +26,9 @@ constexpr int AHEAD = 64;      // input channels that are prefetched
 constexpr int CHANNELS = 32;   // of the output, the fewest that one thread takes
 constexpr int LINE = 16;       // floats in a line of the cache
 constexpr int PADDING = 16;    // floats between tiles: without them a power of two puts all into few sets of the cache
-constexpr int TILES = 64;      // at a time: enough to read the weights seldom, few enough for the cache
+
+// Of the kernels: LANES floats in a register, ROWS tiles in one block of a product, TILES at a time, enough to read
+// the weights seldom and few enough for the cache. 64 were best in 2 MB (a Xeon), 32 in 512 kB (an EPYC with AVX2).
 
 struct Tile {
     int image, y, x;  // its first output
@@ -46,7 +48,7 @@ struct Convolution {
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 namespace avx2 {
-constexpr int LANES = 8, ROWS = 6;
+constexpr int LANES = 8, ROWS = 6, TILES = 32;
 #include "kernel.hpp"
 }  // namespace avx2
 #pragma GCC pop_options
@@ -54,7 +56,7 @@ constexpr int LANES = 8, ROWS = 6;
 #pragma GCC push_options
 #pragma GCC target("avx512f,fma")
 namespace avx512 {
-constexpr int LANES = 16, ROWS = 12;
+constexpr int LANES = 16, ROWS = 12, TILES = 64;
 #include "kernel.hpp"
 }  // namespace avx512
 #pragma GCC pop_options
@@ -88,9 +90,9 @@ struct Split {
     int tiles, channels;  // number of parts
 };
 
-// Splits the work into at least as many parts as there are threads.
-Split split_over(int threads, int tiles, int c_out) {
-    const int parts = (tiles + TILES - 1) / TILES;
+// Splits the work into at least as many parts as there are threads, of at most so many tiles.
+Split split_over(int threads, int tiles, int most, int c_out) {
+    const int parts = (tiles + most - 1) / most;
     // Small maps have the largest weights. Where each thread takes some of the channels, it reads that share of them.
     if (parts < threads) return {parts, std::min((threads + parts - 1) / parts, c_out / CHANNELS)};
     // As many parts for each thread, so that none waits for a last one.
@@ -112,7 +114,7 @@ void convolve(const Convolution& of) {
     static const bool wide = lanes() == avx512::LANES;
     const std::vector<Tile> tiles = tiles_of(of);
     const int count = static_cast<int>(tiles.size());
-    const Split split = split_over(parallel_get_max_threads(), count, of.c_out);
+    const Split split = split_over(parallel_get_max_threads(), count, wide ? avx512::TILES : avx2::TILES, of.c_out);
     ov::parallel_for(split.tiles * split.channels, [&](int task) {
         const Range some = part(count, task / split.channels, split.tiles);
         const Range blocks = part(of.c_out / CHANNELS, task % split.channels, split.channels);
