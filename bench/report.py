@@ -233,7 +233,7 @@ def _trade_off(axes: Axes, benches: Sequence[Benchmark]) -> None:
         offset, angle, side = ((2, 4), 55, "bottom") if ours else ((2, -4), -55, "top")
         axes.annotate(extra["engine"], point, offset, textcoords="offset points", fontsize=7, rotation=angle, va=side)
     axes.set_yscale("log")
-    axes.margins(x=0.15)
+    axes.margins(x=0.35)
     axes.set(xlabel="one image, ms (median)", ylabel="mean difference of the pixels' probabilities", xlim=(0, None))
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom / 2000, top * 1000)  # room for the names
