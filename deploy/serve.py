@@ -1,6 +1,7 @@
 """Serve a model repository until told to stop."""
 
 import argparse
+import gc
 import logging
 import os
 import resource
@@ -102,6 +103,9 @@ def run(server: "Server", log: Log) -> int:
             announce(f"open {scheme}://{server.http_url}/ in a browser to try it on images")
         if server.release.advice:
             log.event(server.release.advice)
+        # What is loaded stays. The garbage collector would walk over all of it now and then, and requests would wait.
+        gc.collect()
+        gc.freeze()
         Supervisor(server, log.event, reloads).watch()
     except KeyboardInterrupt:
         announce("stopping: requests in flight are answered first")

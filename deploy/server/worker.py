@@ -3,6 +3,7 @@
 A repository's `model.py` imports one of the classes as `TritonPythonModel`, the name that the server looks for.
 """
 
+import gc
 import json
 import os
 import sys
@@ -63,6 +64,9 @@ class NetworkModel:
             description="Images that could not be used",
             kind=pb_utils.MetricFamily.COUNTER,
         )
+        # What is loaded stays. The garbage collector would walk over all of it now and then, within some request.
+        gc.collect()
+        gc.freeze()
 
     def finalize(self) -> None:
         """Let go of the counter while the server's side of it still exists.
