@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from kernels.attention.triton_tiles import (
+    add_product,
     bias_offsets,
     locate,
     owned_pixels,
@@ -93,7 +94,7 @@ def attention_backward_query(
         weights = tl.exp2(scores * SCALE_LOG2 - row_max[:, None])
         weights_grad = tl.dot(grad, tl.trans(value), input_precision=PRECISION)
         scores_grad = weights * (weights_grad * inverse_sum[:, None] - (delta * inverse_sum)[:, None])  # [M, N]
-        query_grad = tl.dot(scores_grad.to(key.dtype), key, query_grad, input_precision=PRECISION)
+        query_grad = add_product(query_grad, scores_grad, key, PRECISION)
 
     qkv_grad_ptrs = qkv_grad_ptr + qkv_offset + pixel[:, None] * (3 * channels) + dims
     tl.store(qkv_grad_ptrs, (query_grad * SCALE).to(qkv_grad_ptr.dtype.element_ty), mask=valid[:, None])
@@ -153,10 +154,10 @@ def attention_backward_key_value(
         bias = to_fragments(bias, BLOCK_M, BLOCK_N, WARPS)
         scores = tl.dot(key, tl.trans(query), bias, input_precision=PRECISION)  # [M keys, N queries]
         weights = tl.exp2(scores * SCALE_LOG2 - row_max[None, :]) * inverse_sum[None, :]
-        value_grad = tl.dot(weights.to(grad.dtype), grad, value_grad, input_precision=PRECISION)
+        value_grad = add_product(value_grad, weights, grad, PRECISION)
         weights_grad = tl.dot(value, tl.trans(grad), input_precision=PRECISION)
         scores_grad = weights * (weights_grad - delta[None, :])
-        key_grad = tl.dot(scores_grad.to(query.dtype), query, key_grad, input_precision=PRECISION)
+        key_grad = add_product(key_grad, scores_grad, query, PRECISION)
 
     tl.store(qkv_grad_ptr + key_offsets, (key_grad * SCALE).to(qkv_grad_ptr.dtype.element_ty), mask=valid[:, None])
     value_grad = value_grad.to(qkv_grad_ptr.dtype.element_ty)

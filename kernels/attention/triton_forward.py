@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from kernels.attention.triton_tiles import (
+    add_product,
     bias_offsets,
     locate,
     owned_pixels,
@@ -65,7 +66,7 @@ def attention_forward(
         # The sums of earlier tiles are relative to the maximum so far.
         rescale = tl.exp2((running_max - new_max) * SCALE_LOG2)
         running_sum = running_sum * rescale + tl.sum(weights, 1)
-        acc = tl.dot(weights.to(value.dtype), value, acc * rescale[:, None], input_precision=PRECISION)
+        acc = add_product(acc * rescale[:, None], weights, value, PRECISION)
         running_max = new_max
 
     out_ptr += image * (height * width * channels) + head * HEAD_DIM
