@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import openvino
+from openvino import opset13 as ops
+from openvino.op import Constant
 
 from deploy.engines.base import QUANTIZED, BuildRequest, EngineRequest, Precision, Progress, Target
 from deploy.engines.openvino_winograd import mark_faster
@@ -46,6 +48,7 @@ class OpenVinoTarget(Target):
     def build(self, request: BuildRequest, path: Path, progress: Progress) -> None:
         """Convert the ONNX file, with the convolutions marked that are faster in Winograd's form."""
         model = read_model(request.onnx)
+        fold_scales(model)
         # The two forms are timed in float32 only, so the choice says nothing about other types.
         if request.precision == "fp32":
             mark_faster(model, request.threads, progress, request.timing_cache)
@@ -65,6 +68,41 @@ class OpenVinoTarget(Target):
         # Around int8 products bf16 gains nothing, because each of them converts to float32 and back.
         halved = precision == "bf16" or (precision == "mixed" and "BF16" in _capabilities())
         return "openvino bf16" if halved else "openvino f32"
+
+
+def fold_scales(model: openvino.Model) -> int:
+    """Give every quantiser of activations the range of what it stands for, and return how many there were.
+
+    A pair of QuantizeLinear and DequantizeLinear is read as FakeQuantize to -128 .. 127, two conversions, and the
+    product with the scale. With OpenVINO 2026.4 on a processor with AVX2 alone, and a Concat anywhere in the graph, a
+    quantiser behind which a Transpose or a Concat stands would then take those 256 steps for its range, and keep a
+    tenth of them where the range is 10. With the scale inside FakeQuantize it keeps all.
+    """
+    products = [node for node in model.get_ordered_ops() if node.get_type_name() == "Multiply"]
+    return sum(_fold_scale(product) for product in products)
+
+
+def _fold_scale(product: openvino.Node) -> bool:
+    """Put a FakeQuantize in the place of `Multiply(Subtract(Convert(Convert(FakeQuantize)), 0), scale)`."""
+    chain = [product]
+    for name in ("Subtract", "Convert", "Convert", "FakeQuantize"):
+        chain.append(_input(chain[-1], 0))
+        if chain[-1].get_type_name() != name:
+            return False
+    quantizer, scale = chain[-1], _input(product, 1)
+    if not isinstance(scale, Constant):
+        return False
+    data, low, high = (quantizer.input_value(index) for index in range(3))
+    ranges = [ops.constant(_input(quantizer, index).get_data() * scale.get_data()) for index in (3, 4)]
+    folded = ops.fake_quantize(data, low, high, *ranges, quantizer.get_attributes()["levels"])
+    folded.set_friendly_name(product.get_friendly_name())
+    for reader in product.output(0).get_target_inputs():
+        reader.replace_source_output(folded.output(0))
+    return True
+
+
+def _input(node: openvino.Node, index: int) -> openvino.Node:
+    return node.input_value(index).get_node()
 
 
 def _capabilities() -> list[str]:
