@@ -8,6 +8,7 @@ import onnxruntime
 import openvino
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from openvino import opset13 as ops
 
 from deploy.engines.openvino_cpu import fold_scales
 from deploy.network.openvino_session import compile_model, read_model
@@ -45,7 +46,7 @@ def quantized(tmp_path: Path) -> Path:
 
 
 def test_a_quantizer_keeps_all_its_steps_before_a_transpose(quantized: Path, tmp_path: Path) -> None:
-    # Without the scale inside FakeQuantize, the error is a quarter of the result with AVX2, and 1e-4 elsewhere.
+    # With AVX2 alone and the scale beside FakeQuantize, the error is a quarter of the result.
     model = read_model(quantized)
     assert fold_scales(model) == 1
     openvino.save_model(model, tmp_path / "engine.xml", compress_to_fp16=False)
@@ -57,6 +58,5 @@ def test_a_quantizer_keeps_all_its_steps_before_a_transpose(quantized: Path, tmp
 
 
 def test_a_float_model_has_nothing_to_fold() -> None:
-    ops = openvino.opset13
     image = ops.parameter([1, 3, 8, 8], np.float32)
     assert fold_scales(openvino.Model([ops.multiply(image, ops.constant(np.float32(2)))], [image])) == 0
