@@ -1,10 +1,10 @@
 """Measure what each part of the method is worth: `python -m model.ablate --data synthetic:skin --budget 120`.
 
-Twelve arms train for equally many steps, with the same seeds, and are scored on the test split. They compare one task
+All arms train for equally many steps, with the same seeds, and are scored on the test split. They compare one task
 with both, the sequential and parallel design with a plain ResNet encoder, the network without DFE and with other
 dilations, the levels that the head reads, the size at which the decoder ends, and all of it with a U-Net from MONAI.
-More arms, which weight the labels in other ways, are trained where --arm names them. The same command continues a run
-that was stopped.
+Arms that the preset has itself are left out. More arms, which weight the labels in other ways, are trained where --arm
+names them. The same command continues a run that was stopped.
 """
 
 import argparse
@@ -88,9 +88,16 @@ def ablate(options: argparse.Namespace, console: Console) -> None:
 
 
 def chosen_arms(options: argparse.Namespace) -> list[Arm]:
-    """Return the arms that the command line asks for, in the order of the table."""
-    asked = options.arm or [arm.name for arm in ARMS if not arm.extra]
-    return [arm for arm in ARMS if arm.name in asked]
+    """Return the arms that the command line asks for, in the order of the table.
+
+    Raises TrainingError for one that is the preset itself, which is left out where no arm is named.
+    """
+    different = [arm for arm in ARMS if not arm.repeats_base(PRESETS[options.preset])]
+    if not options.arm:
+        return [arm for arm in different if not arm.extra]
+    for name in sorted(set(options.arm) - {arm.name for arm in different}):
+        raise TrainingError(f"--arm {name} is what the preset {options.preset} has itself; leave it out")
+    return [arm for arm in different if arm.name in options.arm]
 
 
 def _setting(

@@ -94,15 +94,20 @@ class ModelConfig:
         return self.image_size // STRIDES[-1]
 
 
-# The first two are the paper's, for ISIC 2017 (one lesion class) and RETOUCH (three fluids and the background). All
-# keep the paper's dilations: in `tiny`, whose last maps are 8 px wide, most outer taps meet only padding there.
+# The first two are the paper's, for ISIC 2017 (one lesion class) and RETOUCH (three fluids and the background). The
+# others scale its dilations, which are meant for 512 px, with the image: in the last maps of `tiny`, which are 8 px wide,
+# 12 and 18 would meet only padding. `tiny` decodes at the image's size: half of 128 px loses small fluids.
 # `tiny-224` has the paper's window and image size for photographs of skin, in a file as small as that of `tiny`.
 PRESETS: dict[str, ModelConfig] = {
     "paper-224": ModelConfig(image_size=224, seg_channels=1),
     "paper-512": ModelConfig(image_size=512, seg_channels=4),
-    "small": ModelConfig(image_size=224, channels=(32, 64, 128, 256)),
-    "tiny": ModelConfig(image_size=128, channels=(16, 32, 64, 128), head_dim=16),
-    "tiny-224": ModelConfig(image_size=224, seg_channels=1, channels=(16, 32, 64, 128), head_dim=16),
+    "small": ModelConfig(image_size=224, channels=(32, 64, 128, 256), dilations=(3, 5, 8)),
+    "tiny": ModelConfig(
+        image_size=128, channels=(16, 32, 64, 128), head_dim=16, dilations=(2, 3, 5), full_resolution=True
+    ),
+    "tiny-224": ModelConfig(
+        image_size=224, seg_channels=1, channels=(16, 32, 64, 128), head_dim=16, dilations=(3, 5, 8)
+    ),
 }
 
 

@@ -46,9 +46,9 @@ class Preset:
 PRESETS = (
     Preset(name="paper-224", image_size=224, channels=64, head_dim=32, trains=True),
     Preset(name="paper-512", image_size=512, channels=64, head_dim=32, trains=True),
-    Preset(name="small", image_size=224, channels=32, head_dim=32, trains=False),
-    Preset(name="tiny", image_size=128, channels=16, head_dim=16, trains=False),
-    Preset(name="tiny-224", image_size=224, channels=16, head_dim=16, trains=False),
+    Preset(name="small", image_size=224, channels=32, head_dim=32, trains=False, dilations=(3, 5, 8)),
+    Preset(name="tiny", image_size=128, channels=16, head_dim=16, trains=False, dilations=(2, 3, 5)),
+    Preset(name="tiny-224", image_size=224, channels=16, head_dim=16, trains=False, dilations=(3, 5, 8)),
 )
 
 

@@ -109,7 +109,7 @@ class Arm:
     design: design of the encoder.
     head_levels: stages that the classification head reads.
     dilations: returns those of DFE for an image size, or None for the preset's.
-    full_resolution: whether the decoder ends at the image's size.
+    full_resolution: whether the decoder ends at the image's size, or None for what the preset does.
     segment: whether the mask is trained and scored.
     classify: whether the labels are trained and scored.
     training: options of the training that differ, by their names in `TrainingOptions`.
@@ -122,7 +122,7 @@ class Arm:
     design: Design = "sequential"
     head_levels: tuple[int, ...] = (3, 4)
     dilations: Callable[[int], tuple[int, ...]] | None = None
-    full_resolution: bool = False
+    full_resolution: bool | None = None
     segment: bool = True
     classify: bool = True
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -136,9 +136,13 @@ class Arm:
             design=self.design,
             head_levels=self.head_levels,
             dilations=dilations,
-            # A preset that has it keeps it.
-            full_resolution=self.full_resolution or preset.full_resolution,
+            full_resolution=preset.full_resolution if self.full_resolution is None else self.full_resolution,
         )
+
+    def repeats_base(self, preset: ModelConfig) -> bool:
+        """Return whether the arm would train what the first arm trains, because the preset is already like that."""
+        changed = self.build is not build_model or self.training or not (self.segment and self.classify)
+        return self is not ARMS[0] and not changed and self.config(preset) == preset
 
     def options(self, both_tasks: TrainingOptions) -> TrainingOptions:
         """Return the options of both tasks with this arm's own, and the loss of a left-out task weighted by 0."""
@@ -158,10 +162,12 @@ ARMS = (
     Arm(name="parallel", title="parallel design", design="parallel"),
     Arm(name="resnet", title="plain ResNet encoder", build=with_plain_encoder),
     Arm(name="no-dfe", title="without DFE", build=without_dfe),
+    Arm(name="dilations-paper", title="DFE, dilations of the paper", dilations=lambda image_size: PAPER_DILATIONS),
     Arm(name="dilations-scaled", title="DFE, dilations scaled to the image", dilations=scaled_dilations),
     Arm(name="dilations-124", title="DFE, dilations 1, 2, 4", dilations=lambda image_size: (1, 2, 4)),
     Arm(name="last-level", title="last level in the head", head_levels=(4,)),
     Arm(name="all-levels", title="all four levels in the head", head_levels=(1, 2, 3, 4)),
+    Arm(name="half-resolution", title="decoder at half the image's size, enlarged", full_resolution=False),
     Arm(name="full-resolution", title="decoder at the image's size", full_resolution=True),
     Arm(name="unet", title="MONAI U-Net of equal parameters with a head", build=equal_unet),
     *(

@@ -46,7 +46,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_every_arm_in_the_table(
     assert ablate.main([*command, "--budget", "9"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert ablate.main([*command, "--budget", "9"]) == 0
-    default = [arm for arm in ARMS if not arm.extra]
+    default = [arm for arm in ARMS if not arm.extra and arm.name != "half-resolution"]
     assert trained == [f"{arm.name}-seed0" for arm in (*default[:3], *default[2:])]
     report = json.loads(Path("out/ablation.json").read_text())
     table = Path("out/ablation.md").read_text()
@@ -82,6 +82,13 @@ def test_chosen_arms_train_for_the_epochs_that_are_given(command: list[str]) -> 
     # At 32 px, a sixteenth of the paper's size, every dilation would be 1 or less.
     assert load_checkpoint("out/dilations-scaled-seed0/best.safetensors").info.config.dilations == (1, 1, 1)
     assert "without DFE" not in Path("out/ablation.md").read_text()
+
+
+def test_an_arm_that_is_the_preset_itself_is_refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert ablate.main([*command, "--epochs", "1", "--arm", "base", "--arm", "half-resolution"]) == 1
+    error = capsys.readouterr().err
+    assert error == "error: --arm half-resolution is what the preset tiny has itself; leave it out\n"
+    assert not Path("out/base-seed0").exists()
 
 
 def test_arms_differ_in_the_weight_of_the_labels(command: list[str]) -> None:
@@ -169,6 +176,7 @@ def test_an_arm_differs_from_the_base_where_it_says(arm: Arm) -> None:
     gone = {name.split(".")[0] for name in kept if name not in own or own[name].shape != kept[name].shape}
     expected = {"resnet": {"encoder"}, "no-dfe": {"dfe"}, "last-level": {"head"}, "all-levels": {"head"}}
     expected |= {"full-resolution": {"decoder"}}
+    assert arm.name != "half-resolution" or arm.repeats_base(SMALLEST)
     assert arm.name == "unet" or gone == expected.get(arm.name, set())
 
 
