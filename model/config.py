@@ -95,8 +95,8 @@ class ModelConfig:
 
 
 # The first two are the paper's, for ISIC 2017 (one lesion class) and RETOUCH (three fluids and the background). The
-# others scale its dilations, which are meant for 512 px, with the image: in the last maps of `tiny`, which are 8 px wide,
-# 12 and 18 would meet only padding. `tiny` decodes at the image's size: half of 128 px loses small fluids.
+# others scale its dilations, which are meant for 512 px, with the image: in the last maps of `tiny`, 8 px wide, 12 and
+# 18 would meet only padding. `tiny` decodes at the image's size: half of 128 px loses small fluids.
 # `tiny-224` has the paper's window and image size for photographs of skin, in a file as small as that of `tiny`.
 PRESETS: dict[str, ModelConfig] = {
     "paper-224": ModelConfig(image_size=224, seg_channels=1),
