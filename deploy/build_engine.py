@@ -68,7 +68,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--plugins",
         action="store_true",
-        help="run this project's GPU kernels inside tensorrt or torch-tensorrt engines",
+        help="run this project's GPU kernels inside tensorrt engines",
     )
     parser.add_argument(
         "--any-gpu",

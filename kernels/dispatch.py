@@ -76,15 +76,17 @@ def device_refusal(tensor: Tensor) -> str | None:
         return "the package triton is not installed"
     if os.environ.get("TRITON_INTERPRET") == "1":
         return None
-    if tensor.device.type == "cuda":
-        # A question to the driver would break the graph that torch.compile traces.
-        return None if torch.compiler.is_compiling() else _too_old(tensor.device)
     # An exported program only names the operator. Its device is chosen where the program runs.
     if torch.compiler.is_exporting():
         return None
+    if tensor.device.type == "cuda":
+        refusal: str | None = _too_old(tensor.device)
+        return refusal
     return f"it needs a CUDA device (or TRITON_INTERPRET=1), got {tensor.device}"
 
 
+# A question to the driver would break the graph that torch.compile traces, so it is asked while tracing.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _too_old(device: torch.device) -> str | None:
     # Before Ampere there is no tensor-core code for these kernels: they would spill 10 KB a thread.
     capability = torch.cuda.get_device_capability(device)

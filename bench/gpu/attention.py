@@ -1,7 +1,7 @@
 """Compare the attention kernel with its peers: whole operations, from qkv in image layout to the output in it.
 
-A peer is PyTorch's own attention between the rolls, partitions and copies that windows cost without our kernel. Its
-bias and its mask are prepared beforehand, as ours are.
+A peer is PyTorch's own attention between the rolls, partitions and copies that windows cost without our kernel. Where
+nothing is trained, its bias and its mask are prepared beforehand, as ours are.
 """
 
 from collections.abc import Callable, Mapping
@@ -117,7 +117,7 @@ def launched(session: Session, cases: tuple[AttentionCase, ...] = CASES) -> None
     """Measure what needs no compiler: ours, the reference in eager PyTorch and scaled dot-product attention."""
     _forward(session, cases, lambda case, qkv, table: {
         "ours": partial(_ours, case, qkv, table),
-        "eager": partial(_eager, case, qkv, table),
+        "eager": partial(_plain, case, qkv, table),
         **{name: partial(_sdpa, case, qkv, table, backend) for name, backend in BACKENDS.items()},
     })  # fmt: skip
 
@@ -126,7 +126,7 @@ def compiled(session: Session, cases: tuple[AttentionCase, ...] = CASES) -> None
     """Measure what torch.compile makes of FlexAttention and of the reference."""
     _forward(session, cases, lambda case, qkv, table: {
         "FlexAttention": partial(_flex, case, qkv, table, session.compile),
-        "torch.compile": partial(_compiled, case, qkv, table, session.compile),
+        "torch.compile": partial(_plain, case, qkv, table, session.compile),
     })  # fmt: skip
 
 
@@ -135,7 +135,7 @@ def autotuned(session: Session, cases: tuple[AttentionCase, ...] = CASES) -> Non
     tuned = partial(session.compile, mode=MAX_AUTOTUNE)
     _forward(session, cases, lambda case, qkv, table: {
         "FlexAttention, max-autotune": partial(_flex, case, qkv, table, tuned),
-        "max-autotune": partial(_compiled, case, qkv, table, tuned),
+        "max-autotune": partial(_plain, case, qkv, table, tuned),
     })  # fmt: skip
 
 
@@ -200,13 +200,21 @@ def _ours(case: AttentionCase, qkv: Tensor, table: Tensor) -> Run:
     return lambda: [case.attend(qkv, table, "triton", rows)]
 
 
-def _eager(case: AttentionCase, qkv: Tensor, table: Tensor) -> Run:
-    return lambda: [case.attend(qkv, table, "reference")]
+def _plain(
+    case: AttentionCase, qkv: Tensor, table: Tensor, compiler: Callable[..., Callable[..., Tensor]] | None = None
+) -> Run:
+    """Compute attention as Swin does: the scores plus a bias of each head and a mask of each window, both prepared."""
+    bias, scale = relative_bias(table, case.window), case.head_dim**-0.5
+    mask = region_mask(_regions(case, qkv.device), qkv.dtype)[:, None] if case.shift else None
 
+    def attend(qkv: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+        query, key, value = _split(case, qkv)
+        scores = ((query * scale) @ key.transpose(-1, -2)).unflatten(1, (case.windows, case.heads)) + bias
+        scores = scores if mask is None else scores + mask
+        return _join(case, scores.softmax(-1).flatten(1, 2) @ value)
 
-def _compiled(case: AttentionCase, qkv: Tensor, table: Tensor, compiler: Callable[..., Callable[..., Tensor]]) -> Run:
-    attend = compiler(partial(case.attend, impl="reference"))
-    return lambda: [attend(qkv, table)]
+    whole = compiler(attend) if compiler else attend
+    return lambda: [whole(qkv, bias, mask)]
 
 
 def _sdpa(case: AttentionCase, qkv: Tensor, table: Tensor, backend: SDPBackend) -> Run:

@@ -4,10 +4,12 @@ A process of its own asks, so that the one that plans the steps neither loads CU
 """
 
 import json
+import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from importlib.util import find_spec
@@ -17,13 +19,16 @@ from typing import Any
 from bench import ROOT
 from data_pipeline.cores import cores
 
-PROBE_SECONDS = 20
+# The first import of torch from a slow disk takes longer than all the rest.
+PROBE_SECONDS = 45
+ASK_SECONDS = 10  # for an answer of the driver's or of docker's own program
 SERVER_IMAGE = "nvcr.io/nvidia/tritonserver:26.06-py3"  # as deploy/README.md starts it
 OLDEST = (8, 0)  # compute capability, see kernels.dispatch
 # What steps need, and how a plan says it.
 NEEDS = {
     "torch": "torch",
     "triton": "triton",
+    "compiler": "a C compiler (gcc, clang or CC)",
     "gpu": "an NVIDIA GPU of compute capability {}.{} or later".format(*OLDEST),
     "pytest": "pytest",
     "toolkit": "pip install 'resformer-deploy[toolkit]'",
@@ -75,10 +80,13 @@ def look() -> Machine:
     """Ask a process of its own, which may fail or hang where a driver does."""
     command = [sys.executable, "-m", "bench.gpu.machine"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PROBE_SECONDS, cwd=ROOT)
-        return Machine(**json.loads(told.stdout.splitlines()[-1]))
-    except (subprocess.SubprocessError, IndexError) as error:
-        return Machine(about={}, versions={}, lacks=dict.fromkeys(NEEDS, f"the machine could not be asked: {error}"))
+        told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PROBE_SECONDS, cwd=ROOT)
+        if told.returncode == 0:
+            return Machine(**json.loads(told.stdout.splitlines()[-1]))
+        reason = (told.stderr.strip().splitlines() or [f"it ended with {told.returncode}"])[-1]
+    except subprocess.TimeoutExpired:
+        reason = f"no answer within {PROBE_SECONDS} s"
+    return Machine(about={}, versions={}, lacks=dict.fromkeys(NEEDS, f"the machine could not be asked: {reason}"))
 
 
 def examine() -> Machine:
@@ -90,6 +98,8 @@ def examine() -> Machine:
             lacks[need] = f"{', '.join(absent)} not installed"
     if missing:
         lacks["gpu"] = missing
+    if not _has_compiler():
+        lacks["compiler"] = "none was found"
     if not _has_server():
         lacks["server"] = "neither was found"
     return Machine(about={**gpu, **_host()}, versions=_versions(), lacks=lacks)
@@ -121,8 +131,16 @@ def _driver() -> str:
     if not shutil.which("nvidia-smi"):
         return "unknown"
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    told = subprocess.run(query, capture_output=True, text=True, check=False)
-    return told.stdout.strip().partition("\n")[0] or "unknown"
+    told = _ask(query)
+    return (told.stdout.strip().partition("\n")[0] if told else "") or "unknown"
+
+
+def _ask(command: Sequence[str]) -> subprocess.CompletedProcess[str] | None:
+    """Run a program, or return None where it does not answer."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=ASK_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _host() -> dict[str, str]:
@@ -149,14 +167,20 @@ def _versions() -> dict[str, str]:
     return {name: found[name] for name in LIBRARIES if name in found}
 
 
+def _has_compiler() -> bool:
+    """Tell whether Triton finds what it compiles its launches with (`triton.runtime.build`)."""
+    named = os.environ.get("CC")
+    return any(shutil.which(name) for name in ((named,) if named else ("gcc", "clang")))
+
+
 def _has_server() -> bool:
     """Tell whether a server with the GPU's backends is here, without asking any registry for it."""
     if shutil.which("tritonserver"):
         return True
     if not shutil.which("docker"):
         return False
-    inspected = subprocess.run(["docker", "image", "inspect", SERVER_IMAGE], capture_output=True, check=False)
-    return inspected.returncode == 0
+    inspected = _ask(["docker", "image", "inspect", SERVER_IMAGE])
+    return inspected is not None and inspected.returncode == 0
 
 
 if __name__ == "__main__":

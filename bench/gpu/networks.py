@@ -4,7 +4,6 @@ Every contender is timed twice: launched by Python, and replayed as a CUDA graph
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -13,14 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from bench.gpu.attention import MAX_AUTOTUNE
-from bench.gpu.session import Open, Reference, Run, Session
-from kernels import Impl
+from bench.gpu.session import Reference, Run, Session
 from model import PRESETS, ModelConfig, MultiTaskResFormer, build_model
-from model.inference import for_inference
-from model.network.swin import WindowAttention
+from model.inference import for_inference, with_attention
+from model.inference.kernel_modules import FusedDFE
 
 TABLE = "network"
 WAYS = {"": False, ", CUDA graph": True}
+
+Compiler = Callable[..., Callable[..., Any]]
+Form = Callable[[MultiTaskResFormer], nn.Module]
+"""Make what runs of a trained network."""
+Forms = Mapping[str, Form]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,35 +63,26 @@ CASES = tuple(_cases())
 
 def launched(session: Session, cases: tuple[NetworkCase, ...] = CASES) -> None:
     """Measure the network with our kernels, and as it was trained in eager PyTorch."""
-    _measure(session, cases, lambda network, case, images: {
-        "ours": partial(_run, for_inference(network, session.ours), case, images),
-        "eager": partial(_run, with_attention(network, "reference"), case, images),
-    })  # fmt: skip
+    forms: Forms = {
+        "ours": lambda network: for_inference(network, session.ours),
+        "eager": lambda network: with_attention(network, "reference"),
+    }
+    _measure(session, cases, forms)
 
 
 def compiled(session: Session, cases: tuple[NetworkCase, ...] = CASES) -> None:
     """Measure torch.compile of the folded network, with our kernels in it and without."""
-    _measure(session, cases, lambda network, case, images: {
-        "ours, torch.compile": partial(_run, for_inference(network, session.ours), case, images, session.compile),
-        "torch.compile": partial(_run, for_inference(network, "reference"), case, images, session.compile),
-    })  # fmt: skip
+    forms: Forms = {
+        "ours, torch.compile": lambda network: for_inference(network, session.ours),
+        "torch.compile": lambda network: for_inference(network, "reference"),
+    }
+    _measure(session, cases, forms, session.compile)
 
 
 def autotuned(session: Session, cases: tuple[NetworkCase, ...] = CASES) -> None:
     """Measure max-autotune of the folded network."""
-    tuned = partial(session.compile, mode=MAX_AUTOTUNE)
-    _measure(session, cases, lambda network, case, images: {
-        "max-autotune": partial(_run, for_inference(network, "reference"), case, images, tuned),
-    })  # fmt: skip
-
-
-def with_attention(network: MultiTaskResFormer, impl: Impl) -> MultiTaskResFormer:
-    """Return a copy of a network in its trained form whose attention runs in one implementation."""
-    network = deepcopy(network)
-    for module in network.modules():
-        if isinstance(module, WindowAttention):
-            module.impl = impl
-    return network
+    forms: Forms = {"max-autotune": lambda network: for_inference(network, "reference")}
+    _measure(session, cases, forms, partial(session.compile, mode=MAX_AUTOTUNE))
 
 
 @cache
@@ -108,21 +102,18 @@ def trained(config: ModelConfig, device: torch.device) -> MultiTaskResFormer:
     return network.eval().requires_grad_(False).to(device)
 
 
-Contenders = Callable[[MultiTaskResFormer, NetworkCase, Tensor], Mapping[str, Open]]
-
-
-def _measure(session: Session, cases: tuple[NetworkCase, ...], contenders: Contenders) -> None:
+def _measure(session: Session, cases: tuple[NetworkCase, ...], forms: Forms, compiler: Compiler | None = None) -> None:
     torch.backends.cudnn.benchmark = True
     for case in cases:
         if session.is_over:
-            session.leave_out(TABLE, str(case), ["all"])
+            session.leave_out(TABLE, str(case), forms)
             continue
         network, images = trained(case.config, session.device), case.images(session.device)
         with torch.no_grad():
             session.measure(
                 TABLE,
                 str(case),
-                contenders(network, case, images),
+                {name: partial(_run, form, network, case, images, compiler) for name, form in forms.items()},
                 partial(_reference, network, case, images[:1]),
                 pick=_first_image,
                 ways=WAYS,
@@ -131,10 +122,12 @@ def _measure(session: Session, cases: tuple[NetworkCase, ...], contenders: Conte
 
 def channels_last(network: nn.Module) -> nn.Module:
     """Lay out the weights of a network's convolutions as cuDNN's fastest kernels read them."""
-    # Not the whole network: the fused weights of the branches have five axes.
+    # Not the whole network at once: the fused weights of the branches have five axes, and are sliced along the first.
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if isinstance(module, FusedDFE):
+            module.weight.data = module.weight.data.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
     return network
 
 
@@ -147,17 +140,14 @@ def _reference(network: MultiTaskResFormer, case: NetworkCase, image: Tensor) ->
     rounded = image.to(case.dtype)
     exact = with_attention(network, "reference").double()(rounded.double())
     eager = with_attention(network, "reference").to(case.dtype)(rounded)
-    return Reference(exact, eager)
+    return Reference(exact, eager, joined=True)
 
 
 def _run(
-    network: MultiTaskResFormer,
-    case: NetworkCase,
-    images: Tensor,
-    compiler: Callable[..., Callable[..., Any]] | None = None,
+    form: Form, network: MultiTaskResFormer, case: NetworkCase, images: Tensor, compiler: Compiler | None = None
 ) -> Run:
     # Folded in float32 and cast last, as it is exported.
-    cast = channels_last(network.to(case.dtype))
+    cast = channels_last(form(network).to(case.dtype))
     images = images.to(case.dtype, memory_format=torch.channels_last)
     forward = compiler(cast) if compiler else cast
     run: Run = partial(forward, images)

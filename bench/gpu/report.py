@@ -4,6 +4,7 @@ With the standard library alone, because neither jinja2 nor matplotlib need be t
 `deploy.build_engine`.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -46,20 +47,29 @@ def markdown(results: Results) -> str:
 def faults(results: Results) -> list[str]:
     """List what is broken: steps that did not end well, failed tests, wrong results, and ours where it does not run.
 
-    A peer that refuses a case is none of them.
+    A peer that refuses a case, or that the step's limit cut off, is none of them.
     """
     ended = [
         f"{step['name']}: {step['state']}: {step['reason']}"
         for step in results["steps"]
-        if step["state"] in ("failed", "timed out")
+        if step["state"] == "failed" or (step["state"] == "timed out" and not _is_peers(step["rows"]))
     ]
     broken = [
         f"{row['table']}, {row['case']}: {row['contender']} is {row['state']}: {row['reason']}"
         for row in _rows(results)
-        if row["state"] == "wrong"
-        or (row["state"] == "failed" and (row["table"] == TESTS or row["contender"].startswith("ours")))
+        if row["state"] == "wrong" or (row["state"] == "failed" and _is_ours(row))
     ]
     return ended + broken
+
+
+def _is_ours(row: Mapping[str, Any]) -> bool:
+    """Tell whether a row is about our code, whether by itself, compiled or within TensorRT's engines."""
+    return row["table"] == TESTS or re.search(r"\bours?\b", row["contender"]) is not None
+
+
+def _is_peers(rows: Rows) -> bool:
+    """Tell whether a step ended while a peer was at work, which may compile for longer than anyone planned."""
+    return bool(rows) and rows[-1]["state"] == "cut off" and not _is_ours(rows[-1])
 
 
 def _table(results: Results, name: str) -> str:

@@ -127,7 +127,8 @@ def _attempt(step: Step, later: Sequence[Step], machine: Machine, left: float, o
         )
         return outcome
     outcome.limit = allowance(step, later, left)
-    rows, log = output / f"{step.name}.jsonl", output / f"{step.name}.log"
+    # Whole, because the worker runs in the project's folder.
+    rows, log = output.resolve() / f"{step.name}.jsonl", output / f"{step.name}.log"
     rows.unlink(missing_ok=True)
     seconds = max(1.0, outcome.limit - LAST_START)
     command = [sys.executable, "-m", "bench.gpu.worker", step.work, f"--seconds={seconds}", f"--rows={rows}"]
@@ -183,12 +184,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """Read the rows of a step, but for a last one that was not finished."""
-    rows = []
+    """Read the rows of a step, but for a last one that was not finished.
+
+    What was begun has a row that says it was cut off. It counts only where nothing came after it.
+    """
+    rows: list[dict[str, Any]] = []
     for line in file.read_text().splitlines() if file.exists() else []:
         with suppress(ValueError):
             rows.append(json.loads(line))
-    return rows
+    return [row for row in rows[:-1] if row["state"] != "cut off"] + rows[-1:]
 
 
 def _last_line(log: Path) -> str:

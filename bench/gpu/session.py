@@ -14,7 +14,7 @@ from torch import Tensor
 from bench.gpu.timing import Clocks, Timer, Timing, time_on_gpu
 from kernels import Impl
 
-State = Literal["measured", "wrong", "failed", "left out"]
+State = Literal["measured", "wrong", "failed", "left out", "cut off"]
 Run = Callable[[], Sequence[Tensor]]
 Open = Callable[[], Run]
 """Prepare a contender, whatever that costs, and return what runs it once."""
@@ -84,26 +84,38 @@ class Reference:
 
     exact: results in float64.
     eager: the same results in the dtype of the case.
+    joined: whether the results are judged together, each with the same weight. Where one has a few values, such as
+        three logits, eager's error of it is by luck a fifth of what it usually is, and a right contender's then 5x.
     """
 
     exact: Sequence[Tensor]
     eager: Sequence[Tensor]
+    joined: bool = False
 
     def compare(self, results: Sequence[Tensor]) -> tuple[float, float]:
-        """Return the largest relative error of the results, and the largest multiple of eager's error."""
-        errors, multiples = [], []
-        for got, usual, exact in zip(results, self.eager, self.exact, strict=True):
-            # A result of another shape would be spread over the exact one.
+        """Return the largest relative error of the results, and the largest multiple of eager's error.
+
+        Raises ValueError where a result has another shape than the exact one, over which it would be spread.
+        """
+        for got, exact in zip(results, self.exact, strict=True):
             if got.shape != exact.shape:
                 raise ValueError(f"a result has shape {tuple(got.shape)}, it must be {tuple(exact.shape)}")
-            own, of_eager = _rms(got.double() - exact), _rms(usual.double() - exact)
-            errors.append(own / _rms(exact))
-            multiples.append(own / of_eager if of_eager else 1.0 if own == 0 else math.inf)
-        return _largest(errors), _largest(multiples)
+        own, usual = (self._errors(each) for each in (results, self.eager))
+        if self.joined:
+            own, usual = [math.hypot(*own)], [math.hypot(*usual)]
+        return _largest(own), _largest([_multiple(*pair) for pair in zip(own, usual, strict=True)])
+
+    def _errors(self, results: Sequence[Tensor]) -> list[float]:
+        pairs = zip(results, self.exact, strict=True)
+        return [_rms(got.double() - exact) / _rms(exact) for got, exact in pairs]
 
 
 def _rms(values: Tensor) -> float:
     return float(values.square().mean().sqrt())
+
+
+def _multiple(own: float, usual: float) -> float:
+    return own / usual if usual else 1.0 if own == 0 else math.inf
 
 
 def _largest(values: Sequence[float]) -> float:
@@ -136,6 +148,7 @@ class Session:
     """Measure on one device, until a deadline.
 
     write: takes each row as soon as it is known.
+    announce: takes the row of what is begun, so that it can be named where the process ends meanwhile.
     device: where the tensors are.
     timer: times a contender.
     compile: torch.compile, or what stands for it.
@@ -145,6 +158,7 @@ class Session:
     """
 
     write: Callable[[Row], None]
+    announce: Callable[[Row], None] = lambda row: None
     device: torch.device = field(default_factory=lambda: torch.device("cuda"))
     timer: Timer = time_on_gpu
     compile: Callable[..., Callable[..., Any]] = compile_fresh
@@ -191,6 +205,7 @@ class Session:
                 self.leave_out(table, case, [name])
                 continue
             checked = Row(table=table, case=case, contender=name)
+            self.announce(checked)
             try:
                 run = opener()
                 relative, of_eager = expected.compare(pick(run()))
@@ -209,6 +224,7 @@ class Session:
             return
         for addition, graph in ways.items():
             named = replace(checked, contender=f"{checked.contender}{addition}")
+            self.announce(named)
             self.write(named.with_time(self.timer(run, graph=graph), self.clocks()))
 
     def leave_out(self, table: str, case: str, contenders: Iterable[str]) -> None:

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.gpu.networks import channels_last, with_attention
+from bench.gpu.networks import channels_last
 from bench.gpu.session import Reference, Run, Session
 from kernels import Impl
 from model import PRESETS, ModelConfig, MultiTaskResFormer, build_model
+from model.inference import with_attention
 
 TABLE = "training"
 LEARNING_RATE = 1e-4

@@ -9,13 +9,11 @@ from deploy.building.commit import commit
 from deploy.content import fingerprint, network_files
 from deploy.engines import execution
 from deploy.files import DIRECTORY
-from deploy.report import Report, milliseconds, write_report
+from deploy.report import Report, write_report
 from deploy.report.page import gallery, write_page
 from deploy.repository import write_repository
 from deploy.repository.gpu import write_gpu_repository
 from deploy.verify.golden import make_golden
-
-PLAN_TARGETS = ("tensorrt",)  # what NVIDIA's server can load as a plan, with the contract's tensors
 
 
 def publish(result: BuildResult) -> Report:
@@ -50,10 +48,8 @@ def _write_repositories(result: BuildResult, staged: Path) -> None:
     write_repository(
         staged, job.contract, find(served.file), golden, execution=computed, previous=job.output / DIRECTORY
     )
-    plans = [engine for engine in report.engines if engine.target in PLAN_TARGETS and not engine.refused]
-    if plans or result.state.gpu_repository:
-        fastest = min(plans, key=milliseconds, default=None)
-        write_gpu_repository(staged, job.contract, find(fastest.file) if fastest else None)
+    if report.plan or result.state.gpu_repository:
+        write_gpu_repository(staged, job.contract, find(report.plan.file) if report.plan else None)
 
 
 def _fingerprints(staged: Path) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from deploy.engines.torch_tensorrt import TorchTensorRtTarget
 from deploy.network import Network, check_finite
 from deploy.network.parity import EngineOutput
 from model import MultiTaskResFormer
+from model.inference import with_attention
 from model.network import DecodedNetwork
 
 ONNX = "onnx"
@@ -76,8 +76,9 @@ def onnx_version() -> str:
 def pytorch_runner(model: MultiTaskResFormer) -> Runner:
     """Run `model` in fp32, neither folded nor exported: on this machine's GPU, else on PyTorch's own threads."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # A copy on a GPU, because the model itself is still to be exported.
-    network = DecodedNetwork(deepcopy(model).to(device) if device == "cuda" else model).eval()
+    # A copy on a GPU, because the model itself is still to be exported. None of our kernels is in it: all engines are
+    # held to it, also those that have them.
+    network = DecodedNetwork(with_attention(model, "reference").to(device) if device == "cuda" else model).eval()
 
     def run(images: NDArray[np.float32]) -> EngineOutput:
         check_finite(images)

@@ -9,7 +9,7 @@ from data_pipeline.files import write_whole
 from deploy.contract import Contract
 from deploy.engines.base import BuildRequest, Progress
 from deploy.engines.tensorrt_log import error_log
-from deploy.engines.tensorrt_runner import check_plan
+from deploy.engines.tensorrt_runner import OF_THE_FILE, check_plan
 from deploy.errors import BuildError
 
 
@@ -35,7 +35,8 @@ def build_plan(trt: Any, request: BuildRequest, progress: Progress) -> memoryvie
         raise BuildError(f"the builder gave no engine: {logger.take_errors()}")
     if request.timing_cache:
         write_whole(request.timing_cache, bytes(config.get_timing_cache().serialize()))
-    check_plan(trt, trt.Runtime(logger), memoryview(plan), "the engine just built")
+    # It may be for a GPU that is not this machine's.
+    check_plan(trt, trt.Runtime(logger), memoryview(plan), "the engine just built", OF_THE_FILE)
     return memoryview(plan)
 
 

@@ -1,6 +1,6 @@
 """Run a TensorRT or TensorRT-RTX engine on torch CUDA tensors, replayed as CUDA graphs. Not yet run on a GPU."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,12 @@ REASONS = {
 }
 
 
+# Those that are about the file. The others are about the GPU of this machine, which need not be the one it is for.
+OF_THE_FILE = ("VERSION_MISMATCH", "MALFORMED_ENGINE")
+# A recorded batch size holds memory for the engine's largest one.
+KEPT_BATCHES = 4
+
+
 def as_is(*outputs: Tensor) -> Sequence[Tensor]:
     """Return the outputs of an engine that computes all of `EngineOutput` itself."""
     return outputs
@@ -47,7 +53,7 @@ class PlanRunner:
     """Map normalised images (B, 3, S, S) float32 in host memory to outputs in host memory.
 
     The first call with a batch size records it. A CUDA graph fixes the addresses it was recorded with, so each size has
-    its own execution context and buffers (TensorRT developer guide, "CUDA Graphs").
+    its own execution context and buffers (TensorRT developer guide, "CUDA Graphs"), and the latest few are kept.
     """
 
     def __init__(
@@ -81,6 +87,9 @@ class PlanRunner:
         check_finite(images)
         rows = len(images)
         if rows not in self.batches:
+            # Dropped before the next one asks for memory.
+            while len(self.batches) >= KEPT_BATCHES:
+                self.batches.pop(next(iter(self.batches)))
             self.batches[rows] = self._record(rows)
         batch = self.batches[rows]
         with torch.cuda.stream(self.stream):
@@ -97,6 +106,7 @@ class PlanRunner:
 
     def _record(self, rows: int) -> RecordedBatch:
         context, records_itself = self._context()
+        self._require(context is not None, f"has no execution context for a batch of {rows}")
         # The first profile is for a single image, the last one for any batch.
         profile = 0 if rows == 1 else self.engine.num_optimization_profiles - 1
         done = context.set_optimization_profile_async(profile, self.stream.cuda_stream)
@@ -116,7 +126,7 @@ class PlanRunner:
         return RecordedBatch(buffers=buffers, launch=execute if records_itself else self._graph(execute))
 
     def _context(self) -> tuple[Any, bool]:
-        """Make an execution context, and tell whether it keeps CUDA graphs by itself."""
+        """Make an execution context, or None as the library does, and tell whether it keeps CUDA graphs by itself."""
         # Those of TensorRT-RTX do when they are told to.
         if not hasattr(self.trt, "CudaGraphStrategy"):
             return self.engine.create_execution_context(), False
@@ -153,16 +163,22 @@ def input_name(trt: Any, engine: Any, outputs: Sequence[str], file: str) -> str:
     return str(inputs[0])
 
 
-def check_plan(trt: Any, runtime: Any, plan: bytes | memoryview, name: str) -> None:
-    """Raise BuildError with every reason that the library finds against a plan (`IRuntime.get_engine_validity`).
+def check_plan(
+    trt: Any, runtime: Any, plan: bytes | memoryview, name: str, flags: Collection[str] = tuple(REASONS)
+) -> None:
+    """Raise BuildError with every one of the library's reasons against a plan, of those that are asked for."""
+    if reasons := [REASONS[flag] for flag in invalidity(trt, runtime, plan) if flag in flags]:
+        raise BuildError(f"{name} cannot be used: {'; '.join(reasons)}; build it again")
 
-    Without a GPU the library looks only at the format.
+
+def invalidity(trt: Any, runtime: Any, plan: bytes | memoryview) -> list[str]:
+    """List the library's reasons against a plan on this machine, by their names in `REASONS`.
+
+    See `IRuntime.get_engine_validity`. Without a GPU the library looks only at the format.
     """
     # Older libraries do not have the call. They give their reason when the engine is loaded.
     if not hasattr(runtime, "get_engine_validity"):
-        return
+        return []
     _, diagnostics = runtime.get_engine_validity(plan)
     flags = trt.EngineInvalidityDiagnostics.__members__
-    reasons = [reason for flag, reason in REASONS.items() if int(flags[flag]) & int(diagnostics)]
-    if reasons:
-        raise BuildError(f"{name} cannot be used: {'; '.join(reasons)}; build it again")
+    return [flag for flag in REASONS if int(flags[flag]) & int(diagnostics)]

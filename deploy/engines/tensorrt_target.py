@@ -10,15 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deploy.engines.base import BuildRequest, EngineRequest, Precision, Progress, Runner, Target
+from deploy.engines.base import BuildRequest, EngineRequest, Precision, Progress, Target
 from deploy.engines.gpu import capability_here, plugin_refusals
 from deploy.engines.tensorrt_builder import build_plan
-from deploy.engines.tensorrt_runner import PlanRunner
+from deploy.engines.tensorrt_log import error_log
+from deploy.engines.tensorrt_runner import PlanRunner, invalidity
 from deploy.export import export_onnx
 
 FP8_SINCE = 8.9  # compute capability of Ada, the first that the builder compiles it for
 # Compute capabilities whose GPUs run engines of TensorRT-RTX 1.7 (its support matrix): consumer and workstation GPUs.
 RTX_GPUS = ("7.5", "8.6", "8.9", "12.0", "12.1")
+
+OTHER_GPU = "UNSUPPORTED_CC"
 
 
 class TensorRtTarget(Target):
@@ -104,12 +107,14 @@ class TensorRtTarget(Target):
             request = replace(request, timing_cache=None)  # nothing is timed: it compiles at its first use, on the GPU
         trt = importlib.import_module(self.module)
         path.write_bytes(build_plan(trt, request, progress))
-        if self.runs_here:
-            path.with_suffix(".layers.json").write_text(PlanRunner(trt, path).layers())
+        if runner := self.runner(path):
+            path.with_suffix(".layers.json").write_text(runner.layers())
 
-    def runner(self, path: Path) -> Runner | None:
-        """Open the engine on this machine's GPU, or return None where there is none."""
+    def runner(self, path: Path) -> PlanRunner | None:
+        """Open the engine on this machine's GPU, or return None where there is none or it was built for others."""
         if not self.runs_here:
             return None
         trt = importlib.import_module(self.module)
+        if self.builds_without_gpu and OTHER_GPU in invalidity(trt, trt.Runtime(error_log(trt)), path.read_bytes()):
+            return None
         return PlanRunner(trt, path)

@@ -22,6 +22,7 @@ from deploy.verify import SCORES, Change, Parity
 
 REPORT, PAGE = "report.json", "report.html"
 CPU_TARGETS = ("onnx", "openvino")  # what the CPU server runs: in ONNX Runtime and in OpenVINO
+PLAN_TARGETS = ("tensorrt",)  # what NVIDIA's server can load as a plan, with the contract's tensors
 # Instructions that decide how fast a runtime computes, and in which precision, as Linux names them.
 FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
 DIGEST = "digest"
@@ -102,6 +103,12 @@ class Report:
         # An engine without parity was refused or not run here.
         runnable = [engine for engine in self.engines if engine.parity and engine.target in CPU_TARGETS]
         return min(runnable, key=milliseconds)
+
+    @property
+    def plan(self) -> EngineRecord | None:
+        """Return the engine that the GPU server runs, the fastest that was not refused, or None without one."""
+        plans = [engine for engine in self.engines if engine.target in PLAN_TARGETS and not engine.refused]
+        return min(plans, key=milliseconds, default=None)
 
 
 def milliseconds(engine: EngineRecord) -> float:

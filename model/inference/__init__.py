@@ -37,6 +37,15 @@ def for_inference(model: MultiTaskResFormer, impl: Impl = "auto") -> MultiTaskRe
     return folded
 
 
+def with_attention(model: MultiTaskResFormer, impl: Impl) -> MultiTaskResFormer:
+    """Return a copy of the network in its trained form whose attention runs in one implementation."""
+    copy = deepcopy(model)
+    for module in copy.modules():
+        if isinstance(module, WindowAttention):
+            module.impl = impl
+    return copy
+
+
 def replace_modules(root: nn.Module, kind: type[nn.Module], make: Callable[[nn.Module], nn.Module]) -> None:
     """Replace every module of that kind under `root` by `make(module)`."""
     for name, child in root.named_children():

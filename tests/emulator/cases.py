@@ -6,15 +6,18 @@ The rule is that of the interpreter's tests: at most twice the error of eager Py
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
+from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from kernels import Impl, dilated_fusion
-from kernels.aot.configurations import PRESETS, TRITON_TYPES, Preset
-from kernels.dilated.triton_launch import choose_tiles
+from kernels.aot import configurations
+from kernels.aot.configurations import BACKWARD, PRESETS, TRITON_TYPES, Preset
+from kernels.dilated import triton_launch
+from kernels.dilated.triton_launch import Tiles, choose_tiles
 from tests.kernels.accuracy import DTYPES, FACTOR, error
 from tests.kernels.test_attention_accuracy import AttentionCase, gradients
 from tests.kernels.test_dilated_accuracy import FusionCase
@@ -25,18 +28,37 @@ HALVES = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Case:
-    """Describe one call of an operation: its shape, its dtype, and whether its gradients are computed too."""
+    """Describe one call of an operation.
+
+    shape: of its inputs.
+    dtype: of its inputs.
+    backward: whether its gradients are computed too.
+    one_launch: whether the fusion has to be one kernel, as in a plugin.
+    """
 
     shape: AttentionCase | FusionCase
     dtype: torch.dtype
     backward: bool = False
+    one_launch: bool = False
 
     @property
     def name(self) -> str:
         """Return a name that is unique and has no blanks."""
         kind = "attention" if isinstance(self.shape, AttentionCase) else "dilated"
         shape = re.sub(r"[(), ]+", "-", str(self.shape)).strip("-")
-        return f"{kind}-{shape}-{TRITON_TYPES[self.dtype]}{'-backward' if self.backward else ''}"
+        endings = {"-backward": self.backward, "-plugin": self.one_launch}
+        return f"{kind}-{shape}-{TRITON_TYPES[self.dtype]}" + "".join(end for end, has in endings.items() if has)
+
+    def configurations(self) -> set[str]:
+        """Return the names that `kernels.aot` gives to what is launched."""
+        dtype = TRITON_TYPES[self.dtype]
+        if isinstance(self.shape, AttentionCase):
+            shifted = "-shifted" if self.shape.shift else ""
+            kernels = ("attention_forward", *(BACKWARD if self.backward else ()))
+            return {f"{one}-w{self.shape.window}-d{self.shape.head_dim}{shifted}-{dtype}" for one in kernels}
+        sizes, c_out = (self.shape.batch, self.shape.height, self.shape.width, self.shape.c_in), self.shape.c_out
+        made = configurations.dilated_fusion(sizes, c_out, self.shape.dilations, self.dtype, one_launch=self.one_launch)
+        return {one.name for one in made}
 
     def compare(self) -> dict[str, tuple[float, float]]:
         """Return the error of each result of the kernels, and the bound of the error."""
@@ -59,7 +81,9 @@ class Case:
 
         def fuse(impl: Impl, *inputs: Tensor) -> list[Tensor]:
             assert isinstance(shape, FusionCase)
-            return [dilated_fusion(*inputs, dilations=shape.dilations, impl=impl)]
+            tiles = partial(choose_tiles, one_launch=self.one_launch)
+            with patch.object(triton_launch, "choose_tiles", tiles):
+                return [dilated_fusion(*inputs, dilations=shape.dilations, impl=impl)]
 
         return attend if isinstance(shape, AttentionCase) else fuse
 
@@ -100,17 +124,26 @@ def of_preset(preset: Preset, dtype: torch.dtype) -> list[Case]:
     ]
     stages = [(preset.image_size >> stage, preset.channels << stage - 1) for stage in (1, 2, 3, 4)]
 
-    def splits(batch: int, side: int, channels: int) -> bool:
-        return choose_tiles(batch, side, side, channels, channels, dtype).splits > 1
+    def smallest(batch: int, side: int, channels: int, one_launch: bool) -> Case:
+        """Return the smallest fusion with the tiles of that batch. They differ with the number of programs alone."""
 
-    # Sums of small maps are split. What is not split is the same kernel for a large map and for a batch of small ones.
-    sizes = [(1, side, one) for side, one in stages if splits(1, side, one)]
-    sizes += [(next(batch for batch in count(1) if not splits(batch, 16, one)), 16, one) for _, one in stages]
-    fusions = [fusion(batch, side, side, one, one, dilations=preset.dilations) for batch, side, one in sizes]
-    return [*(Case(one, dtype, preset.trains) for one in attentions), *(Case(one, dtype) for one in fusions)]
+        def tiles(batch: int, side: int) -> Tiles:
+            return choose_tiles(batch, side, side, channels, channels, dtype, one_launch)
+
+        wanted = tiles(batch, side)
+        # The split sums of one image are run on its own map.
+        sizes = [(batch, side)] if batch == 1 and wanted.splits > 1 else [*((few, 16) for few in range(1, 193))]
+        few, small = next((size for size in sizes if tiles(*size) == wanted), (batch, side))
+        shape = fusion(few, small, small, channels, channels, dilations=preset.dilations)
+        return Case(shape, dtype, one_launch=one_launch)
+
+    # The forms of `kernels.aot.configurations`: one image, a batch, and a plugin, which is compiled in float16 alone.
+    forms = [(1, False), (32, False), *([(1, True)] if dtype == torch.float16 else [])]
+    fusions = [smallest(batch, *stage, one_launch) for batch, one_launch in forms for stage in stages]
+    return [*(Case(one, dtype, preset.trains) for one in attentions), *fusions]
 
 
-# Every configuration that is shipped: see `kernels.aot.configurations.shipped`. The plugins are in `test_plugins`.
+# Every configuration that is shipped: see `kernels.aot.configurations.shipped`.
 PAPER = tuple(
     {
         case.name: case

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kernels.aot.configurations import shipped
 from tests.emulator.cases import CAPABILITIES, LISTS, PAPER, SHORT, Case
 from tests.emulator.conftest import ROOT, Start
 
@@ -79,6 +80,11 @@ def test_compiled_kernels_of_the_oldest_triton(capability: int, case: Case, olde
         # Triton 3.6 leaves out the fence between asynchronous copies and the products of warp groups that read them.
         result = {**result, "races": 0}
     check(case, result)
+
+
+def test_everything_that_is_shipped_is_in_the_long_list() -> None:
+    launched = {name for case in PAPER for name in case.configurations()}
+    assert {one.name for one in shipped()} <= launched
 
 
 def test_lists_have_no_case_twice() -> None:

@@ -31,6 +31,12 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(autouse=True)
+def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep cuDNN from computing float32 references with the 10 bits of TF32: a kernel may err twice as much as they."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.fixture
 def fences(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fence all launches: reading or writing outside a tensor fails the test."""

@@ -179,8 +179,14 @@ def test_gpus_without_code_for_their_tensor_cores_are_refused(
 ) -> None:
     monkeypatch.delenv("TRITON_INTERPRET")
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
-    refusal = device_refusal(OnGpu())  # type: ignore[arg-type]
-    assert refusal == ("it needs compute capability 8.0 or later, got 7.5" if refused else None)
+    expected = "it needs compute capability 8.0 or later, got 7.5" if refused else None
+    assert device_refusal(OnGpu()) == expected  # type: ignore[arg-type]
+
+    def count(x: Tensor) -> Tensor:
+        return x.add(device_refusal(OnGpu()) is not None)  # type: ignore[arg-type]
+
+    # What is compiled must choose as well, and asks while it is traced.
+    assert torch.compile(count, fullgraph=True, backend="eager")(torch.zeros(1)) == refused
 
 
 def test_a_launch_is_on_the_gpu_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,17 @@ def test_what_is_broken_is_named_and_a_peer_that_refuses_is_not() -> None:
     ]
 
 
+def test_a_peer_that_takes_too_long_is_no_fault_and_ours_is() -> None:
+    for contender, faulty in (("torch.compile", False), ("ours, torch.compile", True), ("TensorRT, our plugins", True)):
+        last = row(contender, 1.0).without_time("cut off", "the step ended meanwhile")
+        assert bool(faults(results(row("ours", 1.0), last, state="timed out"))) == faulty
+    # Nobody knows what hung there.
+    assert faults(results(row("ours", 1.0), state="timed out"))
+    # A test that hangs, and our plugins where they fail.
+    assert faults(results(row("test_x", 1.0, table="tests").without_time("cut off", "meanwhile"), state="timed out"))
+    assert faults(results(row("TensorRT, our plugins", None)))
+
+
 def test_readme_has_a_place_for_every_table(tmp_path: Path) -> None:
     copy, file = tmp_path / "README.md", tmp_path / "gpu.json"
     copy.write_text((ROOT / "bench" / "README.md").read_text())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.gpu import __main__ as command
-from bench.gpu import runner
+from bench.gpu import machine, runner
 from bench.gpu.machine import NEEDS, Machine, look
 from bench.gpu.runner import RESULTS, allowance, lacking, read_rows, run_process, run_steps
 from bench.gpu.session import Row, Session
@@ -32,6 +32,7 @@ def fail(session: Session) -> None:
 
 def hang(session: Session) -> None:
     measure(session)
+    session.announce(Row(table="attention", case="c", contender="torch.compile"))
     time.sleep(600)
 
 
@@ -74,9 +75,15 @@ def test_every_step_keeps_its_rows_however_it_ends(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_step_that_hangs_is_ended_with_its_rows_kept_and_what_follows_is_left_out(tmp_path: Path) -> None:
     hung, left_out = run_steps(EVERYTHING, 42, tmp_path, print, [step("hang", 40), step("measure", 60)])["steps"]
-    assert (hung["state"], len(hung["rows"])) == ("timed out", 1)
+    assert (hung["state"], [row["state"] for row in hung["rows"]]) == ("timed out", ["measured", "cut off"])
     assert hung["seconds"] < 42
     assert left_out["state"] == "left out"
+
+
+def test_a_folder_of_the_callers_is_found_by_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (done,) = run_steps(EVERYTHING, 60, Path("there"), print, [step("measure")])["steps"]
+    assert (done["state"], len(done["rows"])) == ("done", 1)
 
 
 def test_what_does_not_fit_the_budget_is_left_out(tmp_path: Path) -> None:
@@ -87,9 +94,17 @@ def test_what_does_not_fit_the_budget_is_left_out(tmp_path: Path) -> None:
 
 def test_a_row_that_was_not_finished_is_no_row(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    file.write_text('{"case": "a"}\n{"case": "b"}\n{"case": "c')
-    assert read_rows(file) == [{"case": "a"}, {"case": "b"}]
+    file.write_text('{"state": "measured"}\n{"state": "wrong"}\n{"state": "c')
+    assert read_rows(file) == [{"state": "measured"}, {"state": "wrong"}]
     assert read_rows(tmp_path / "none") == []
+
+
+def test_only_what_the_end_found_at_work_is_cut_off(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    states = ["cut off", "measured", "cut off", "failed", "cut off"]
+    for count, kept in ((5, ["measured", "failed", "cut off"]), (4, ["measured", "failed"])):
+        file.write_text("".join(json.dumps({"state": state}) + "\n" for state in states[:count]))
+        assert [row["state"] for row in read_rows(file)] == kept
 
 
 def runs(pid: int) -> bool:
@@ -207,15 +222,45 @@ def test_a_folder_that_cannot_be_written_is_one_line(
 
 def test_a_machine_that_cannot_be_asked_lacks_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "false")
-    machine = look()
-    assert machine.lacks.keys() == NEEDS.keys()
-    assert "could not be asked" in machine.lacks["gpu"]
+    found = look()
+    assert found.lacks.keys() == NEEDS.keys()
+    assert found.lacks["gpu"] == "the machine could not be asked: it ended with 1"
+
+
+def test_what_breaks_the_question_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho Traceback >&2\necho 'ImportError: libcuda.so.1 is too old' >&2\nexit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(script))
+    assert look().lacks["torch"] == "the machine could not be asked: ImportError: libcuda.so.1 is too old"
+
+
+def test_a_driver_that_does_not_answer_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("nvidia-smi", "docker"):
+        (tmp_path / name).write_text("#!/bin/sh\nexec sleep 60\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(machine, "ASK_SECONDS", 0.2)
+    assert machine._driver() == "unknown"
+    assert not machine._has_server()
+
+
+@pytest.mark.parametrize(("path", "named", "found"), [("", None, False), ("", "sh", False), ("/bin", "sh", True)])
+def test_a_compiler_is_the_one_that_is_named(
+    path: str, named: str | None, found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", path)
+    if named:
+        monkeypatch.setenv("CC", named)
+    else:
+        monkeypatch.delenv("CC", raising=False)
+    assert machine._has_compiler() == found
 
 
 def test_this_machine_is_described_as_it_is() -> None:
     torch = pytest.importorskip("torch")
-    machine = look()
+    found = look()
     # The package's own name of a CUDA build, +cu130, is not in what its wheel says of itself.
-    assert machine.versions["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
-    assert ("gpu" in machine.lacks) == (not torch.cuda.is_available())
-    assert "torch" not in machine.lacks
+    assert found.versions["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert ("gpu" in found.lacks) == (not torch.cuda.is_available())
+    assert "torch" not in found.lacks

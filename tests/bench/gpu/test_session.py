@@ -65,6 +65,29 @@ def test_the_error_is_given_relative_and_as_a_multiple_of_eagers() -> None:
     assert row.error == pytest.approx(float(3 * (EAGER.double() - EXACT).square().mean().sqrt() / size))
 
 
+def test_results_that_are_judged_together_have_equal_weights() -> None:
+    logits, exact = EAGER[:3], EXACT[:3]
+    wrong = EXACT.half() * (1 + 1e-2)
+    joined = Reference([EXACT, exact], [EAGER, exact.half()], joined=True)
+    # By luck eager has three logits without an error, and a right contender has some.
+    lucky = Reference([EXACT, exact], [EAGER, exact], joined=True)
+    assert lucky.compare([EAGER, logits])[1] < 2
+    assert Reference([EXACT, exact], [EAGER, exact]).compare([EAGER, logits])[1] > 2
+    # Three logits that are wrong are seen beside many pixels that are right.
+    assert joined.compare([EAGER, wrong[:3]])[1] > 2
+    assert joined.compare([wrong, logits])[1] > 2
+
+
+def test_what_is_begun_is_announced_before_it_can_fail() -> None:
+    heard: list[str] = []
+    measured(
+        {"broken": lambda: refusing(), "good": returning(EAGER)},
+        announce=lambda row: heard.append(row.contender),
+    )
+    # Once to be prepared, once to be timed.
+    assert heard == ["broken", "good", "good"]
+
+
 def test_no_json_holds_nan() -> None:
     (row,) = measured({"one": returning(EXACT * float("nan"))})
     assert row.fields()["of_eager"] is None

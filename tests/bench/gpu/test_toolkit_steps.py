@@ -1,5 +1,6 @@
 """Run what the steps for DALI, TensorRT and the server do, as far as a machine without a GPU can."""
 
+import json
 import subprocess
 import sys
 import time
@@ -16,7 +17,6 @@ import torch
 from bench.gpu import engines, serving
 from bench.gpu.decoding import decode
 from bench.gpu.engines import build_arguments, time_engine
-from bench.gpu.gpu_tests import rows as rows_of
 from bench.gpu.networks import NetworkCase
 from bench.gpu.serving import load, running, server_command
 from bench.gpu.session import Row
@@ -25,6 +25,7 @@ from deploy.build_engine import parse_arguments
 from deploy.report import EngineRecord
 from model import PRESETS
 from tests.bench.gpu.tiny import session
+from tests.helpers.imports import ROOT
 
 CASES = [NetworkCase(name="tiny", config=PRESETS["tiny"], batch=batch, dtype=torch.float16) for batch in (1, 2)]
 
@@ -154,17 +155,34 @@ def test_a_served_mask_is_compared_before_the_load(moved: int, state: str, monke
     assert [row.state for row in rows] == [state, state]
 
 
-def test_tests_become_rows(tmp_path: Path) -> None:
-    file, results = tmp_path / "test_some.py", tmp_path / "results.xml"
+def run_tests(file: Path, deadline: str) -> list[str]:
+    """Run the tests of a file in a process of their own, and return what was announced and written, in this order."""
+    script = f"""
+import json, sys, pytest
+from bench.gpu.gpu_tests import RowPerTest
+from tests.bench.gpu.tiny import session
+write = lambda row: print("\\nrow", json.dumps(row.fields()))
+one = session(write, announce=lambda row: print("\\nbegun", row.contender), deadline=float({deadline!r}))
+pytest.main(["-q", "-p", "no:cacheprovider", {str(file)!r}], plugins=[RowPerTest(one)])
+"""
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [line for line in ended.stdout.splitlines() if line.startswith(("row ", "begun "))]
+
+
+def test_tests_become_rows_as_soon_as_they_end(tmp_path: Path) -> None:
+    file = tmp_path / "test_some.py"
     file.write_text(
         "import pytest\ndef test_good(): pass\ndef test_bad(): assert 1 == 2\n"
         "@pytest.mark.skip(reason='no gpu')\ndef test_other(): pass\n"
         "@pytest.fixture\ndef broken(): raise KeyError\ndef test_error(broken): pass\n"
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={results}", str(file)]
-    subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
-    found = {row.contender: row for row in rows_of(results)}
+    said = run_tests(file, "inf")
+    assert [line.split()[0] for line in said] == ["begun", "row"] * 4
+    found = {row.contender: row for row in (Row(**json.loads(line[4:])) for line in said[1::2])}
     states = {name: row.state for name, row in found.items()}
     assert states == {"test_good": "measured", "test_bad": "failed", "test_other": "left out", "test_error": "failed"}
     assert found["test_bad"].reason == "assert 1 == 2"
     assert found["test_other"].reason == "no gpu"
+    late = [json.loads(line[4:]) for line in run_tests(file, "0")[1::2]]
+    assert [row["state"] for row in late] == ["left out"] * 4
+    assert late[0]["reason"] == "the step's time was used up"

@@ -219,6 +219,17 @@ def test_the_cpu_server_gets_no_engine_of_a_gpu(built: Built) -> None:
     assert replace(report, engines=engines).served.name == "onnx fp32"
 
 
+def test_the_gpu_server_gets_the_fastest_plan_that_passed(built: Built) -> None:
+    report = read_report(built.output)
+    assert report is not None and report.plan is None
+    plan = replace(report.engines[0], target="tensorrt", precision="fp32", latency_ms=2.0)
+    others = {"fp16": {"latency_ms": 1.0}, "bf16": {"latency_ms": None}, "int8": {"latency_ms": 0.5, "refused": "why"}}
+    plans = [plan, *(replace(plan, precision=name, **fields) for name, fields in others.items())]
+    for order in (plans, plans[::-1]):
+        chosen = replace(report, engines=(*report.engines, *order)).plan
+        assert chosen is not None and chosen.name == "tensorrt fp16"
+
+
 def test_weights_that_are_not_finite_are_refused(
     built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

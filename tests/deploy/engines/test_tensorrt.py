@@ -13,7 +13,7 @@ from deploy.engines import TARGETS, BuildRequest, EngineRequest, GpuOptions, cpu
 from deploy.engines.tensorrt_builder import _configuration, _set_timing_cache
 from deploy.engines.tensorrt_log import error_log
 from deploy.engines.tensorrt_runner import check_plan
-from deploy.engines.tensorrt_target import TensorRtTarget
+from deploy.engines.tensorrt_target import RTX_GPUS, TensorRtTarget
 from deploy.errors import BuildError
 from model import build_model
 from tests.helpers.networks import SMALLEST
@@ -114,6 +114,21 @@ def test_an_engine_of_another_version_or_gpu_is_refused(diagnostics: list[str], 
         check_plan(trt, runtime, b"", "some.engine")
 
 
+def test_an_engine_for_another_gpu_is_built_and_not_opened(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Imitate a machine whose GPU is not the one that is built for, which the library finds against the engine."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device=None: (8, 9))
+    flag = int(trt.EngineInvalidityDiagnostics.__members__["UNSUPPORTED_CC"])
+    runtime = SimpleNamespace(get_engine_validity=lambda plan: (trt.EngineValidity.INVALID, flag))
+    monkeypatch.setattr(trt, "Runtime", lambda log: runtime)
+    path = build(tmp_path / "engine", exported, compute_capabilities=("8.6",))
+    assert RTX.runs_here and RTX.runner(path) is None
+    with pytest.raises(BuildError, match="not built for this GPU"):
+        check_plan(trt, runtime, b"", "some.engine")
+
+
 @pytest.mark.parametrize(("capability", "refused"), [((8, 6), True), ((8, 9), False), ((12, 0), False)])
 def test_fp8_is_refused_on_a_gpu_without_it(
     capability: tuple[int, int], refused: bool, monkeypatch: pytest.MonkeyPatch
@@ -129,6 +144,8 @@ def test_fp8_is_refused_on_a_gpu_without_it(
 @pytest.mark.parametrize("rows", [1, 3])
 def test_an_engine_on_a_gpu_answers_as_onnx_runtime_does(rows: int, exported: Path, tmp_path: Path) -> None:
     assert isinstance(RTX, TensorRtTarget)
+    if not RTX.runs_here:
+        pytest.skip(f"TensorRT-RTX runs on GPUs of compute capability {', '.join(RTX_GPUS)}")
     run = RTX.runner(build(tmp_path / "engine", exported))
     assert run is not None
     images = np.random.default_rng(rows).standard_normal((rows, *CONTRACT.network_input.shape), np.float32)

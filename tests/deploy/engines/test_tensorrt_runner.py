@@ -53,6 +53,7 @@ class Context:
 def library(monkeypatch: pytest.MonkeyPatch, fail: str = "", listed: tuple[str, ...] = LISTED) -> tuple[Any, Context]:
     """Imitate a library with one engine, and PyTorch's part on the GPU."""
     context = Context(fail)
+    made = None if fail == "context" else context
     types = {name: np.uint8 if name == "MASK" else np.float32 for name in listed}
     engine = SimpleNamespace(
         num_io_tensors=len(listed),
@@ -61,7 +62,7 @@ def library(monkeypatch: pytest.MonkeyPatch, fail: str = "", listed: tuple[str, 
         get_tensor_mode=lambda name: "in" if name == "INPUT" else "out",
         get_tensor_dtype=lambda name: types[name],
         get_tensor_shape=lambda name: (-1, *SHAPES[name]),
-        create_execution_context=lambda: context,
+        create_execution_context=lambda: made,
     )
     severity = SimpleNamespace(ERROR="error", INTERNAL_ERROR="internal")
     trt = SimpleNamespace(
@@ -114,6 +115,7 @@ def test_outputs_are_taken_by_name(rows: int, profile: int, plan: Path, monkeypa
 @pytest.mark.parametrize(
     ("fail", "message"),
     [
+        ("context", "has no execution context for a batch of 2"),
         ("profile", "has no profile 1"),
         ("shape", "takes no batch of 2"),
         ("address", "takes no buffer for INPUT"),
@@ -126,6 +128,14 @@ def test_every_call_that_fails_is_an_error(
     trt, _ = library(monkeypatch, fail)
     with pytest.raises(BuildError, match=f"^some.engine {message}: its reason$"):
         PlanRunner(trt, plan)(np.ones((2, *SHAPES["INPUT"]), np.float32))
+
+
+def test_only_the_latest_batch_sizes_keep_their_memory(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trt, _ = library(monkeypatch)
+    run = PlanRunner(trt, plan)
+    for rows in (1, 2, 3, 4, 5, 1):
+        assert len(run(np.ones((rows, *SHAPES["INPUT"]), np.float32))[0]) == rows
+    assert list(run.batches) == [3, 4, 5, 1]
 
 
 def test_an_engine_with_other_outputs_is_refused(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
