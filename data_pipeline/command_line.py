@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import rich
 from rich.console import Console
@@ -22,6 +22,8 @@ Number = TypeVar("Number", int, float)
 BROKEN_PIPE = 141  # what a shell reports for a command whose reader has gone: 128 + SIGPIPE
 UNLIMITED = 100_000  # columns where no terminal sets a limit
 LARGEST_SEED = 2**32 - 1  # what every library takes
+LARGEST_SIDE = 4096  # of an image that a command makes, in pixels: four times that of the largest network
+MOST_THREADS = 1024
 
 
 class Output(Console):
@@ -88,6 +90,14 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return said if silent or "default" in said or not action.option_strings else f"{said} (default: %(default)s)"
 
 
+class Parser(argparse.ArgumentParser):
+    """Answer a misuse in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with exit code 2 and the message, without the usage in front of it."""
+        self.exit(2, f"error: {message}; {self.prog} --help lists the options\n")
+
+
 def new_parser(module: str, description: str | None, examples: str = "") -> argparse.ArgumentParser:
     """Return the parser of `python -m MODULE`.
 
@@ -99,7 +109,7 @@ def new_parser(module: str, description: str | None, examples: str = "") -> argp
         examples: text below the options, printed with its line breaks.
     """
     script = Path(sys.argv[0]).name
-    return argparse.ArgumentParser(
+    return Parser(
         # Named as it was called.
         prog=script if SCRIPTS.get(script) == module else f"python -m {module}",
         description=description,
@@ -108,8 +118,8 @@ def new_parser(module: str, description: str | None, examples: str = "") -> argp
     )
 
 
-def positive(kind: type[Number]) -> Callable[[str], Number]:
-    """Return an argparse type for finite numbers above 0, whole ones for `int`."""
+def positive(kind: type[Number], most: Number | None = None) -> Callable[[str], Number]:
+    """Return an argparse type for finite numbers above 0 and up to `most`, whole ones for `int`."""
 
     def parse(text: str) -> Number:
         try:
@@ -120,6 +130,8 @@ def positive(kind: type[Number]) -> Callable[[str], Number]:
         # NaN compares false with everything and is refused as well.
         if not 0 < number < float("inf"):
             raise argparse.ArgumentTypeError(f"must be a {'whole ' if kind is int else ''}number above 0, got {text}")
+        if most is not None and number > most:
+            raise argparse.ArgumentTypeError(f"must be at most {most}, got {text}")
         return number
 
     return parse
@@ -151,14 +163,18 @@ def white_level(text: str) -> int:
     return int(text)
 
 
-def run_command(action: Callable[[], int | None], *errors: type[Exception], interrupted: str = "interrupted") -> int:
+def run_command(
+    action: Callable[[], int | None],
+    *errors: type[Exception],
+    interrupted: str | Callable[[], str] = "interrupted",
+) -> int:
     """Run a command and return its exit code: what `action` returns, or 0 for None.
 
     Args:
         action: the command's work.
         errors: failures that a user can repair. They become one line on stderr and exit code 1. All others are faults
             of this project and keep their traceback.
-        interrupted: line on stderr after Ctrl-C, with exit code 130.
+        interrupted: line on stderr after Ctrl-C, with exit code 130, or what makes it then.
     """
     try:
         with interruptible():
@@ -174,5 +190,5 @@ def run_command(action: Callable[[], int | None], *errors: type[Exception], inte
         print("error:", "\n".join(map(as_line, str(error).split("\n"))), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
+        print(interrupted if isinstance(interrupted, str) else interrupted(), file=sys.stderr)
         return INTERRUPTED

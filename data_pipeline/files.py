@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from errno import ENOTDIR
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -45,6 +46,16 @@ def write_whole(path: Path, data: str | bytes) -> None:
         except OSError as error:
             # That of a full disk names no file.
             raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def require_writable(folder: Path) -> None:
+    """Create a folder, and raise OSError at once where it cannot be written to, before the work for it begins."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder):
+            pass
+    except FileExistsError:
+        raise NotADirectoryError(ENOTDIR, "a folder is needed and this is a file", str(folder)) from None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import pipeline_def
 from rich.progress import track
 
-from data_pipeline.command_line import Output, new_parser, positive, run_command, seed
+from data_pipeline.command_line import LARGEST_SIDE, MOST_THREADS, Output, new_parser, positive, run_command, seed
 from data_pipeline.dicom import picture_file
 from data_pipeline.graph import decode
 from data_pipeline.graph.training import as_input
@@ -25,7 +25,7 @@ from data_pipeline.image_header import ImageError, read_header
 from data_pipeline.records import PARTS, DataError, Dataset, Record
 from data_pipeline.scan import open_usable
 from data_pipeline.sources import SOURCES
-from data_pipeline.sources.prepared import MASK_SCALE, Pixels, create_pixels, write_manifest
+from data_pipeline.sources.prepared import MANIFEST, MASK_SCALE, Pixels, create_pixels, write_manifest
 from data_pipeline.spec import Preprocessing
 
 JOURNAL = "journal.jsonl"  # one line for each finished sample, so that an interrupted run can be continued
@@ -56,6 +56,8 @@ def prepare(dataset: Dataset, size: int, folder: Path, threads: int = 2) -> int:
         DataError: an image has more than 8 bits a channel.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # What is there is finished no longer, also where this run is interrupted.
+    (folder / MANIFEST).unlink(missing_ok=True)
     pixels = create_pixels(folder, len(dataset.records), size)
     done = _read_journal(folder / JOURNAL, pixels)
     hashes = [_file_hash(record) for record in track(dataset.records, "hashing files")]
@@ -80,9 +82,9 @@ def _read_journal(path: Path, pixels: Pixels) -> dict[int, str]:
     latest: dict[int, dict[str, Any]] = {}
     for line in path.read_text().splitlines():
         # A run that was killed or met a full disk may have left half a line.
-        with suppress(json.JSONDecodeError):
+        with suppress(json.JSONDecodeError, KeyError, TypeError):
             entry = json.loads(line)
-            latest[entry["index"]] = entry
+            latest[entry["index"]] = {name: entry[name] for name in ("source", "pixels")}
     # The hash of the pixels notices arrays that were damaged or created again after the journal was written.
     return {
         index: entry["source"]
@@ -146,7 +148,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line, or exit with code 2 and one line for a misuse."""
     parser = new_parser("data_pipeline.prepare", __doc__, EXAMPLES)
     parser.add_argument("--data", required=True, help=SOURCES)
-    parser.add_argument("--size", type=positive(int), required=True, help="side of the network's input in pixels")
+    side, threads = positive(int, most=LARGEST_SIDE), positive(int, most=MOST_THREADS)
+    parser.add_argument("--size", type=side, required=True, help="side of the network's input in pixels")
     parser.add_argument("--output", type=Path, required=True, help="folder to train on with --data prepared:OUTPUT")
     parser.add_argument(
         "--split",
@@ -157,7 +160,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--samples", type=positive(int), help="at most this many of each split (default: all)")
     parser.add_argument("--seed", type=seed, default=0, help="of the split, or of generated data (default: 0)")
-    parser.add_argument("--threads", type=positive(int), default=2, help="threads that decode (default: 2)")
+    parser.add_argument("--threads", type=threads, default=2, help="threads that decode (default: 2)")
     parser.add_argument("--skip-bad", action="store_true", help="leave out the samples that cannot be used")
     return parser.parse_args(arguments)
 

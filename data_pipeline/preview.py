@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data_pipeline.command_line import Output, new_parser, positive, run_command, seed, white_level
+from data_pipeline.command_line import LARGEST_SIDE, Output, new_parser, positive, run_command, seed, white_level
 from data_pipeline.files import whole_file
 from data_pipeline.graph.augmentation import Strength
 from data_pipeline.loader import TrainingLoader
@@ -42,12 +42,13 @@ def contact_sheet(
     Args:
         dataset: the records.
         size: side of a tile in pixels.
-        columns: tiles in a row.
+        columns: tiles in a row, at most.
         augment: whether to augment as in training.
         seed: of the augmentation.
         augmentation: how to augment, as for `TrainingLoader`.
         white_level: value that is white in files of 16 bits.
     """
+    columns = min(columns, len(dataset.records))
     # A batch is a row. Without normalisation the values stay in [0, 1] and can be shown.
     spec = Preprocessing(image_size=size, mean=ZERO, std=ONE, white_level=white_level)
     chosen = {"augment": augment, "augmentation": augmentation, "seed": seed}
@@ -74,7 +75,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="PNG or JPEG file to write")
     parser.add_argument("--split", choices=get_args(Split), default="train", help="(default: train)")
     parser.add_argument("--samples", type=positive(int), default=24, help="tiles to draw (default: 24)")
-    parser.add_argument("--size", type=positive(int), default=224, help="side of a tile in pixels (default: 224)")
+    side = positive(int, most=LARGEST_SIDE)
+    parser.add_argument("--size", type=side, default=224, help="side of a tile in pixels (default: 224)")
     parser.add_argument("--columns", type=positive(int), default=6, help="tiles in a row (default: 6)")
     parser.add_argument("--seed", type=seed, default=0, help="of the augmentation and of generated data (default: 0)")
     parser.add_argument(

@@ -1,5 +1,6 @@
 """Define what every data source returns: records of an image, its mask and its image-level labels."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -65,6 +66,7 @@ class Dataset:
     seg_classes: names of the mask's classes by index. The first one is the background.
     labels: names of the image-level labels.
     grey: whether the images carry no colour. Augmentation then changes tone and speckle instead.
+    split_seed: seed that divided the source into its splits, or None where the source has splits of its own.
     prepared: folder with the records' decoded pixels in the order of `records` (see `data_pipeline.prepare`).
     notes: lines about what was left out or looks wrong, to be shown before the data are used.
     """
@@ -74,6 +76,7 @@ class Dataset:
     seg_classes: tuple[str, ...]
     labels: tuple[str, ...]
     grey: bool = False
+    split_seed: int | None = None
     prepared: Path | None = None
     notes: tuple[str, ...] = ()
 
@@ -83,6 +86,11 @@ class Dataset:
             require_names(self.labels, "labels", 1, MOST_LABELS)
         except ValueError as error:
             raise DataError(f"{self.name}: {error}") from None
+
+    def fingerprint(self) -> str:
+        """Hash the names and labels of the records in their order, and what the classes and labels are called."""
+        rows = [(record.image.name, record.labels) for record in self.records]
+        return hashlib.sha256(repr((self.seg_classes, self.labels, rows)).encode()).hexdigest()[:16]
 
     def fit_classes(self, seg_classes: tuple[str, ...], labels: tuple[str, ...]) -> "Dataset":
         """Return the data set under the mask classes of a checkpoint, or raise DataError if they are others.

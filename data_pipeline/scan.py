@@ -6,6 +6,7 @@ The scan decodes with DALI, as training does, so that the two agree about what i
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -101,7 +102,7 @@ def drop_bad(
 ) -> tuple[Dataset, tuple[BadSample, ...]]:
     """Return the data set without its unreadable samples and with the sizes in its masks, and those samples.
 
-    Raises DataError without `skip_bad` if there is any such sample.
+    Raises DataError without `skip_bad` if there is any such sample, and with it if there are no others.
     """
     # Prepared data were decoded when they were prepared, and their hashes were verified when they were opened.
     if dataset.prepared is not None:
@@ -116,6 +117,9 @@ def drop_bad(
         )
     found = zip(dataset.records, findings, strict=True)
     good = tuple(replace(record, smallest=finding.smallest) for record, finding in found if not finding.reason)
+    if not good:
+        first = f"{bad[0].record.image}: {bad[0].reason}"
+        raise DataError(f"none of the {len(bad)} samples of {dataset.name} can be used, first {first}")
     return replace(dataset, records=good), bad
 
 
@@ -141,7 +145,7 @@ def scan_samples(
 def measure_samples(dataset: Dataset, *, cache: Path, threads: int = 2, max_pixels: int = MAX_PIXELS) -> list[Finding]:
     """Return what the scan finds of each sample. The arguments are those of `scan_samples`."""
     store = cache / "scan.json"
-    known: dict[str, list[str | float]] = json.loads(store.read_text()) if store.is_file() else {}
+    known = _read_findings(store)
     classes = len(dataset.seg_classes)
     # Hashing is much cheaper than decoding, and only new or changed files are decoded again.
     keys = [_key(record, classes) for record in track(dataset.records, "hashing files", transient=True)]
@@ -149,10 +153,19 @@ def measure_samples(dataset: Dataset, *, cache: Path, threads: int = 2, max_pixe
     for start in track(range(0, len(fresh), BATCH), "checking files", disable=not fresh, transient=True):
         chunk = fresh[start : start + BATCH]
         findings = examine([record for _, record in chunk], classes, threads, max_pixels)
-        known.update({key: list(finding) for (key, _), finding in zip(chunk, findings, strict=True)})
+        known.update({key: finding for (key, _), finding in zip(chunk, findings, strict=True)})
     # Whole, because a scan that is killed must not leave a file that later scans cannot read.
     write_whole(store, json.dumps(known))
-    return [Finding(*known[key]) for key in keys]  # type: ignore[arg-type]
+    return [known[key] for key in keys]
+
+
+def _read_findings(store: Path) -> dict[str, Finding]:
+    """Read earlier results, or none where the file was changed by something else."""
+    # A cache: what cannot be read is found again.
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        stored = json.loads(store.read_text()).items()
+        return {key: Finding(str(reason), float(smallest)) for key, (reason, smallest) in stored}
+    return {}
 
 
 def _key(record: Record, classes: int) -> str:

@@ -25,6 +25,7 @@ from model.ablation.results import Run, Runs, score_run, write_report
 from model.checkpoint import CheckpointInfo, load_checkpoint
 from model.config import PRESETS
 from model.evaluation import collect_scores
+from model.evaluation.origin import training_origin
 from model.training import (
     EARLIER,
     FAILURES,
@@ -34,7 +35,7 @@ from model.training import (
     checkpoint_info,
     training_options,
 )
-from model.training.trainer import Trainer
+from model.training.trainer import BEST, LAST, Trainer, differences
 
 EXAMPLES = """examples:
   python -m model.ablate --data synthetic:skin --budget 180 --seeds 1 --classification-weight 2 --output build/ablation
@@ -114,8 +115,8 @@ def _setting(
     # Measured once and kept: a second measurement could give other epochs to the arms that are still missing.
     if path.is_file():
         kept: dict[str, Any] = EARLIER | json.loads(path.read_text())
-        if {**asked, "epochs": options.epochs or kept["epochs"]} != kept:
-            raise TrainingError(f"{path} was planned with {kept}; give the same options, or another --output")
+        if changed := differences(kept, {**asked, "epochs": options.epochs or kept["epochs"]}):
+            raise TrainingError(f"{path} was planned with {changed}; give the same options, or another --output")
         return kept
     epochs = options.epochs or plan_epochs(
         chosen_arms(options),
@@ -144,15 +145,16 @@ def _run(
     # Scores of before the seeds were resampled too lack some fields: the trained network is scored once more.
     if stored.keys() != {each.name for each in fields(Run)}:
         output.mkdir(parents=True, exist_ok=True)
-        info = replace(info, config=arm.config(info.config), training=asdict(options))
+        record = {**asdict(options), **training_origin(splits["train"])}
+        info = replace(info, config=arm.config(info.config), training=record)
         validation = splits["validation"]
         trainer = Trainer(info, options, train=splits["train"], validation=validation, output=output, build=arm.build)
-        if (output / "last.safetensors").is_file():
+        if (output / LAST).is_file():
             trainer.resume()
         trainer.run(console)
         # The checkpoint cannot build the arm by itself: its configuration does not say which parts were replaced.
         network = trainer.learner.averaged
-        network.load_state_dict(load_checkpoint(output / "best.safetensors").state)
+        network.load_state_dict(load_checkpoint(output / BEST).state)
         scores = collect_scores(network, splits["test"], trainer.loader.spec)
         stored = asdict(score_run(scores, trainer.history, count_parameters(network)))
         write_whole(path, json.dumps(stored) + "\n")

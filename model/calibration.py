@@ -15,6 +15,7 @@ FEWEST = 20
 COLDEST, HOTTEST = 0.05, 20.0  # temperatures
 # Of the gamma prior for 1 / temperature: its standard deviation is about a factor of two around 1.
 PRIOR = 2.0
+AS_TRAINED = (1.0, 0.0, 1.0)  # temperature and thresholds of a label that nothing was fitted to
 CLOSEST = 1e-7  # of a probability to 0 and 1: there is hardly a float32 between it and 1
 
 Array = NDArray[np.float64]
@@ -34,6 +35,12 @@ class Calibration:
     temperatures: tuple[float, ...]
     thresholds: Thresholds
     images: int
+
+    @property
+    def fitted(self) -> tuple[bool, ...]:
+        """Tell of each label whether there were images enough to fit anything to."""
+        pairs = zip(self.temperatures, self.thresholds.sensitive, self.thresholds.specific, strict=True)
+        return tuple(pair != AS_TRAINED for pair in pairs)
 
     def __post_init__(self) -> None:
         rule = f"numbers from {COLDEST:g} to {HOTTEST:g}"

@@ -14,9 +14,8 @@ from PIL import Image
 from rich.console import Console
 
 from data_pipeline import SOURCES, DataError, Dataset, Split, open_usable
-from data_pipeline.command_line import LARGEST_SEED, Output, new_parser, run_command
-from data_pipeline.fields import is_whole
-from data_pipeline.files import write_whole
+from data_pipeline.command_line import Output, new_parser, run_command
+from data_pipeline.files import require_writable, write_whole
 from model.calibration import fit_calibration
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from model.evaluate import tracked
@@ -24,6 +23,7 @@ from model.evaluation import ScoredCase, collect_scores, score_cases, score_netw
 from model.evaluation.card import Card, notes_of
 from model.evaluation.gallery import draw_gallery
 from model.evaluation.labels import confusion, largest_probability
+from model.evaluation.origin import is_unseen, split_seed
 from model.evaluation.reliability import draw_reliability
 from model.evaluation.summary import label_table, summarise, summarise_sizes
 
@@ -53,19 +53,28 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="PREFIX",
         help="writes PREFIX.safetensors, PREFIX.md and the card's pictures, and keeps the notes of an older card",
     )
-    return parser.parse_args(arguments)
+    parser.add_argument("--skip-bad", action="store_true", help="leave out the samples that cannot be used")
+    options = parser.parse_args(arguments)
+    if not options.output.name:
+        parser.error(f"--output must end in the card's name, got {options.output}")
+    if not options.checkpoint.is_file():
+        parser.error(f"--checkpoint must be a .safetensors file, got {options.checkpoint}")
+    return options
 
 
 def make_card(options: argparse.Namespace, console: Console) -> None:
     """Fit temperatures and thresholds on the validation split, score the test split, write checkpoint and card."""
+    weights, path = (options.output.with_name(f"{options.output.name}.{end}") for end in ("safetensors", "md"))
+    # Before the network runs, whatever could stop the files from being written.
+    notes = notes_of(path)
+    require_writable(weights.parent)
     checkpoint, device = load_checkpoint(options.checkpoint), "cuda" if torch.cuda.is_available() else "cpu"
     source = options.data or checkpoint.info.data
-    validation, test = (open_split(checkpoint, source, split, console) for split in SPLITS)
+    opening = {"skip_bad": options.skip_bad, "report": console.print}
+    validation, test = (open_split(checkpoint, source, split, **opening) for split in SPLITS)
     checkpoint = calibrate(checkpoint, validation, device)
     spec, network = checkpoint.info.preprocessing, checkpoint.build().to(device)
     cases = tracked(score_cases(network, test, spec), len(test.records), console)
-    weights, path = (options.output.with_name(f"{options.output.name}.{end}") for end in ("safetensors", "md"))
-    weights.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(weights, checkpoint)
     probs, target = label_table(cases)
     card = Card(
@@ -73,6 +82,7 @@ def make_card(options: argparse.Namespace, console: Console) -> None:
         checkpoint=checkpoint,
         megabytes=weights.stat().st_size / 1e6,
         command=f"python -m model.card {shlex.join(sys.argv[1:])}",
+        unseen=is_unseen(checkpoint.info, test, "test"),
         images=len(cases),
         scores=summarise(cases, test, calibration=checkpoint.info.calibration),
         own_scores=score_network(network, test, spec),
@@ -81,7 +91,7 @@ def make_card(options: argparse.Namespace, console: Console) -> None:
         largest=largest_probability(probs, target),
         pictures=draw_pictures(options, checkpoint, cases, draw_gallery(cases, network, test, spec)),
     )
-    write_whole(path, card.to_markdown(notes_of(path)))
+    write_whole(path, card.to_markdown(notes))
     console.print(f"wrote {weights} and {path}")
 
 
@@ -101,11 +111,9 @@ def draw_pictures(
     return {path.name: shows for path, shows in zip(made, PICTURES.values(), strict=True) if made[path]}
 
 
-def open_split(checkpoint: Checkpoint, source: str, split: Split, console: Console) -> Dataset:
+def open_split(checkpoint: Checkpoint, source: str, split: Split, **opening: Any) -> Dataset:
     """Open a split under the checkpoint's classes, divided as it was for the training."""
-    seed: Any = checkpoint.info.training.get("seed")
-    own_seed = seed if is_whole(seed, 0, LARGEST_SEED) else 0
-    dataset = open_usable(source, split, seed=own_seed, skip_bad=False, report=console.print)
+    dataset = open_usable(source, split, seed=split_seed(checkpoint.info), **opening)
     return dataset.fit_classes(checkpoint.info.seg_classes, checkpoint.info.labels)
 
 

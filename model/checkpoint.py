@@ -140,9 +140,10 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint whole or not at all.
 
-    Matrices and kernels are stored as fp16, vectors (norms, biases, running statistics) as they are. Raises
-    CheckpointError where it cannot be written.
+    Matrices and kernels are stored as fp16 where that holds them, vectors (norms, biases, running statistics) as they
+    are. Raises CheckpointError where it cannot be written, or holds weights that are not finite.
     """
+    _check_finite(path, checkpoint.state)
     tensors = {name: _on_disk(tensor) for name, tensor in checkpoint.state.items()}
     write_tensors(path, tensors, {"format": FORMAT, "info": checkpoint.info.to_json()})
 
@@ -162,8 +163,12 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 def _on_disk(tensor: Tensor) -> Tensor:
     # Safetensors refuses tensors that are not contiguous, as training's channels-last kernels are.
     tensor = tensor.detach().cpu().contiguous()
-    # fp16 halves the file. The vectors are a small part of it, and counts of batches are integers.
-    return tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
+    if not tensor.is_floating_point() or tensor.ndim < 2:
+        # The vectors are a small part of the file, and counts of batches are integers.
+        return tensor
+    half = tensor.half()
+    # Above 65504 it would be infinite.
+    return half if bool(torch.isfinite(half).all()) else tensor
 
 
 def load_checkpoint(source: str | Path) -> Checkpoint:

@@ -13,11 +13,12 @@ from rich.progress import track
 
 from data_pipeline import SOURCES, DataError, Split, open_usable
 from data_pipeline.command_line import Output, new_parser, positive, run_command, seed
-from data_pipeline.files import whole_file, write_whole
+from data_pipeline.files import require_writable, whole_file, write_whole
 from model.checkpoint import CheckpointError, load_checkpoint
 from model.evaluation import ScoredCase, score_cases
 from model.evaluation.average import average_of
 from model.evaluation.gallery import draw_gallery
+from model.evaluation.origin import is_of_the_training, is_unseen, split_seed
 from model.evaluation.reliability import draw_reliability
 from model.evaluation.summary import label_table, report_fields, score_table, summarise, write_cases
 
@@ -49,7 +50,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default="test",
         help="which part of the data; all is every image of folder:DIR or retouch:DIR (default: test)",
     )
-    parser.add_argument("--seed", type=seed, default=0, help="of the data and the bootstrap (default: 0)")
+    parser.add_argument(
+        "--seed", type=seed, help="of the data's division and of the bootstrap (default: that of the training, and 0)"
+    )
     parser.add_argument("--skip-bad", action="store_true", help="leave out the samples that cannot be used")
     parser.add_argument("--output", required=True, type=Path, help="folder for metrics.json, cases.csv, the pictures")
     return parser.parse_args(arguments)
@@ -57,24 +60,30 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def evaluate(options: argparse.Namespace, console: Console) -> None:
     """Score the images, print the table and write `metrics.json`, `cases.csv` and the pictures."""
+    # Before the network runs, whatever could stop the files from being written.
+    require_writable(options.output)
     checkpoints = [load_checkpoint(each) for each in options.checkpoint]
     info, network = checkpoints[0].info, average_of(checkpoints, mirror=options.mirror)
     # An average has probabilities of its own, to which the temperatures and thresholds of one network do not belong.
     calibration = None if options.mirror or len(checkpoints) > 1 else info.calibration
-    opening = {"skip_bad": options.skip_bad, "seed": options.seed, "report": console.print}
+    division = split_seed(info) if options.seed is None else options.seed
+    opening = {"skip_bad": options.skip_bad, "seed": division, "report": console.print}
     what = "all images" if options.split == "all" else f"the {options.split} split"
-    chosen = ", chosen by --seed; --split all scores the whole folder" if options.data.startswith("folder:") else ""
-    console.print(f"scoring {what} of {options.data}{chosen if options.split != 'all' else ''}")
+    of_folder = options.data.startswith("folder:") and options.split != "all"
+    chosen = f", chosen by the seed {division}; --split all scores the whole folder" if of_folder else ""
+    console.print(f"scoring {what} of {options.data}{chosen}")
     dataset = open_usable(options.data, options.split, samples=options.samples, **opening)
     # Before the network runs: masks of other classes would give scores that mean nothing.
     dataset = dataset.fit_classes(info.seg_classes, info.labels)
+    infos = [checkpoint.info for checkpoint in checkpoints]
+    if any(is_of_the_training(one, dataset) and not is_unseen(one, dataset, options.split) for one in infos):
+        console.print("warning: the checkpoint was trained on images of these, or chosen by them")
     network.to("cuda" if torch.cuda.is_available() else "cpu")
     cases = tracked(score_cases(network, dataset, info.preprocessing), len(dataset.records), console)
-    scores = summarise(cases, dataset, options.seed, calibration)
-    names = " and ".join(options.checkpoint) + (" with mirror images" if options.mirror else "")
-    console.print(score_table(scores, f"{names} on {len(cases)} images of {options.data} ({options.split})"))
+    drawn = options.seed or 0
+    scores = summarise(cases, dataset, drawn, calibration)
     report = {"checkpoints": options.checkpoint, "mirror": options.mirror, "data": options.data, "split": options.split}
-    report |= report_fields(cases, dataset, scores, options.seed)
+    report |= report_fields(cases, dataset, scores, drawn)
     write_whole(options.output / "metrics.json", json.dumps(report, indent=2) + "\n")
     write_cases(cases, dataset, options.output / "cases.csv")
     draw_reliability(*label_table(cases), dataset.labels, calibration, options.output / "reliability.png")
@@ -83,6 +92,9 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
         with whole_file(options.output / "gallery.png") as temporary:
             # Named, because the temporary file's suffix tells Pillow nothing.
             gallery.save(temporary, "PNG")
+    names = " and ".join(options.checkpoint) + (" with mirror images" if options.mirror else "")
+    # Last, because the reader of a pipe may be gone.
+    console.print(score_table(scores, f"{names} on {len(cases)} images of {options.data} ({options.split})"))
     written = ["cases.csv", "reliability.png", *(["gallery.png"] if gallery else [])]
     console.print(f"wrote {options.output}/metrics.json, {', '.join(written)}")
 

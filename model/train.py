@@ -10,11 +10,13 @@ from rich.console import Console
 
 from data_pipeline import open_usable
 from data_pipeline.command_line import Output, new_parser, positive, run_command, seed
+from data_pipeline.files import require_writable
 from model.config import PRESETS
-from model.training import FAILURES, add_training_options, checkpoint_info, training_options
+from model.evaluation.origin import training_origin
+from model.training import FAILURES, TrainingError, add_training_options, checkpoint_info, training_options
 from model.training.pretrained import load_pretrained
 from model.training.processes import Processes
-from model.training.trainer import Trainer
+from model.training.trainer import BEST, LAST, Trainer
 
 # As many training images as the generated data have. Fewer are a trial, which validates on a share of them only.
 FULL_RUN = 1000
@@ -51,15 +53,18 @@ def train(options: argparse.Namespace, console: Console) -> None:
     # Under torchrun one process speaks for all, and writes the caches that the others then read.
     processes = Processes.join()
     console.quiet = processes.rank > 0
+    if not options.resume and (earlier := [name for name in (LAST, BEST) if (options.output / name).exists()]):
+        found = options.output / earlier[0]
+        raise TrainingError(f"{found} is of a run before: add --resume to go on with it, or give another --output")
+    require_writable(options.output)
     opening = {"skip_bad": options.skip_bad, "seed": options.seed, "report": console.print}
     with processes.in_turn():
         data = open_usable(options.data, "train", samples=options.samples, **opening)
         validation = open_usable(options.data, "validation", samples=validation_samples(options.samples), **opening)
-    options.output.mkdir(parents=True, exist_ok=True)
     settings = training_options(options, data, epochs=options.epochs, seed=options.seed)
     # Every checkpoint tells how to make it again.
     command = f"python -m model.train {shlex.join(sys.argv[1:])}"
-    record = {"command": command, "preset": options.preset, **asdict(settings)}
+    record = {"command": command, "preset": options.preset, **asdict(settings), **training_origin(data)}
     info = checkpoint_info(options, data, record)
     trainer = Trainer(info, settings, train=data, validation=validation, output=options.output)
     # A resumed run has weights of its own, so that --pretrained may stay in the repeated command.
@@ -69,7 +74,7 @@ def train(options: argparse.Namespace, console: Console) -> None:
         console.print(load_pretrained(trainer.learner.network, options.pretrained))
     best = trainer.run(console)
     console.print(f"best: {', '.join(f'{name} {value:.4f}' for name, value in best.items() if '/' not in name)}")
-    console.print(f"wrote {options.output / 'best.safetensors'}")
+    console.print(f"wrote {options.output / BEST}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,7 +83,11 @@ def main(arguments: list[str] | None = None) -> int:
     A misuse of the command line ends the process with 2.
     """
     options = parse_arguments(arguments)
-    interrupted = "interrupted; go on with --resume"
+
+    def interrupted() -> str:
+        saved = (options.output / LAST).is_file()
+        return "interrupted; go on with --resume" if saved else "interrupted before anything was trained"
+
     return run_command(lambda: train(options, Output()), *FAILURES, interrupted=interrupted)
 
 

@@ -5,7 +5,7 @@ The table has a column `image` and one column of 0 and 1 for each label.
 
 from pathlib import Path
 
-from data_pipeline.records import DataError, Dataset, Record, Split, number_classes
+from data_pipeline.records import Dataset, Record, Split, number_classes
 from data_pipeline.sources.masks import ConvertedMasks, convert_masks, read_rules
 from data_pipeline.sources.pairing import (
     MASK_ENDINGS,
@@ -16,6 +16,7 @@ from data_pipeline.sources.pairing import (
     find_unpaired,
     match,
     read_labels,
+    require_some,
     set_aside,
 )
 
@@ -55,9 +56,9 @@ def open_folder(
     # are all empty still have one class to learn.
     seg_classes = number_classes(max((1, *converted.classes)))
     # Chosen before bad ones are left out, so that mending a file moves no other to another split.
-    stems = [stem for stem in choose_split(table.rows, split, seed) if stem not in bad][:samples]
-    if not stems:
-        raise DataError(f"{folder}: the {split} split is empty: {len(table.rows)} images are too few to split")
+    chosen = choose_split(table.rows, split, seed)
+    stems = [stem for stem in chosen if stem not in bad][:samples]
+    require_some(folder, split, chosen, stems)
     return Dataset(
         name=f"folder:{folder}",
         records=tuple(
@@ -66,6 +67,7 @@ def open_folder(
         seg_classes=seg_classes,
         labels=table.names,
         grey=converted.grey,
+        split_seed=seed,
         notes=notes + _missing_classes(folder, converted, seg_classes),
     )
 

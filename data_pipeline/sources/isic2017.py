@@ -4,7 +4,15 @@ from pathlib import Path
 
 from data_pipeline.records import BACKGROUND, DataError, Dataset, Record, Split
 from data_pipeline.sources.masks import convert_masks
-from data_pipeline.sources.pairing import Table, files_by_stem, find_unpaired, raise_problems, read_labels, set_aside
+from data_pipeline.sources.pairing import (
+    Table,
+    files_by_stem,
+    find_unpaired,
+    raise_problems,
+    read_labels,
+    require_some,
+    set_aside,
+)
 
 NAMES: dict[Split, str] = {"train": "Training", "validation": "Validation", "test": "Test_v2"}
 DIAGNOSES = ("melanoma", "seborrheic_keratosis")
@@ -42,8 +50,7 @@ def open_isic2017(folder: Path, split: Split, samples: int | None, cache: Path, 
     problems = table.problems | find_unpaired(rows, images, masks, file.name) | converted.problems
     bad, notes = set_aside(folder, problems, skip_bad)
     stems = [stem for stem in sorted(rows) if stem not in bad][:samples]
-    if not stems:
-        raise DataError(f"{file} lists no image: the {split} split is empty")
+    require_some(file, split, rows, stems)
     return Dataset(
         name=f"isic2017:{folder}",
         records=tuple(Record(image=images[stem], mask=converted.files[stem], labels=rows[stem]) for stem in stems),

@@ -33,7 +33,7 @@ MASK_ENDINGS = ("_segmentation", "_mask", "-mask", "_seg", "_label", "_labels", 
 SHOWN = 5  # names that an error lists for each problem
 
 Rows = dict[str, tuple[int, ...]]
-Problems = dict[str, list[str]]  # names of files or rows by kind of problem, in the plural
+Problems = dict[str, list[str]]  # stems of files or rows, or what else names them, by kind of problem, in the plural
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,12 @@ def read_labels(path: Path, key: str) -> Table:
         require_names(names, "the names of the labels", 1, MOST_LABELS)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
+    blank = [f"row {number}" for number, line in enumerate(lines, 1) if not line[0]]
+    lines = [line for line in lines if line[0]]
     stems = [stem_of(line[0]) for line in lines]
-    wrong = [line[0] for line in lines if not _is_binary(line[1:], len(header) - 1)]
+    wrong = [stem for stem, line in zip(stems, lines, strict=True) if not _is_binary(line[1:], len(header) - 1)]
     problems = {
+        f"rows of {path.name} that name no image, counted without the header and empty rows": blank,
         f"rows of {path.name} with values other than 0 or 1": wrong,
         f"images listed twice in {path.name}": find_repeated(stems),
     }
@@ -198,12 +201,22 @@ def set_aside(where: Path, problems: Problems, skip_bad: bool) -> tuple[set[str]
     Raises:
         DataError: there are problems, and `skip_bad` is off.
     """
-    bad = {stem_of(name) for names in problems.values() for name in names}
+    bad = {name for names in problems.values() for name in names}
     if not bad or not skip_bad:
         raise_problems(where, problems)
         return set(), ()
     parts = [f"{len(names)} {kind}: {_shorten(names)}" for kind, names in problems.items() if names]
     return bad, (f"left out {len(bad)} of {where} by --skip-bad: " + "; ".join(parts),)
+
+
+def require_some(
+    where: Path, split: Split, chosen: Collection[object], good: Collection[object], what: str = "images"
+) -> None:
+    """Raise DataError where a split is empty, by its share of too few images or because none of them can be used."""
+    if not chosen:
+        raise DataError(f"{where}: the {split} split is empty: there are too few {what} to split")
+    if not good:
+        raise DataError(f"{where}: the {split} split is empty: none of its {len(chosen)} {what} can be used")
 
 
 def find_repeated(names: list[str]) -> list[str]:

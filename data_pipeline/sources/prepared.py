@@ -70,8 +70,8 @@ def create_pixels(folder: Path, count: int, size: int) -> Pixels:
 def _has_shape(file: Path, shape: tuple[int, ...]) -> bool:
     try:
         return bool(np.load(file, mmap_mode="r", allow_pickle=False).shape == shape)
-    except (OSError, ValueError):
-        # Missing, or cut short.
+    except (OSError, ValueError, EOFError):
+        # Missing, cut short, or empty.
         return False
 
 
@@ -96,13 +96,17 @@ def write_manifest(folder: Path, dataset: Dataset, size: int, sources: list[str]
         sources: for each record, the hash of its files.
         digests: for each record, the hash of its pixels.
     """
+    records = [
+        # `asdict` leaves paths as they are, and JSON has none. Whole, so that the data can be used from any folder.
+        {**asdict(record), "image": str(record.image.absolute()), "mask": str(record.mask.absolute())}
+        for record in dataset.records
+    ]
     manifest = {
         "size": size,
         **{key: value for key, value in asdict(dataset).items() if key not in ("records", "prepared", "notes")},
         "records": [
-            # `asdict` leaves paths as they are, and JSON has none.
-            {**asdict(r), "image": str(r.image), "mask": str(r.mask), "source": source, "pixels": digest}
-            for r, source, digest in zip(dataset.records, sources, digests, strict=True)
+            {**record, "source": source, "pixels": digest}
+            for record, source, digest in zip(records, sources, digests, strict=True)
         ],
     }
     write_whole(folder / MANIFEST, json.dumps(manifest))
@@ -122,11 +126,12 @@ def open_prepared(folder: Path, split: Split, samples: int | None) -> Dataset:
     place = folder / split
     if not (place / MANIFEST).is_file():
         raise DataError(
-            f"{place} holds no finished prepared data: run python -m data_pipeline.prepare --output {folder}"
+            f"{place} holds no finished prepared data: run python -m data_pipeline.prepare --split {split} "
+            f"--output {folder} with the --data, --size and --seed of its other splits"
         )
     try:
         manifest = read_object((place / MANIFEST).read_text(), MANIFEST)
-        require_keys(manifest, MANIFEST, ("size", "name", "seg_classes", "labels", "grey", "records"))
+        require_keys(manifest, MANIFEST, ("size", "name", "seg_classes", "labels", "grey", "split_seed", "records"))
         require(isinstance(manifest["records"], tuple), "records", "a list", manifest["records"])
         rows = [object_of(row, "each record") for row in manifest["records"][:samples]]
         for row in rows:
@@ -134,7 +139,10 @@ def open_prepared(folder: Path, split: Split, samples: int | None) -> Dataset:
             # What was prepared before sizes were measured lacks them.
             require_keys(row, "each record", needed, optional=("smallest",))
         pixels = load_pixels(place, manifest["size"])
-    except (OSError, ValueError) as error:
+        held = len(pixels.images)
+        listed = len(manifest["records"])
+        require(listed == held, "the number of records", f"that of {IMAGES}, {held}", listed)
+    except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{place} cannot be read ({error}): prepare again") from None
     damaged = [row["image"] for index, row in enumerate(rows) if pixels.digest(index) != row["pixels"]]
     if damaged:
@@ -145,6 +153,7 @@ def open_prepared(folder: Path, split: Split, samples: int | None) -> Dataset:
         seg_classes=manifest["seg_classes"],
         labels=manifest["labels"],
         grey=manifest["grey"],
+        split_seed=manifest["split_seed"],
         prepared=place,
     )
 

@@ -14,7 +14,7 @@ from rich.progress import track
 from data_pipeline.files import code_version, whole_folder
 from data_pipeline.image_header import ImageError
 from data_pipeline.records import BACKGROUND, DataError, Dataset, Record, Split, Volume
-from data_pipeline.sources.pairing import Problems, choose_split, raise_problems
+from data_pipeline.sources.pairing import Problems, choose_split, raise_problems, require_some
 from data_pipeline.volume_header import check_volume
 
 PREFIX = "RETOUCH-TrainingSet-"
@@ -86,14 +86,14 @@ def open_retouch(
         for name in choose_split([name for name in volumes if name.startswith(f"{vendor}/")], split, (seed, index))
     ]
     records = [record for name in chosen if name not in bad for record in slices[name]]
-    if not records:
-        raise DataError(f"{folder}: the {split} split is empty: {len(volumes)} volumes are too few to split")
+    require_some(folder, split, chosen, records, "volumes")
     return Dataset(
         name=f"retouch:{folder}",
         records=_spread(records, samples),
         seg_classes=(BACKGROUND, *FLUIDS),
         labels=FLUIDS,
         grey=True,
+        split_seed=seed,
         notes=notes,
     )
 

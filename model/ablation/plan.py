@@ -1,5 +1,6 @@
 """Plan how long each arm may train: as many epochs, the same for all, as fit into the budget."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,8 +63,9 @@ def plan_epochs(
     once = per_image * SCORING_SHARE * size.test
     epochs = int((60 * minutes - once) / epoch)
     if epochs < 1:
+        needed = math.ceil((epoch + once) / 6) / 10
         raise TrainingError(
-            f"--budget must be at least {(epoch + once) / 60:.0f} minutes for one epoch of {len(arms)} arms and "
+            f"--budget must be at least {needed:g} minutes for one epoch of {len(arms)} arms and "
             f"{seeds} seeds on this machine, got {minutes:g}; fewer --samples, --seeds or --arm take less"
         )
     return epochs

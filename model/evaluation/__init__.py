@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from data_pipeline import Batch, Dataset, Preprocessing, Record, TrainingLoader
+from data_pipeline import Batch, DataError, Dataset, Preprocessing, Record, TrainingLoader
 from data_pipeline.enlarge import enlarge
 from model.bootstrap import Array
+from model.checkpoint import CheckpointError
 from model.metrics import TaskScores, one_hot
-from model.network import DecodedNetwork
+from model.network import decode
 
 BATCH = 8
 PERCENTILE = 95  # of the distances between outlines: the largest may be that of a single stray pixel
@@ -94,14 +95,19 @@ def predict_batches(
 
     That is masks (B, S, S), label probabilities (B, C) and the probabilities (B, K, S, S) behind the masks.
 
-    The network is left in evaluation mode.
+    The network is left in evaluation mode. Raises CheckpointError where it gives a logit that is not finite.
     """
-    # What is exported and served is scored, not the bare logits.
-    decoded, device = DecodedNetwork(model).eval(), next(model.parameters()).device
+    network, device = model.eval(), next(model.parameters()).device
     for batch in TrainingLoader(dataset, spec, batch_size=BATCH, augment=False, shuffle=False, seed=0):
         # Entered for each batch and not around the loop: a generator would leave it on in the caller's code.
         with torch.inference_mode():
-            mask, probabilities, soft = decoded(batch.image.to(device))
+            logits = network(batch.image.to(device))
+            # Decoded, NaN would be a class and infinity a certain label.
+            if not all(bool(torch.isfinite(one).all()) for one in logits):
+                first = dataset.records[int(batch.index[0])].image
+                raise CheckpointError(f"the weights overflow: logits are NaN or infinite in the batch from {first} on")
+            # What is exported and served is scored, not the bare logits.
+            mask, probabilities, soft = decode(logits)
         yield batch, mask.cpu(), probabilities.cpu(), soft.cpu()
 
 
@@ -137,7 +143,12 @@ def predict_records(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> 
 
 
 def score_cases(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> Iterator[ScoredCase]:
-    """Yield the scores of each record, in order."""
+    """Yield the scores of each record, in order.
+
+    Raises DataError where a target is missing, as it may be of prepared data, which hold masks of another size.
+    """
+    if missing := [record.mask for record in dataset.records if not record.mask.is_file()]:
+        raise DataError(f"{missing[0]} is missing: scores are at the size of each mask's file; restore it")
     for predicted in predict_records(model, dataset, spec):
         # At the size of the target, to which a client enlarges the mask in the same way.
         target = np.asarray(Image.open(predicted.record.mask))

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipeline import DataError
 from data_pipeline.fields import as_line
+from model.calibration import FEWEST, Calibration
 from model.checkpoint import Checkpoint
 from model.evaluation.sizes import SizeScore
 from model.evaluation.summary import Estimate
@@ -45,6 +47,7 @@ class Card:
     checkpoint: calibrated.
     megabytes: of its file.
     command: that wrote the card.
+    unseen: whether the test images are known to be others than those of the training.
     images: number of test images.
     scores: of `summarise`, with masks at each image's own size.
     own_scores: of `TaskScores`, with masks at the network's size.
@@ -58,6 +61,7 @@ class Card:
     checkpoint: Checkpoint
     megabytes: float
     command: str
+    unseen: bool
     images: int
     scores: Mapping[str, Estimate]
     own_scores: Mapping[str, float]
@@ -83,7 +87,7 @@ class Card:
             ["data", f"`{_text(info.data)}`"],
             ["made by", f"`{_text(str(training.get('command', 'not recorded')))}`"],
             ["chosen by", f"epoch {training.get('epoch', '?')}, the best on the validation split"],
-            ["calibrated on", f"{calibration.images} validation images" if calibration else "nothing"],
+            ["calibrated on", _calibrated_on(calibration)],
             ["this card by", f"`{_text(self.command)}`"],
         ]
         says = f"Takes an image, and gives a mask of {classes} and the probabilities of {labels}."
@@ -92,9 +96,9 @@ class Card:
     def _scores(self) -> list[str]:
         info = self.checkpoint.info
         text = (
-            f"Scores on the test split, {self.images} images that were used for neither training nor choosing, with "
-            "95 % intervals over resampled images. Masks are compared at each image's own size. An ECE is to be "
-            "compared with that by chance, and its interval lies too high, because a resample repeats images."
+            f"Scores on {self.images} images of the test split, {self._origin()}, with 95 % intervals over resampled "
+            "images. Masks are compared at each image's own size. An ECE is to be compared with that by chance, and "
+            "its interval lies too high, because a resample repeats images."
         )
         own = [self.own_scores.get(name) for name in ("dice", *(f"dice/{one}" for one in info.seg_classes[1:]))]
         masks = _score_rows(self.scores, MASK_ROWS, info.seg_classes[1:])
@@ -107,17 +111,27 @@ class Card:
             _table(["labels", "mean", *info.labels], labels),
         ]
 
+    def _origin(self) -> str:
+        if self.unseen:
+            return "which were used for neither training nor choosing"
+        return "of which the checkpoint does not tell whether they were used for training"
+
     def _decisions(self) -> list[str]:
         info = self.checkpoint.info
         parts = []
         if info.calibration:
             pairs, temperatures = info.calibration.thresholds, info.calibration.temperatures
             columns = zip(info.labels, temperatures, pairs.sensitive, pairs.specific, strict=True)
-            rows = [[label, f"{t:.2f}", f"{low:.3f}", f"{high:.3f}"] for label, t, low, high in columns]
+            values = [[label, f"{t:.2f}", f"{low:.3f}", f"{high:.3f}"] for label, t, low, high in columns]
+            rows = [
+                row if fitted else [row[0], "1", "none", "none"]
+                for row, fitted in zip(values, info.calibration.fitted, strict=True)
+            ]
             text = (
                 f"Each was chosen on the validation images: a sensitivity of {pairs.rate:g} at the sensitive threshold "
+                "and a specificity of the same at the specific one. In between a label is uncertain. A label with "
+                f"fewer than {FEWEST} validation images of either kind has none, and is as it was trained."
             )
-            text += "and a specificity of the same at the specific one. In between a label is uncertain."
             parts = [
                 f"## Decisions\n\n{text}",
                 _table(["label", "temperature", "sensitive threshold", "specific threshold"], rows),
@@ -143,8 +157,23 @@ class Card:
 
 
 def notes_of(card: Path) -> str:
-    """Return the notes of an older card, or nothing where there is none."""
-    return card.read_text().partition(NOTES)[2].strip() if card.is_file() else ""
+    """Return the notes of an older card, or nothing where there is none.
+
+    Raises DataError where the file is no card, which nothing of ours may replace.
+    """
+    if not card.exists():
+        return ""
+    lines = card.read_text(errors="replace").splitlines() if card.is_file() else []
+    # A line of its own: the card's text may hold a name that reads like it.
+    if NOTES not in lines:
+        raise DataError(f"{card} is there and is no card, which has a line '{NOTES}'; choose another --output")
+    return "\n".join(lines[lines.index(NOTES) + 1 :]).strip()
+
+
+def _calibrated_on(calibration: Calibration | None) -> str:
+    if calibration is None or not any(calibration.fitted):
+        return "nothing"
+    return f"{calibration.images} validation images"
 
 
 def _is_statistic(name: str) -> bool:

@@ -85,7 +85,9 @@ def add_training_options(parser: ArgumentParser, *, learning_rate: float) -> Non
         action="store_true",
         help="compute in bfloat16 on a CPU too: faster with AMX, many times slower without instructions for it",
     )
-    parser.add_argument("--batch-size", type=positive(int), default=8, help="images of one step (default: 8)")
+    parser.add_argument(
+        "--batch-size", type=positive(int, most=4096), default=8, help="images of one step (default: 8)"
+    )
     parser.add_argument(
         "--learning-rate",
         type=positive(float),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from model.checkpoint import CheckpointError
 
 EXPECTED = "give a state_dict as torch.save writes it, or a .safetensors file"
+NESTED = ("state_dict", "model_state_dict", "model")
 # torchvision's names -> ours, tried in this order. The stem's are followed by the tensor's own name and nothing else:
 # "conv1.0.weight" is a tensor of some other network.
 RENAMES = (
@@ -39,7 +40,13 @@ def load_pretrained(network: nn.Module, source: str) -> str:
     own = network.state_dict()
     matching = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
     if not matching:
-        raise CheckpointError(f"no tensor of {source} has a name and shape of this network; choose another --preset")
+        raise CheckpointError(
+            f"no tensor of {source} has a name and shape of this network; it has {_named(given)}, the network "
+            f"{_named(own)}"
+        )
+    bad = [name for name, tensor in matching.items() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise CheckpointError(f"{source} holds NaN or infinite weights in {len(bad)} tensors, first in {bad[0]}")
     # With its own tensors in the gaps: a state that lacks some would be refused.
     network.load_state_dict({**own, **matching})
     unknown = sum(name not in own for name in given)
@@ -75,5 +82,17 @@ def _read(source: str) -> dict[str, Tensor]:
         raise CheckpointError(f"--pretrained {source} cannot be read as weights ({reason}); {EXPECTED}") from None
     if not isinstance(tensors, dict):
         raise CheckpointError(f"--pretrained {source} holds a {type(tensors).__name__}; {EXPECTED}")
+    # Trainers keep the weights beside their own state, and wrap the network.
+    inner = next((tensors[name] for name in NESTED if isinstance(tensors.get(name), dict)), tensors)
+    return {name.removeprefix("module."): tensor for name, tensor in inner.items() if _is_weight(name, tensor)}
+
+
+def _is_weight(name: object, tensor: object) -> bool:
     # A dictionary may hold other things, as an epoch or an optimiser's state.
-    return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
+    dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_complex()
+    return isinstance(name, str) and dense
+
+
+def _named(tensors: dict[str, Tensor]) -> str:
+    """Name the first tensor with its shape, so that a reader sees why nothing fits."""
+    return next((f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items()), "none")

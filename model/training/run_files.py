@@ -117,7 +117,9 @@ def _draw_curves(rows: list[Row], path: Path) -> None:
             (loss if name == "loss" else scores).plot(*zip(*points, strict=True), marker=".", label=name)
     loss.set(title="training loss", xlabel="epoch")
     scores.set(title="validation", xlabel="epoch", ylim=(0, 1))
-    scores.legend()
+    # A score that no epoch could have is not drawn.
+    if scores.lines:
+        scores.legend()
     for axes in (loss, scores):
         # Of a few epochs matplotlib would mark halves.
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

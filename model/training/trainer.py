@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
@@ -14,6 +14,7 @@ from rich.progress import Progress, TaskID
 from torch import nn
 
 from data_pipeline import Batch, Dataset, TrainingLoader
+from data_pipeline.fields import shown
 from model.calibration import fit_calibration
 from model.checkpoint import Checkpoint, CheckpointError, CheckpointInfo, save_checkpoint
 from model.config import ModelConfig
@@ -25,6 +26,7 @@ from model.training.learner import Learner, MultiTaskLoss, balanced_weights
 from model.training.processes import Processes
 from model.training.run_files import Row, load_state, save_state, write_history
 
+BEST, LAST = "best.safetensors", "last.safetensors"
 SAVE_EVERY = 300.0  # seconds: at most this much is lost when the machine goes down
 
 
@@ -64,6 +66,7 @@ class Trainer:
         """
         self.processes = Processes.join()
         self.info, self.validation, self.options, self.output = info, validation, options, output
+        self.images = "; ".join(f"{len(one.records)}, {one.fingerprint()}" for one in (train, validation))
         self.loader = self._open_batches(train)
         # Before the network is built: every process starts from the same weights.
         torch.manual_seed(options.seed)
@@ -104,19 +107,24 @@ class Trainer:
     @property
     def settings(self) -> dict[str, Any]:
         """Return what a resumed run must have in common with the one it continues."""
-        return {**asdict(self.options), "data": self.info.data, "levels": self.info.preprocessing.white_level}
+        data = {"data": self.info.data, "levels": self.info.preprocessing.white_level, "images": self.images}
+        return {**asdict(self.options), **data}
 
     def resume(self) -> None:
         """Continue where `output` was saved last.
 
         Raises CheckpointError where nothing was saved, or the state is that of another run.
         """
-        path = self.output / "last.safetensors"
+        path = self.output / LAST
         if not path.is_file():
             raise CheckpointError(f"--resume needs {path}, which does not exist; omit --resume to start again")
         place = load_state(path, self.learner)
-        if EARLIER | place["settings"] != self.settings:
-            raise CheckpointError(f"{path} was trained with {place['settings']}; give the same options to resume it")
+        # States from before the images were compared do not tell of them.
+        kept = {**EARLIER, "images": self.images, **place["settings"]}
+        if changed := differences(kept, self.settings):
+            raise CheckpointError(f"{path} was trained with {changed}; give the same options and data to resume it")
+        if place["history"] and not (self.output / BEST).is_file():
+            raise CheckpointError(f"{self.output / BEST} is missing, which this run had written; start a run anew")
         self.loader.load_state_dict(place["loader"])
         self.losses, self.history, self.best = place["losses"], place["history"], place["best"]
 
@@ -125,11 +133,16 @@ class Trainer:
 
         Raises KeyboardInterrupt, with the state saved, after the step in which Ctrl-C came.
         """
+        # From here on there is something to resume.
+        self._save()
         steps = self.options.epochs * len(self.loader)
         # In a file or a pipe the bar would be a line among those of the epochs.
         silent = self.processes.rank > 0 or not console.is_terminal
         with Progress(console=console, disable=silent) as progress, Interrupt() as interrupt:
             task = progress.add_task("training", total=steps)
+            # Of an epoch that ended before its validation did.
+            if len(self.history) < self.loader.epoch:
+                self._finish_epoch(progress.console)
             while self.loader.epoch < self.options.epochs:
                 self._epoch(steps, interrupt, progress, task)
                 self._finish_epoch(progress.console)
@@ -148,7 +161,8 @@ class Trainer:
                 raise TrainingError(f"the loss became NaN on {self._names(batch)}; check them or lower the rate")
             text = f"epoch {number // len(self.loader) + 1}/{self.options.epochs}, loss {self.losses[-1]:.3f}"
             progress.update(task, completed=number + 1, description=text)
-            if self.loader.position == 0:  # the epoch's last batch: validation comes before the next state
+            if self.loader.position == 0:  # the epoch's last batch
+                self._save()
                 return
             stop = self.processes.any(interrupt.requested)
             if stop or time.monotonic() - saved > SAVE_EVERY:
@@ -170,29 +184,36 @@ class Trainer:
         predicted = collect_scores(self.learner.averaged, self.validation, self.loader.spec)
         scores = predicted.compute()
         names = {"dice": "dice", "pooled_dice": "pooled dice", "auc": "auc"}
-        shown = ", ".join(f"{text} {scores[name]:.4f}" for name, text in names.items() if name in scores)
+        scored = ", ".join(f"{text} {scores[name]:.4f}" for name, text in names.items() if name in scores)
         chosen = selection_score(scores, self.options)
         tasks = " and ".join(names[name] for name in selection_tasks(self.options))
-        console.print(f"epoch {epoch}: loss {loss:.4f}, validation {shown}; best by {tasks}: {chosen:.4f}")
         learned = {"label_weight": self.learner.loss.label_weight} if self.options.learned_weights else {}
         self.history.append({"epoch": epoch, "loss": loss, **learned, **scores})
-        if chosen > selection_score(self.best, self.options):
+        if not self.best or chosen > selection_score(self.best, self.options):
             self.best = scores
             info = replace(
                 self.info,
                 training={**self.info.training, "epoch": epoch, "validation": scores},
                 calibration=fit_calibration(*predicted.labels_collected()),
             )
-            save_checkpoint(self.output / "best.safetensors", Checkpoint(info, self.learner.averaged.state_dict()))
+            save_checkpoint(self.output / BEST, Checkpoint(info, self.learner.averaged.state_dict()))
         write_history(self.history, self.output)
-        # Last, so that a run which dies before it repeats the end of this epoch and writes the rest again.
+        # After all that, so that a run which dies before it repeats the end of this epoch and writes the rest again.
         self._save()
+        # Last, because the reader of a pipe may be gone.
+        console.print(f"epoch {epoch}: loss {loss:.4f}, validation {scored}; best by {tasks}: {chosen:.4f}")
 
     def _save(self) -> None:
         if self.processes.rank == 0:
             place = {"settings": self.settings, "loader": self.loader.state_dict(), "losses": self.losses}
             place |= {"history": self.history, "best": self.best}
-            save_state(self.output / "last.safetensors", self.learner, place)
+            save_state(self.output / LAST, self.learner, place)
+
+
+def differences(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """Name every option that is another now, with its value then and now, or return an empty text."""
+    names = [name for name in {**kept, **asked} if kept.get(name) != asked.get(name)]
+    return ", ".join(f"{name} {shown(kept.get(name))} (now {shown(asked.get(name))})" for name in names)
 
 
 def selection_tasks(options: TrainingOptions) -> list[str]:
@@ -203,5 +224,5 @@ def selection_tasks(options: TrainingOptions) -> list[str]:
 
 def selection_score(scores: dict[str, float], options: TrainingOptions) -> float:
     """Return what makes an epoch the best: pooled Dice, AUC, or the mean of both so that neither task is given up."""
-    # An undefined score counts less than any other, so that `best`, which is empty at first, loses to every epoch.
+    # An undefined score counts less than any other.
     return mean(scores.get(name, -1.0) for name in selection_tasks(options))

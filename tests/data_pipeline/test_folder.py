@@ -23,8 +23,8 @@ def write_folder(folder: Path, count: int = 20, scale: int = 1) -> Path:
     return folder
 
 
-def opened(folder: Path, split: str = "train") -> Dataset:
-    return open_source(f"folder:{folder}", split, cache=folder / "cache")  # type: ignore[arg-type]
+def opened(folder: Path, split: str = "train", *, skip_bad: bool = False) -> Dataset:
+    return open_source(f"folder:{folder}", split, cache=folder / "cache", skip_bad=skip_bad)  # type: ignore[arg-type]
 
 
 def test_splits_are_disjoint_cover_everything_and_depend_on_the_seed(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     Image.fromarray(picture(9, 9)).save(folder / "images" / "stray.png")
     assert_refused(
         lambda: opened(folder),
-        "2 rows of labels.csv with values other than 0 or 1: s5.png, s6.png",
+        "2 rows of labels.csv with values other than 0 or 1: s5, s6",
         "2 images listed twice in labels.csv: s5, s6",
         "2 images without a mask: s1, stray",
         "1 images without a row in labels.csv: stray",
@@ -102,6 +102,33 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         "1 masks of another size than their image: s3",
         '1 masks with values that are neither 0 and 255 nor class indices below 64: put {"threshold": 128} into',
     )
+
+
+def test_rows_without_a_name_are_told_by_their_place(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
+    with (folder / "labels.csv").open("a") as file:
+        file.write(",1,0\n")
+    assert_refused(lambda: opened(folder), "1 rows of labels.csv that name no image, counted", "empty rows: row 21")
+
+
+def test_names_with_two_endings_are_left_out_whole(tmp_path: Path) -> None:
+    """Exports of DICOM viewers are named scan.dcm.png: one of their endings is part of the name."""
+    folder = write_folder(tmp_path, 10)
+    for place in (folder / "images", folder / "masks"):
+        (place / "s3.png").rename(place / "s2.dcm.png")
+    text = (folder / "labels.csv").read_text()
+    (folder / "labels.csv").write_text(text.replace("s3.png", "s2.dcm.png"))
+    (folder / "masks" / "s2.dcm.png").unlink()
+    left = {record.image.name for record in opened(folder, "all", skip_bad=True).records}
+    assert "s2.png" in left and "s2.dcm.png" not in left and len(left) == 9
+
+
+def test_a_split_of_bad_images_alone_is_named(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, 10)
+    for record in opened(folder, "test").records:
+        (folder / "masks" / record.image.name).unlink()
+    reason = "the test split is empty: none of its 1 images can be used"
+    assert_refused(lambda: opened(folder, "test", skip_bad=True), reason)
 
 
 def test_files_that_share_their_stem_are_named(tmp_path: Path) -> None:
@@ -124,7 +151,7 @@ def test_unreadable_files_are_left_to_the_scan(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("image,first\ns0.png,2\n", "1 rows of labels.csv with values other than 0 or 1: s0.png"),
+        ("image,first\ns0.png,2\n", "1 rows of labels.csv with values other than 0 or 1: s0"),
         ("image,first\ns0.png,0\ns0.jpg,1\n", "1 images listed twice in labels.csv: s0"),
         ("file,first\ns0.png,0\n", "the first line must be 'image'"),
         ("", "the first line must be 'image'"),

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -105,6 +106,51 @@ def test_a_file_cut_short_is_noticed_and_repaired(source: Dataset, tmp_path: Pat
     assert len(open_prepared(tmp_path, "train", None).records) == 19
 
 
+def test_an_empty_array_is_prepared_again(source: Dataset, tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    prepare(source, 48, folder)
+    (folder / "images.npy").write_bytes(b"")
+    with pytest.raises(DataError, match=r"train cannot be read \(.*\): prepare again"):
+        open_prepared(tmp_path, "train", None)
+    assert prepare(source, 48, folder) == 19
+
+
+def test_a_folder_is_not_finished_while_other_samples_are_prepared(
+    source: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "train"
+    prepare(source, 48, folder)
+    monkeypatch.setattr("data_pipeline.prepare.write_manifest", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(replace(source, records=source.records[:4]), 48, folder)
+    with pytest.raises(DataError, match=r"holds no finished prepared data: run .* --split train "):
+        open_prepared(tmp_path, "train", None)
+
+
+def test_prepared_data_can_be_used_from_any_folder(
+    source: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(source.records[0].image.parent)
+    named = replace(
+        source,
+        split_seed=3,
+        records=tuple(
+            replace(record, image=Path(record.image.name), mask=Path(record.mask.name)) for record in source.records
+        ),
+    )
+    prepare(named, 32, tmp_path / "train")
+    monkeypatch.chdir(tmp_path)
+    found = open_prepared(tmp_path, "train", None)
+    assert found.records[0].mask.is_file() and found.split_seed == 3
+
+
+def test_lines_of_the_journal_that_are_no_samples_cost_nothing(source: Dataset, tmp_path: Path) -> None:
+    prepare(source, 48, tmp_path)
+    with (tmp_path / JOURNAL).open("a") as journal:
+        journal.write('7\n{"index": 3}\nnull\n[]\n')
+    assert prepare(source, 48, tmp_path) == 0
+
+
 def test_half_a_line_in_the_journal_costs_its_sample_only(source: Dataset, tmp_path: Path) -> None:
     prepare(source, 48, tmp_path)
     journal = tmp_path / JOURNAL
@@ -141,6 +187,10 @@ def test_the_command(source: Dataset, tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as misuse:
         main(["--data", f"folder:{folder}", "--size", "0", "--output", str(output)])
     assert misuse.value.code == 2
+    for wrong in (["--size", "5000"], ["--threads", "9999"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["--data", f"folder:{folder}", "--size", "40", "--output", str(output), *wrong])
+        assert "must be at most" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -150,6 +200,7 @@ def test_the_command(source: Dataset, tmp_path: Path, capsys: pytest.CaptureFixt
         ({"seg_classes": ["background", ""]}, "each of seg_classes must be one line of text, got ''"),
         ({"more": 1}, "manifest.json must be an object of size, name, "),
         ({"records": 7}, "records must be a list, got 7"),
+        ({"records": []}, "the number of records must be that of images.npy, 19, got 0"),
         ({"records": [7]}, "each record must be a JSON object, got 7"),
         ({"records": [{}]}, "each record must be an object with image, mask, "),
     ],

@@ -1,5 +1,6 @@
 """Test that bad samples are found together before training, and that the others can be trained on."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +64,22 @@ def test_skip_bad_trains_on_exactly_the_good_ones(broken: Dataset, spec: Preproc
     assert (len(good.records), len(bad)) == (35, 5)
     batches = list(TrainingLoader(good, spec, batch_size=8, augment=True, shuffle=True, seed=0))
     assert sorted(int(i) for b in batches for i in b.index) == list(range(35))
+
+
+def test_a_data_set_of_bad_samples_alone_is_named(broken: Dataset, tmp_path: Path) -> None:
+    alone = replace(broken, records=tuple(broken.records[index] for index in BROKEN))
+    with pytest.raises(
+        DataError, match=r"^none of the 5 samples of test can be used, first .*3\.png: image: "
+    ) as caught:
+        drop_bad(alone, skip_bad=True, cache=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}', '{"a": [1, "b"]}', "null"])
+def test_damaged_results_are_found_again(content: str, broken: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "scan.json").write_text(content)
+    assert len(scan_samples(replace(broken, records=broken.records[:4]), cache=tmp_path)) == 1
+    assert len(json.loads((tmp_path / "scan.json").read_text())) == 4
 
 
 def test_results_are_kept_by_content(broken: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

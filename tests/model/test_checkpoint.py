@@ -83,9 +83,22 @@ def test_weights_that_do_not_fit_or_are_not_finite_are_refused(tmp_path: Path, n
     save_checkpoint(path, Checkpoint(info, {**state, "head.classify.1.bias": torch.zeros(9)}))
     with pytest.raises(CheckpointError, match=r"do not fit.*head.classify.1.bias"):
         load_checkpoint(path).build()
-    save_checkpoint(path, Checkpoint(info, {**state, "head.classify.1.bias": torch.tensor([0.0, float("nan"), 1.0])}))
+    broken = {**state, "head.classify.1.bias": torch.tensor([0.0, float("nan"), 1.0])}
+    with pytest.raises(CheckpointError, match=r"NaN.*head.classify.1.bias"):
+        save_checkpoint(path, Checkpoint(info, broken))
+    save_file(broken, path, metadata={"format": FORMAT, "info": info.to_json()})
     with pytest.raises(CheckpointError, match=r"NaN.*head.classify.1.bias"):
         load_checkpoint(path)
+
+
+def test_a_weight_that_fp16_cannot_hold_stays_as_it_is(tmp_path: Path, network: MultiTaskResFormer) -> None:
+    info = info_of(network.config, ("background", "a", "b", "c"), ("x", "y", "z"), "synthetic:oct")
+    state = network.state_dict()
+    state["head.classify.1.weight"] = state["head.classify.1.weight"].clone()
+    state["head.classify.1.weight"][0, 0] = 1e5
+    save_checkpoint(tmp_path / "large.safetensors", Checkpoint(info, state))
+    loaded = load_checkpoint(tmp_path / "large.safetensors").state
+    assert torch.equal(loaded["head.classify.1.weight"], state["head.classify.1.weight"])
 
 
 def with_metadata(path: Path, text: str) -> Path:

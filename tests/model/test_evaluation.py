@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,9 @@ from model.calibration import Calibration
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from model.evaluation import ScoredCase, score_masks
 from model.evaluation.average import Average, average_of
+from model.evaluation.card import notes_of
 from model.evaluation.gallery import pick
+from model.evaluation.origin import is_of_the_training, is_unseen, split_seed
 from model.evaluation.sizes import scores_by_size
 from model.evaluation.summary import Estimate, summarise
 from model.network import DecodedNetwork, build_model
@@ -326,8 +329,87 @@ def test_a_card_holds_the_scores_and_keeps_its_notes(
     ]
     assert load_checkpoint("cards/mine.safetensors").info.calibration == calibrated
     capsys.readouterr()
-    assert card.main(["--checkpoint", "random:tiny", "--output", "cards/random"]) == 1
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    for wrong in (["--checkpoint", "random:tiny"], ["--output", "."]):
+        with pytest.raises(SystemExit, match="2"):
+            card.main([*arguments, *wrong])
+    capsys.readouterr()
+    # Before anything is scored.
+    monkeypatch.setattr(card, "load_checkpoint", None)
+    for content in (b"# Mine\n\nSee ## Notes below.\n", b"\xff\xfe"):
+        Path("cards/other.md").write_bytes(content)
+        assert card.main([*arguments[:-1], "cards/other"]) == 1
+        assert "cards/other.md is there and is no card" in capsys.readouterr().err
+        assert Path("cards/other.md").read_bytes() == content
+    assert card.main([*arguments[:-1], "mine.safetensors/other"]) == 1
+    assert "mine.safetensors" in capsys.readouterr().err
+
+
+def test_notes_are_what_follows_a_line_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "card.md"
+    assert notes_of(path) == ""
+    path.write_text("| ## Notes z | 1 |\n\n## Notes\n\nMine.\n\n## Notes\n")
+    assert notes_of(path) == "Mine.\n\n## Notes"
+
+
+@pytest.mark.parametrize(
+    ("training", "seed", "split", "of_training", "unseen"),
+    [
+        ({"source": "folder:a", "split_seed": 3}, 3, "test", True, True),
+        ({"source": "folder:a", "split_seed": 3}, 4, "test", True, False),
+        ({"source": "folder:a", "split_seed": 3}, 3, "validation", True, False),
+        ({"source": "folder:b", "split_seed": 3}, 3, "test", False, False),
+        # Of before both were recorded.
+        ({"seed": 3}, 3, "test", True, True),
+        ({}, 0, "test", True, True),
+        # A source with splits of its own.
+        ({"source": "folder:a", "split_seed": None}, None, "test", True, True),
+    ],
+)
+def test_images_are_unseen_only_where_that_is_known(
+    training: dict[str, Any], seed: int | None, split: Any, of_training: bool, unseen: bool
+) -> None:
+    info = replace(info_of(SMALLEST, ("background", *"abc"), tuple("abc"), "folder:a"), training=training)
+    dataset = Dataset(name="folder:a", records=(), seg_classes=("background", "a"), labels=("a",), split_seed=seed)
+    assert is_of_the_training(info, dataset) == of_training
+    assert is_unseen(info, dataset, split) == unseen
+    assert split_seed(info) == (training.get("split_seed") or training.get("seed", 0))
+
+
+def test_weights_that_overflow_are_named(
+    retouch: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = load_checkpoint(retouch[1])
+    for name, factor in (("head.classify.1.weight", 1e38), ("decoder.classify.weight", 1e38)):
+        state = {**checkpoint.state, name: checkpoint.state[name] * factor}
+        state["head.norms.0.weight"] = state["head.norms.0.weight"] * 1e30
+        state["decoder.blocks.2.conv.norm.weight"] = state["decoder.blocks.2.conv.norm.weight"] * 1e30
+        save_checkpoint(tmp_path / "large.safetensors", Checkpoint(checkpoint.info, state))
+        command = ["--checkpoint", str(tmp_path / "large.safetensors"), *retouch[2:], "--output", str(tmp_path / "out")]
+        assert evaluate.main(command) == 1
+        assert "error: the weights overflow: logits are NaN or infinite" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_known_before_the_work(
+    retouch: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluate, "load_checkpoint", None)
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert evaluate.main([*retouch, "--output", str(place)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ") and str(tmp_path / "file") in line
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_scores_are_written_before_they_are_printed(
+    retouch: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*arguments: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(evaluate, "score_table", gone)
+    assert evaluate.main([*retouch, "--samples", "4", "--output", str(tmp_path)]) == 141
+    assert {"metrics.json", "cases.csv", "reliability.png"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_names_pass_through_every_output_as_they_are(

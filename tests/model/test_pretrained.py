@@ -13,7 +13,7 @@ from model import MultiTaskResFormer, build_model
 from model.checkpoint import CheckpointError
 from model.network.encoder import ResFormerStage
 from model.training.pretrained import load_pretrained
-from tests.helpers.networks import SMALLEST
+from tests.helpers.networks import SMALLEST, lived_in
 
 Tensors = dict[str, Tensor]
 
@@ -79,6 +79,17 @@ def test_the_convolutional_path_computes_what_the_given_resnet_does(suffix: str,
         torch.testing.assert_close(ours.res(x), resnet_stage(x, tensors, stage, blocks))
 
 
+@pytest.mark.parametrize("wrapped", ["state_dict", "model", ""])
+def test_weights_are_found_where_trainers_keep_them(wrapped: str, tmp_path: Path) -> None:
+    given = lived_in(SMALLEST).state_dict()
+    odd = {7: torch.ones(1), "sparse": torch.eye(3).to_sparse(), "complex": torch.ones(2, dtype=torch.complex64)}
+    inner = {f"module.{name}": tensor for name, tensor in given.items()} | odd
+    torch.save({wrapped: inner, "epoch": 3} if wrapped else inner, tmp_path / "some.pth")
+    network = build_model(SMALLEST)
+    assert f"took {len(given)} of its {len(given)} tensors" in load_pretrained(network, str(tmp_path / "some.pth"))
+    assert all(torch.equal(tensor, given[name]) for name, tensor in network.state_dict().items())
+
+
 @pytest.fixture
 def untouched() -> MultiTaskResFormer:
     return build_model(SMALLEST)
@@ -97,6 +108,10 @@ def test_what_does_not_fit_is_refused(untouched: MultiTaskResFormer, tmp_path: P
         ) as caught:
             load_pretrained(untouched, str(tmp_path / name))
         assert "\n" not in str(caught.value)
+    own = next(name for name, tensor in untouched.state_dict().items() if tensor.ndim == 4)
+    torch.save({own: untouched.state_dict()[own] * float("nan")}, tmp_path / "nan.pth")
+    with pytest.raises(CheckpointError, match=f"holds NaN or infinite weights in 1 tensors, first in {own}"):
+        load_pretrained(untouched, str(tmp_path / "nan.pth"))
     torch.save([torch.ones(1)], tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match="holds a list; give a state_dict"):
         load_pretrained(untouched, str(tmp_path / "list.pth"))

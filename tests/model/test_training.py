@@ -23,6 +23,7 @@ from data_pipeline import Batch, Dataset, open_source
 from deploy.building.plan import contract_of
 from model import PRESETS, MultiTaskResFormer, Prediction, evaluate, train
 from model.checkpoint import CheckpointError, load_checkpoint, write_tensors
+from model.metrics import TaskScores
 from model.training import EARLIER, TrainingError, TrainingOptions
 from model.training.learner import BETAS, WEIGHT_DECAY, MultiTaskLoss, balanced_weights
 from model.training.trainer import Trainer
@@ -78,7 +79,7 @@ def test_a_run_from_before_there_was_a_choice_is_resumed(data: Dataset, tmp_path
     path = tmp_path / "last.safetensors"
     with safe_open(path, framework="pt") as file:
         place = json.loads(file.metadata()["place"])
-    for name in EARLIER:
+    for name in (*EARLIER, "images"):
         del place["settings"][name]
     write_tensors(path, load_file(path), {"place": json.dumps(place)})
     trainer(data, tmp_path, options).resume()
@@ -205,8 +206,13 @@ def test_resuming_something_else_is_refused(data: Dataset, tmp_path: Path) -> No
         trainer(data, tmp_path).resume()
     deeper = trainer(data, tmp_path, short)
     deeper.info = replace(deeper.info, preprocessing=replace(deeper.info.preprocessing, white_level=4095))
-    with pytest.raises(CheckpointError, match="'levels': 65535}; give the same options"):
+    with pytest.raises(CheckpointError, match=r"with levels 65535 \(now 4095\); give the same options"):
         deeper.resume()
+    # The same images under labels of another order, and fewer of them.
+    swapped = replace(data, labels=data.labels[::-1])
+    for changed in (swapped, replace(data, records=data.records[:4])):
+        with pytest.raises(CheckpointError, match=r"trained with images '.*; give the same options and data"):
+            trainer(changed, tmp_path, short).resume()
     other = trainer(data, tmp_path, short)
     cast(MultiTaskResFormer, other.learner.network).decoder.classify = torch.nn.Conv2d(8, 2, 1)
     with pytest.raises(CheckpointError, match="another preset or data"):
@@ -218,6 +224,56 @@ def test_resuming_something_else_is_refused(data: Dataset, tmp_path: Path) -> No
     (tmp_path / "last.safetensors").write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match="not a training state"):
         trainer(data, tmp_path, short).resume()
+
+
+def test_a_finished_run_without_its_best_weights_is_not_resumed(data: Dataset, tmp_path: Path) -> None:
+    short = replace(OPTIONS, epochs=1)
+    trainer(data, tmp_path, short).run(QUIET)
+    (tmp_path / "best.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"best\.safetensors is missing, which this run had written"):
+        trainer(data, tmp_path, short).resume()
+
+
+def test_an_epoch_is_saved_before_its_validation(
+    data: Dataset, whole: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = trainer(data, tmp_path)
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    # As a second Ctrl-C does, which nobody holds back.
+    monkeypatch.setattr("model.training.trainer.collect_scores", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        first.run(QUIET)
+    monkeypatch.undo()
+    second = trainer(data, tmp_path)
+    second.resume()
+    assert (second.loader.epoch, second.history) == (1, [])
+    second.run(QUIET)
+    assert (tmp_path / "history.csv").read_text() == (whole.output / "history.csv").read_text()
+
+
+def test_the_first_epoch_is_kept_though_its_scores_are_undefined(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(data, tmp_path, replace(OPTIONS, epochs=2, segmentation_weight=0))
+    computed = TaskScores.compute
+    monkeypatch.setattr(TaskScores, "compute", lambda self: {k: v for k, v in computed(self).items() if k != "auc"})
+    run.run(QUIET)
+    assert load_checkpoint(tmp_path / "best.safetensors").info.training["epoch"] == 1
+
+
+def test_what_was_saved_is_known_when_a_reader_is_gone(data: Dataset, tmp_path: Path) -> None:
+    closed = Mock(spec=Console, is_terminal=False, quiet=False)
+    run = trainer(data, tmp_path, replace(OPTIONS, epochs=1))
+    closed.print.side_effect = BrokenPipeError
+    run._epoch(2, Mock(requested=False), Mock(), cast(TaskID, 0))
+    with pytest.raises(BrokenPipeError):
+        run._finish_epoch(closed)
+    again = trainer(data, tmp_path, replace(OPTIONS, epochs=1))
+    again.resume()
+    assert len(again.history) == 1 and (tmp_path / "best.safetensors").is_file()
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_files(data: Dataset, tmp_path: Path) -> None:
@@ -266,6 +322,11 @@ def test_the_commands_train_and_evaluate(
     assert best.info.preprocessing.white_level == 4095
     assert contract_of(best.info, max_batch=1).preprocessing == best.info.preprocessing
     assert best.info.seg_classes == ("background", "IRF", "SRF", "PED")
+    capsys.readouterr()
+    assert train.main([*arguments, "--levels", "4095"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: out/last.safetensors is of a run before: add --resume") and error.count("\n") == 1
+    assert best.info.training["source"] == "synthetic:oct" and best.info.training["split_seed"] is None
     scoring = ["--checkpoint", "out/best.safetensors", "--output", "out", "--samples", "4"]
     assert evaluate.main([*scoring, "--data", "synthetic:oct"]) == 0
     assert '"pooled_dice"' in Path("out/metrics.json").read_text()

@@ -188,7 +188,9 @@ def test_without_a_gpu_the_command_ends_with_one_line(
     monkeypatch.setattr(command, "look", lambda: NOTHING)
     assert command.main(["--output", str(tmp_path / "results")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: no step can run without torch, triton, an NVIDIA GPU")
+    assert line.startswith(
+        "error: no step can run without torch, triton, a C compiler (gcc, clang or CC), an NVIDIA GPU"
+    )
     assert not (tmp_path / "results").exists()
 
 

@@ -55,7 +55,7 @@ def test_what_is_no_address_is_a_misuse(
     with pytest.raises(SystemExit) as ended:
         main(["a.png", "--output", "out", "--protocol", protocol, "--url", text])
     assert ended.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("python -m deploy.client: error: ")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
 
 
 def test_proxies_of_the_environment_stand_before_other_machines_alone() -> None:
