@@ -91,7 +91,7 @@ def open_usable(
     usable, bad = drop_bad(dataset, skip_bad=skip_bad, cache=cache)
     if bad:
         report(
-            f"left out {len(bad)} of {len(dataset.records)} {split} samples that cannot be used, "
+            f"left out {len(bad)} of {len(dataset.records)} samples ({split}) that cannot be used, "
             f"first {bad[0].record.image}: {bad[0].reason}"
         )
     return usable

@@ -212,7 +212,9 @@ def _check_finite(path: Path, state: dict[str, Tensor]) -> None:
 
 def _parse_info(path: Path, metadata: dict[str, str]) -> CheckpointInfo:
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"checkpoint {path} has format {shown(metadata.get('format'))}, expected '{FORMAT}'")
+        raise CheckpointError(
+            f"checkpoint {path} has format {shown(metadata.get('format'))}, expected '{FORMAT}' as model.train writes it"
+        )
     try:
         return CheckpointInfo.from_json(metadata.get("info", ""))
     except ValueError as error:

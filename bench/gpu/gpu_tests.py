@@ -39,7 +39,7 @@ class RowPerTest:
         self.session = session
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """Announce a test."""
+        """Name a test before it can end the process."""
         self.session.announce(_row(nodeid))
 
     def pytest_runtest_setup(self) -> None:

@@ -58,7 +58,7 @@ def open_folder(
     # Chosen before bad ones are left out, so that mending a file moves no other to another split.
     chosen = choose_split(table.rows, split, seed)
     stems = [stem for stem in chosen if stem not in bad][:samples]
-    require_some(folder, split, chosen, stems)
+    require_some(folder, split, len(table.rows), chosen, stems)
     return Dataset(
         name=f"folder:{folder}",
         records=tuple(

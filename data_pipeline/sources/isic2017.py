@@ -50,7 +50,7 @@ def open_isic2017(folder: Path, split: Split, samples: int | None, cache: Path, 
     problems = table.problems | find_unpaired(rows, images, masks, file.name) | converted.problems
     bad, notes = set_aside(folder, problems, skip_bad)
     stems = [stem for stem in sorted(rows) if stem not in bad][:samples]
-    require_some(file, split, rows, stems)
+    require_some(file, split, len(rows), rows, stems)
     return Dataset(
         name=f"isic2017:{folder}",
         records=tuple(Record(image=images[stem], mask=converted.files[stem], labels=rows[stem]) for stem in stems),

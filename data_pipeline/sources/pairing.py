@@ -210,11 +210,20 @@ def set_aside(where: Path, problems: Problems, skip_bad: bool) -> tuple[set[str]
 
 
 def require_some(
-    where: Path, split: Split, chosen: Collection[object], good: Collection[object], what: str = "images"
+    where: Path, split: Split, known: int, chosen: Collection[object], good: Collection[object], what: str = "images"
 ) -> None:
-    """Raise DataError where a split is empty, by its share of too few images or because none of them can be used."""
+    """Raise DataError where a split is empty.
+
+    Args:
+        where: the source.
+        split: which split.
+        known: how many images the source has.
+        chosen: those of the split.
+        good: those of these that can be used.
+        what: the images are called.
+    """
     if not chosen:
-        raise DataError(f"{where}: the {split} split is empty: there are too few {what} to split")
+        raise DataError(f"{where}: the {split} split is empty: {known} {what} are too few to split")
     if not good:
         raise DataError(f"{where}: the {split} split is empty: none of its {len(chosen)} {what} can be used")
 

@@ -86,7 +86,7 @@ def open_retouch(
         for name in choose_split([name for name in volumes if name.startswith(f"{vendor}/")], split, (seed, index))
     ]
     records = [record for name in chosen if name not in bad for record in slices[name]]
-    require_some(folder, split, chosen, records, "volumes")
+    require_some(folder, split, len(volumes), chosen, records, "volumes")
     return Dataset(
         name=f"retouch:{folder}",
         records=_spread(records, samples),

@@ -112,7 +112,7 @@ def test_rows_without_a_name_are_told_by_their_place(tmp_path: Path) -> None:
 
 
 def test_names_with_two_endings_are_left_out_whole(tmp_path: Path) -> None:
-    """Exports of DICOM viewers are named scan.dcm.png: one of their endings is part of the name."""
+    """Use the names that DICOM viewers export, of whose two endings one is part of the name."""
     folder = write_folder(tmp_path, 10)
     for place in (folder / "images", folder / "masks"):
         (place / "s3.png").rename(place / "s2.dcm.png")
