@@ -212,9 +212,8 @@ def _check_finite(path: Path, state: dict[str, Tensor]) -> None:
 
 def _parse_info(path: Path, metadata: dict[str, str]) -> CheckpointInfo:
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(
-            f"checkpoint {path} has format {shown(metadata.get('format'))}, expected '{FORMAT}' as model.train writes it"
-        )
+        found = shown(metadata.get("format"))
+        raise CheckpointError(f"checkpoint {path} has format {found}, expected '{FORMAT}', as of best.safetensors")
     try:
         return CheckpointInfo.from_json(metadata.get("info", ""))
     except ValueError as error:
