@@ -40,7 +40,7 @@ class Volume:
 class Record:
     """Describe one sample on disk.
 
-    image: any image file that DALI decodes.
+    image: any image file that `image_file.decodable` takes.
     mask: 8-bit grey PNG file whose values are class indices.
     labels: 0 or 1 for each label of the data set.
     volume: the volume that a slice belongs to, None for a single image.
@@ -61,7 +61,7 @@ class Dataset:
 
     Raises DataError where names of classes or labels are repeated or are not one line of text each.
 
-    name: the source, as it was given to `--data`.
+    name: the source, as it was given to `--data`. That of prepared data is the source that was prepared.
     records: the samples.
     seg_classes: names of the mask's classes by index. The first one is the background.
     labels: names of the image-level labels.

@@ -46,7 +46,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--precision",
         choices=[*PRECISIONS, AUTO],
         default="fp32",
-        help="of the engines (default: fp32). fp8: TensorRT only, from compute capability 8.9 on. "
+        help="of the engines (default: fp32). fp8: TensorRT and the ONNX file, from compute capability 8.9 on. "
         "auto: try all that this machine runs, serve the fastest that keeps the task's scores",
     )
     parser.add_argument(

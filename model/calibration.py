@@ -65,7 +65,7 @@ def fit_calibration(probs: Array, target: NDArray[np.bool_]) -> Calibration:
     """Fit temperatures and choose thresholds.
 
     A label with fewer than `FEWEST` images of either kind keeps a temperature of 1 and the thresholds 0 and 1, by which
-    it is always uncertain.
+    it is uncertain but where its probability is 1 in float32.
 
     Args:
         probs: label probabilities (N, C) of the validation images before any temperature.

@@ -25,7 +25,7 @@ EXAMPLES = """examples:
   python -m model.train --data synthetic:skin --preset tiny --samples 64 --epochs 2 --output build/trial
   python -m model.train --data folder:my_data --preset paper-224 --epochs 150 --learning-rate 7e-5 --output build/mine
   python -m model.train --data synthetic:skin --preset tiny --output build/skin --resume
-  torchrun --nproc-per-node 2 -m model.train --data folder:my_data --preset paper-224 --output build/mine
+  torchrun --nproc-per-node 2 -m model.train --data folder:my_data --preset paper-224 --output build/shared
 """
 
 

@@ -7,6 +7,7 @@ from data_pipeline.sources.masks import convert_masks
 from data_pipeline.sources.pairing import (
     Table,
     files_by_stem,
+    find_rivals,
     find_unpaired,
     raise_problems,
     read_labels,
@@ -45,15 +46,16 @@ def open_isic2017(folder: Path, split: Split, samples: int | None, cache: Path, 
     # The archive of images also holds a superpixel PNG for each image and a CSV of metadata, which are not used.
     images = files_by_stem(image_folder, layout, "ISIC_*.jpg")
     masks = files_by_stem(mask_folder, layout, "ISIC_*_segmentation.png", ending="_segmentation")
-    pairs = {stem: (images[stem], masks[stem]) for stem in images.keys() & masks.keys()}
+    pairs = {stem: (images[stem][0], masks[stem][0]) for stem in images.keys() & masks.keys()}
     converted = convert_masks(pairs, cache, classes=len(SEG_CLASSES))
     problems = table.problems | find_unpaired(rows, images, masks, file.name) | converted.problems
+    problems |= {"images that share their name with another": find_rivals(images)}
     bad, notes = set_aside(folder, problems, skip_bad)
     stems = [stem for stem in sorted(rows) if stem not in bad][:samples]
     require_some(file, split, len(rows), rows, stems)
     return Dataset(
         name=f"isic2017:{folder}",
-        records=tuple(Record(image=images[stem], mask=converted.files[stem], labels=rows[stem]) for stem in stems),
+        records=tuple(Record(image=images[stem][0], mask=converted.files[stem], labels=rows[stem]) for stem in stems),
         seg_classes=SEG_CLASSES,
         labels=table.names,
         notes=notes,

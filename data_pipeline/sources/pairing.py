@@ -112,8 +112,8 @@ def stem_of(name: str) -> str:
     return stem if stem and f"{dot}{ending}".lower() in SUFFIXES else base
 
 
-def files_by_stem(folder: Path, layout: str, pattern: str = "*", ending: str = "") -> dict[str, Path]:
-    """Return the files of a folder by their stem.
+def files_by_stem(folder: Path, layout: str, pattern: str = "*", ending: str = "") -> dict[str, list[Path]]:
+    """Return the files of a folder by their stem, which several may share.
 
     Args:
         folder: where to look. Hidden files, and those that are no images by their ending, are ignored.
@@ -122,16 +122,17 @@ def files_by_stem(folder: Path, layout: str, pattern: str = "*", ending: str = "
         ending: removed from the end of each stem.
 
     Raises:
-        DataError: the folder is missing, or two files have the same stem.
+        DataError: the folder is missing.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is missing: {layout}")
     files = sorted(
         path for path in folder.iterdir() if path.is_file() and _is_meant(path.name.lower(), pattern.lower())
     )
-    stems = [stem_of(path.name).removesuffix(ending) for path in files]
-    raise_problems(folder, {"files that share their stem with another": find_repeated(stems)})
-    return dict(zip(stems, files, strict=True))
+    found: dict[str, list[Path]] = {}
+    for path in files:
+        found.setdefault(stem_of(path.name).removesuffix(ending), []).append(path)
+    return found
 
 
 def _is_meant(name: str, pattern: str) -> bool:
@@ -139,7 +140,7 @@ def _is_meant(name: str, pattern: str) -> bool:
     return fnmatch(name, pattern) and not left_behind
 
 
-def match(files: dict[str, Path], stems: Collection[str], endings: tuple[str, ...] = ()) -> dict[str, list[Path]]:
+def match(files: dict[str, list[Path]], stems: Collection[str], endings: tuple[str, ...] = ()) -> dict[str, list[Path]]:
     """Return files under the stems that they belong to: the same one, or one that differs in case or by an ending.
 
     A file that belongs to none of the stems is under its own.
@@ -152,11 +153,11 @@ def match(files: dict[str, Path], stems: Collection[str], endings: tuple[str, ..
     wanted, by_case = set(stems), Counter(stem.casefold() for stem in stems)
     of_case = {stem.casefold(): stem for stem in stems if by_case[stem.casefold()] == 1}
     matched: dict[str, list[Path]] = {}
-    for stem, path in files.items():
+    for stem, paths in files.items():
         own = stem.casefold()
         names = [own, *(own.removesuffix(ending) for ending in endings if own.endswith(ending))]
         target = next((of_case[name] for name in names if name in of_case), stem)
-        matched.setdefault(stem if stem in wanted else target, []).append(path)
+        matched.setdefault(stem if stem in wanted else target, []).extend(paths)
     return matched
 
 

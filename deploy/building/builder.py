@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
+from data_pipeline import Split
 from deploy.building.cache import BuildState, export_tools, tool
 from deploy.building.plan import AUTO, CALIBRATION, EngineSpec, left_out
 from deploy.content import network_files, network_fingerprint
@@ -93,7 +94,7 @@ class Builder:
         """Load the samples and run the reference, the trained network in PyTorch, on them."""
         self.state, self.job, self.options = state, state.job, state.job.options
         self.scratch, self.console = scratch, console
-        self.samples = load_samples(self.job.contract, self.options.data, self.options.samples)
+        self.samples = self._load(self.options.samples, "validation")
         self.model = self.job.checkpoint.build()
         with step(console, f"PyTorch fp32 on {self.samples.name}"):
             self.verifier = Verifier(self.model, self.samples, self.job.contract.max_batch)
@@ -230,7 +231,11 @@ class Builder:
     def _calibration(self) -> NDArray[np.float32]:
         """Load the images that quantised engines take their ranges from."""
         # Training images, because the result is verified on the validation images.
-        return load_samples(self.job.contract, self.options.data, CALIBRATION, "train").images
+        return self._load(CALIBRATION, "train").images
+
+    def _load(self, count: int, split: Split) -> Samples:
+        info, source = self.job.checkpoint.info, self.options.data
+        return load_samples(self.job.contract, info, source, count, split, self.console.print)
 
     def _open(self, target: str, precision: str, path: Path) -> Runner | None:
         return engine_runner(target, precision, path, self.options.threads)

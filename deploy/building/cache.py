@@ -10,17 +10,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data_pipeline import Split, open_source
+from data_pipeline import Split
 from deploy.building.plan import CALIBRATION, EngineSpec, Job, plan_engines
 from deploy.content import fingerprint, possible_files
 from deploy.engines import ONNX, QUANTIZED, TARGETS, onnx_version
 from deploy.files import GPU_DIRECTORY
 from deploy.report import CPU_TARGETS, EngineRecord, Report, machine, read_report
+from deploy.verify.task_gate import open_images
 from model.checkpoint import Checkpoint
 
 EXPORT_TOOLS = ("torch", "onnx", "onnxscript")
 OWN_PACKAGES = ("kernels", "model", "data_pipeline", "deploy")
-SOURCES = (".py", ".html")
+SOURCES = (".py", ".html", ".css", ".js", ".cpp", ".hpp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +176,7 @@ def _data_fingerprint(job: Job, split: Split, samples: int) -> list[str]:
     """Hash what a job is verified or calibrated on: every image, mask and label in their order, and not their paths."""
     if job.options.data is None:
         return ["noise"]
-    dataset = open_source(job.options.data, split, samples=samples)
+    dataset = open_images(job.checkpoint.info, job.options.data, split, samples)
     records, names = dataset.records, [*dataset.seg_classes, *dataset.labels]
     with ThreadPoolExecutor() as pool:
         hashes = pool.map(lambda record: fingerprint(record.image) + fingerprint(record.mask), records)

@@ -27,8 +27,8 @@ def check_room(output: Path) -> None:
 
     `model_repository` is what Triton's users call theirs: it would be replaced, and their models would be gone.
     """
-    folders = (DIRECTORY, GPU_DIRECTORY)
-    for name in (*sorted(_names_of_builds()), REPORT, PAGE):
+    folders, names = (DIRECTORY, GPU_DIRECTORY), sorted({*_names_of_builds(), REPORT, PAGE})
+    for name in names:
         path, is_folder = output / name, name in folders
         if path.exists() and path.is_dir() != is_folder:
             kind = "folder" if is_folder else "file"
@@ -39,13 +39,14 @@ def check_room(output: Path) -> None:
             f"{others[0]} is of no build, and a build replaces {others[0].parent}: move it, or give another output"
         )
     # A damaged or deleted report is repaired, so other traces of a build count too.
-    if any((output / name).exists() for name in (REPORT, STAGED)) or any((output / DIRECTORY).glob("*/")):
+    if read_report(output) or (output / STAGED).exists() or any((output / DIRECTORY).glob("*/")):
         return
-    if found := sorted(name for name in _names_of_builds() if (output / name).is_file()):
-        raise BuildError(
-            f"{output / found[0]} is there without a build's report, and a build may replace it: move it, or give "
-            "another output"
-        )
+    for name in names:
+        path = output / name
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise BuildError(
+                f"{path} is there without a build's report, and a build may replace it: move it, or give another output"
+            )
 
 
 def commit(staged: Path, output: Path) -> None:

@@ -44,7 +44,8 @@ class Result:
     mask: (S, S) uint8, an index into `seg_classes` for every pixel of the network's square view of the image.
     seg_classes: names of the mask's values, "background" first.
     class_probabilities: one in [0, 1] for each label. They are independent of each other.
-    seg_probabilities: (K, S, S) float32 before the decision, or None where they were not requested.
+    seg_probabilities: (K, S, S) float32 before the decision, or None where neither they nor the mask at the image's
+        own size were requested.
     seconds: from sending the image to receiving the response.
     request_id: what the server's log calls this request.
     version: number of the network's version that answered.

@@ -43,8 +43,9 @@ def read_repository(repository: Path) -> dict[str, schema.ModelConfig]:
 
 
 def check_owner(folder: Path) -> None:
-    """Raise ServerError where any user could change the model, which is code."""
-    for path in (folder.parent, folder, *folder.rglob("*")):
+    """Raise ServerError where any user could change the model, which is code, or what stands beside it."""
+    beside = (path for path in folder.parent.iterdir() if path.is_file())
+    for path in (folder.parent, *beside, folder, *folder.rglob("*")):
         if path.stat().st_mode & stat.S_IWOTH:
             raise ServerError(f"{path} can be changed by every user of this machine: run chmod -R o-w {folder.parent}")
 

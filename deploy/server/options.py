@@ -50,12 +50,13 @@ class ServerOptions:
 
     address: of the interface to bind.
     http_port: of the proxy. 0 picks a free port, here and below.
-    grpc_port: of tritonserver's gRPC endpoint.
+    grpc_port: of the gRPC proxy.
     metrics_port: of the Prometheus metrics.
     tuning: "tuned" is what `deploy.tune` has written into the repository, for this network and machine, and "latency"
         and "throughput" are its two ends. Without it they are one worker with every core ("tuned" as well), and one
         worker a core. `Workers` are taken as they are.
-    max_request_bytes: the limit on one request. A larger one fails with 413 over HTTP, INVALID_ARGUMENT over gRPC.
+    max_request_bytes: the limit on one request. A larger one fails with 413 over HTTP, and over gRPC with
+        INVALID_ARGUMENT, or RESOURCE_EXHAUSTED from 1 MiB above on.
     tls: encrypts HTTP and gRPC. The metrics stay plain.
     token: what every request except those for health and the page must carry. Empty asks for none.
     page: whether http://HOST:PORT/ is a page to try the model on.

@@ -1,16 +1,19 @@
 """Load the images that engines are scored on, and decide what an engine may cost in Dice, accuracy and AUC."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_pipeline import Dataset, Split, TrainingLoader, open_source
+from data_pipeline import Dataset, Split, TrainingLoader, open_usable
 from deploy.contract import Contract
 from deploy.engines import EngineOutput
 from deploy.verify import SCORES, Change
 from model.bootstrap import Array, interval, resample, with_means
+from model.checkpoint import CheckpointInfo
+from model.evaluation.origin import split_seed
 from model.metrics import TaskScores
 
 TASK_TOLERANCE = {"dice": 0.005, "accuracy": 0.01}
@@ -50,17 +53,39 @@ class Samples:
     dataset: Dataset | None = None
 
 
-def load_samples(contract: Contract, source: str | None, count: int, split: Split = "validation") -> Samples:
-    """Load `count` images of `source`, or seeded noise where it is None.
+def open_images(
+    info: CheckpointInfo, source: str, split: Split, count: int, report: Callable[[str], object] = lambda line: None
+) -> Dataset:
+    """Open up to `count` images of a source, divided as for the training and without those that cannot be used.
 
-    Raises DataError where the source has other classes than the contract.
+    Args:
+        info: of the checkpoint, whose classes the images must have.
+        source: as `--data` takes it.
+        split: which split.
+        count: number of images, before bad ones are left out.
+        report: called with each line on what was left out.
+
+    Raises:
+        DataError: the source has other classes, or no image that can be used.
     """
+    opening = {"seed": split_seed(info), "skip_bad": True, "report": report}
+    return open_usable(source, split, samples=count, **opening).fit_classes(info.seg_classes, info.labels)  # type: ignore[arg-type]
+
+
+def load_samples(
+    contract: Contract,
+    info: CheckpointInfo,
+    source: str | None,
+    count: int,
+    split: Split = "validation",
+    report: Callable[[str], object] = lambda line: None,
+) -> Samples:
+    """Load the images of `open_images`, or seeded noise where there is no source."""
     # Random weights have no data of their own. Noise is enough to compare numbers on.
     if source is None:
         shape = (NOISE_IMAGES[split], *contract.network_input.shape)
         return Samples(name="noise", images=np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
-    dataset = open_source(source, split, samples=count)
-    dataset.check_classes(contract.seg_classes, contract.labels)
+    dataset = open_images(info, source, split, count, report)
     # In the order of the dataset, which the report's gallery relies on.
     loader = TrainingLoader(dataset, contract.preprocessing, batch_size=BATCH, augment=False, shuffle=False, seed=0)
     batches = list(loader)

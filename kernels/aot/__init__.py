@@ -196,6 +196,8 @@ def build_all(output: Path, capabilities: list[int], kernels: list[str]) -> list
     unknown = [one for one in capabilities if one not in CAPABILITIES]
     require(not unknown, f"compute capability must be one of {CAPABILITIES}, got {unknown}")
     output.mkdir(parents=True, exist_ok=True)
+    # Of a run before: it would tell of files that this one writes anew.
+    (output / "kernels.json").unlink(missing_ok=True)
     indices = [index for index, one in enumerate(shipped()) if one.kernel in kernels]
     jobs = [(index, capability) for index in indices for capability in capabilities]
     # Spawned: the imported libraries have started threads by now, whose locks a forked process would inherit.

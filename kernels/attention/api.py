@@ -55,6 +55,7 @@ def window_attention(
     _check_table(qkv, bias_table, num_heads, window_size)
     scale = _positive_scale(qkv, num_heads, scale)
     if bias_rows is not None:
+        require_tensors(bias_rows=bias_rows)
         _check_rows(qkv, bias_rows, num_heads, window_size, shift_size)
     if choose(impl, "window_attention", qkv.device, kernel_refusal(qkv, num_heads, window_size)):
         # Prepared outside the operator, so that autograd carries the gradient of the rows on to the table.

@@ -1,5 +1,7 @@
 """Arrange the learned bias table in the form that the kernels load."""
 
+from numbers import Real
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +22,8 @@ def table_rows(window_size: int) -> int:
 
 def check_scale(scale: float) -> None:
     """Raise KernelInputError unless q k^T can be multiplied by `scale`."""
+    number = isinstance(scale, (Real, torch.SymFloat, torch.SymInt)) and not isinstance(scale, bool)
+    require(number, f"scale must be a number, got {scale!r}")
     require(0 < scale < float("inf"), f"scale must be positive and finite, got {scale}")
 
 

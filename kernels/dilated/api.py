@@ -49,6 +49,7 @@ def dilated_fusion(
     _check_dtype_and_device(x, weight, "weight", (x.dtype,))
     _check_bias(x, bias, weight.shape[1])
     if taps is not None:
+        require_tensors(taps=taps)
         _check_taps(x, taps, weight.shape[1], dilations)
     if choose(impl, "dilated_fusion", x.device, kernel_refusal(x, weight, bias, weight.shape[1])):
         out: Tensor = dilated_op(x, pack_taps(weight, dilations) if taps is None else taps, bias, list(dilations))

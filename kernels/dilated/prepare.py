@@ -15,6 +15,7 @@ def distinct(dilations: Sequence[int]) -> tuple[int, ...]:
 
 def check_dilations(weight: Tensor, dilations: Sequence[int]) -> None:
     """Raise KernelInputError unless each branch of the weight has one dilation."""
+    require(isinstance(dilations, Sequence), f"dilations must be a sequence, got {dilations!r}")
     require_whole(**{f"dilations[{place}]": dilation for place, dilation in enumerate(dilations)})
     require(
         len(dilations) == weight.shape[0] and all(dilation > 0 for dilation in dilations),

@@ -61,7 +61,7 @@ def add_training_options(parser: ArgumentParser, *, learning_rate: float) -> Non
     parser.add_argument(
         "--samples",
         type=positive(int),
-        help="number of training images (default: all that the source has), validated on a fifth where below 1000",
+        help="number of training images (default: all that the source has)",
     )
     parser.add_argument(
         "--levels",

@@ -134,8 +134,10 @@ def test_a_split_of_bad_images_alone_is_named(tmp_path: Path) -> None:
 def test_files_that_share_their_stem_are_named(tmp_path: Path) -> None:
     folder = write_folder(tmp_path)
     Image.fromarray(picture(47, 60, 7)).save(folder / "images" / "s7.jpg")
-    with pytest.raises(DataError, match="1 files that share their stem with another: s7"):
+    with pytest.raises(DataError, match="1 images that share their name with another: s7"):
         opened(folder)
+    left = {record.image.stem for record in opened(folder, "all", skip_bad=True).records}
+    assert "s7" not in left and len(left) == 19
 
 
 def test_unreadable_files_are_left_to_the_scan(tmp_path: Path) -> None:

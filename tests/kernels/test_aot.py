@@ -72,8 +72,8 @@ def test_every_shipped_configuration_has_its_own_row(ampere: list[Row]) -> None:
     assert all(row["path"].with_suffix(suffix).stat().st_size > 1000 for row in ampere for suffix in (".cubin", ".ptx"))
 
 
-# The assembler settles for 96 registers here, with which a block more fits on a multiprocessor. It is stage 3 of "tiny":
-# half the channels a step would not spill, but issue a third more instructions on every architecture.
+# The assembler settles for 96 registers here, with which a block more fits on a multiprocessor. It is stage 3 of
+# "tiny". Half the channels a step would not spill, but issue a third more instructions on every architecture.
 SPILLS = {"dilated_fusion-c64-64-d2-3-5-8x16x64x64-split2-fp16-sm100": 48}
 if triton.__version__.startswith("3.7."):
     # Its assembler comes with PyTorch's CUDA builds.

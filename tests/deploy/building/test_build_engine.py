@@ -223,8 +223,9 @@ def test_the_gpu_server_gets_the_fastest_plan_that_passed(built: Built) -> None:
     report = read_report(built.output)
     assert report is not None and report.plan is None
     plan = replace(report.engines[0], target="tensorrt", precision="fp32", latency_ms=2.0)
-    others = {"fp16": {"latency_ms": 1.0}, "bf16": {"latency_ms": None}, "int8": {"latency_ms": 0.5, "refused": "why"}}
-    plans = [plan, *(replace(plan, precision=name, **fields) for name, fields in others.items())]
+    faster = replace(plan, precision="fp16", latency_ms=1.0)
+    never = (replace(plan, precision="bf16", latency_ms=None), replace(faster, precision="int8", refused="why"))
+    plans = [plan, faster, *never]
     for order in (plans, plans[::-1]):
         chosen = replace(report, engines=(*report.engines, *order)).plan
         assert chosen is not None and chosen.name == "tensorrt fp16"

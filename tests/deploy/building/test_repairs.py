@@ -24,7 +24,7 @@ import deploy.building
 from deploy import BuildError, build
 from deploy.building import cache, commit
 from deploy.building.plan import Job
-from deploy.files import DIRECTORY
+from deploy.files import DIRECTORY, GPU_DIRECTORY
 from deploy.report import Report, read_report, write_report
 from deploy.server.model_configs import read_repository
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -172,11 +172,19 @@ def triton_users_models(output: Path) -> None:
     (model / "model.plan").write_bytes(b"mine")
 
 
+def users_folder(output: Path) -> None:
+    """Put a folder of notes where a build puts the GPU server's repository."""
+    (output / GPU_DIRECTORY).mkdir()
+    (output / GPU_DIRECTORY / "notes.txt").write_text("mine")
+
+
 OBSTACLES: dict[str, Damage] = {
     f"{DIRECTORY}/densenet": triton_users_models,
     "model.onnx": lambda output: (output / "model.onnx").write_bytes(b"another tool's"),
     "openvino.fp32.xml": lambda output: (output / "openvino.fp32.xml").mkdir(),
     "report.html": lambda output: (output / "report.html").mkdir(),
+    "report.json": lambda output: (output / "report.json").write_text('{"of": "another tool"}'),
+    GPU_DIRECTORY: users_folder,
     DIRECTORY: lambda output: (output / DIRECTORY).write_text("a file"),
 }
 

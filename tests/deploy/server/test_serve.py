@@ -83,6 +83,12 @@ def older(root: Path) -> None:
     write_config(root / "resformer", config)
 
 
+def open_to_all(root: Path) -> None:
+    """Leave a file that the server reads beside the models, for every user to change."""
+    (root / "tuning.json").write_text("{}")
+    (root / "tuning.json").chmod(0o666)
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -95,6 +101,7 @@ def older(root: Path) -> None:
         (lambda root: (root / "resformer" / "1" / "model.bin").write_bytes(b"added"), "not the network that was"),
         (lambda root: (root / "resformer" / "1" / "model.py").unlink(), "no model.py"),
         (lambda root: (root / "resformer" / "1" / "model.py").chmod(0o666), "can be changed by every user"),
+        (open_to_all, "tuning.json can be changed by every user"),
         (older, "is of an older version of this project: build it again"),
     ],
     ids=[
@@ -108,6 +115,7 @@ def older(root: Path) -> None:
             "other weights",
             "no code",
             "open to all",
+            "open beside the models",
         ),
         "of an older version",
     ],

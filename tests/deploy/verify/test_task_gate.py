@@ -1,15 +1,41 @@
 """Compare the task gate with scores taken one by one, and test its decision."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torchmetrics.functional.classification import binary_auroc
 
+from data_pipeline import open_source
 from deploy.engines import EngineOutput
 from deploy.verify import Change
-from deploy.verify.task_gate import Targets, broken_task_tolerances, score, task_changes
+from deploy.verify.task_gate import Targets, broken_task_tolerances, open_images, score, task_changes
+from tests.helpers.networks import SMALLEST, info_of
+from tests.model.test_processes import small_folder
 
 CLASSES, LABELS = ("background", "a", "b"), ("x", "y")
+
+
+def test_the_images_are_those_that_the_training_was_validated_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = small_folder(tmp_path / "data", 20)
+    trained = open_source(source, "validation", seed=1)
+    config = replace(SMALLEST, seg_channels=1, labels=len(trained.labels))
+    info = info_of(config, ("background", "lesion"), trained.labels, source)
+    said: list[str] = []
+    for training, same in (({"seed": 1}, True), ({"split_seed": 1, "seed": 7}, True), ({"seed": 0}, False)):
+        found = open_images(replace(info, training=training), source, "validation", 100, said.append)
+        assert ([one.image for one in found.records] == [one.image for one in trained.records]) == same
+        # A folder's masks number what the checkpoint has names for.
+        assert found.seg_classes == ("background", "lesion")
+    assert said == []
+    trained.records[0].image.write_bytes(b"")
+    found = open_images(replace(info, training={"seed": 1}), source, "validation", 100, said.append)
+    assert len(found.records) == len(trained.records) - 1 and said[0].startswith("left out 1 of 2 samples (validation)")
 
 
 def random_output(seed: int, count: int = 40) -> EngineOutput:
