@@ -80,17 +80,19 @@ def device_refusal(tensor: Tensor) -> str | None:
     if torch.compiler.is_exporting():
         return None
     if tensor.device.type == "cuda":
-        refusal: str | None = _too_old(tensor.device)
-        return refusal
+        return _too_old(tensor.device)
     return f"it needs a CUDA device (or TRITON_INTERPRET=1), got {tensor.device}"
 
 
-# A question to the driver would break the graph that torch.compile traces, so it is asked while tracing.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _too_old(device: torch.device) -> str | None:
     # Before Ampere there is no tensor-core code for these kernels: they would spill 10 KB a thread.
     capability = torch.cuda.get_device_capability(device)
     return None if capability >= OLDEST else "it needs compute capability 8.0 or later, got {}.{}".format(*capability)
+
+
+# A question to the driver would break the graph that torch.compile traces, so it is asked while tracing. This is what
+# `torch.compiler.assume_constant_result` sets, which would import the compiler for those who never compile.
+_too_old._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:

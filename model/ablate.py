@@ -25,7 +25,7 @@ from model.ablation.results import Run, Runs, score_run, write_report
 from model.checkpoint import CheckpointInfo, load_checkpoint
 from model.config import PRESETS
 from model.evaluation import collect_scores
-from model.evaluation.origin import training_origin
+from model.origin import training_origin
 from model.training import (
     EARLIER,
     FAILURES,

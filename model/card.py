@@ -23,9 +23,9 @@ from model.evaluation import ScoredCase, collect_scores, score_cases, score_netw
 from model.evaluation.card import Card, notes_of
 from model.evaluation.gallery import draw_gallery
 from model.evaluation.labels import confusion, largest_probability
-from model.evaluation.origin import is_unseen, split_seed
 from model.evaluation.reliability import draw_reliability
 from model.evaluation.summary import label_table, summarise, summarise_sizes
+from model.origin import is_unseen, split_seed
 
 EXAMPLES = """examples:
   python -m model.card --checkpoint build/train-skin/best.safetensors --output model/weights/skin-tiny

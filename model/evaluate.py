@@ -18,9 +18,9 @@ from model.checkpoint import CheckpointError, load_checkpoint
 from model.evaluation import ScoredCase, score_cases
 from model.evaluation.average import average_of
 from model.evaluation.gallery import draw_gallery
-from model.evaluation.origin import is_of_the_training, is_unseen, split_seed
 from model.evaluation.reliability import draw_reliability
 from model.evaluation.summary import label_table, report_fields, score_table, summarise, write_cases
+from model.origin import is_of_the_training, is_unseen, split_seed
 
 EXAMPLES = """examples:
   python -m model.evaluate --checkpoint model/weights/skin-tiny.safetensors --data synthetic:skin --output build/skin

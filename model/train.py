@@ -12,7 +12,7 @@ from data_pipeline import open_usable
 from data_pipeline.command_line import Output, new_parser, positive, run_command, seed
 from data_pipeline.files import require_writable
 from model.config import PRESETS
-from model.evaluation.origin import training_origin
+from model.origin import training_origin
 from model.training import FAILURES, TrainingError, add_training_options, checkpoint_info, training_options
 from model.training.pretrained import load_pretrained
 from model.training.processes import Processes

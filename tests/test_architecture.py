@@ -26,7 +26,17 @@ NETWORK = "deploy.network"
 ORDER: dict[str, tuple[str, ...]] = {
     "kernels": ("startup", "dispatch", "attention", "dilated", "cost_model", "aot"),
     "model": (
-        *("config", "network", "inference", "calibration", "checkpoint", "bootstrap", "metrics", "evaluation"),
+        *(
+            "config",
+            "network",
+            "inference",
+            "calibration",
+            "checkpoint",
+            "origin",
+            "bootstrap",
+            "metrics",
+            "evaluation",
+        ),
         *("training", "ablation", "train", "evaluate", "card", "ablate"),
     ),
     "data_pipeline": (*LIGHT, "graph", "sources", "scan", "loader", "serving", "prepare", "preview"),
@@ -37,7 +47,7 @@ ORDER: dict[str, tuple[str, ...]] = {
     ),
 }
 # The parts of `model` that read data.
-MODEL_READERS = ("evaluation", "training", "ablation", "train", "evaluate", "card", "ablate")
+MODEL_READERS = ("origin", "evaluation", "training", "ablation", "train", "evaluate", "card", "ablate")
 # Modules that only run where TensorRT or the server provide what they import.
 ELSEWHERE = ("deploy.plugins.registration", "deploy.server.worker")
 HERE = [module for module in MODULES if module not in ELSEWHERE]

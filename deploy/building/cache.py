@@ -10,14 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data_pipeline import Split
+from data_pipeline import Split, open_source
 from deploy.building.plan import CALIBRATION, EngineSpec, Job, plan_engines
 from deploy.content import fingerprint, possible_files
 from deploy.engines import ONNX, QUANTIZED, TARGETS, onnx_version
 from deploy.files import GPU_DIRECTORY
 from deploy.report import CPU_TARGETS, EngineRecord, Report, machine, read_report
-from deploy.verify.task_gate import open_images
 from model.checkpoint import Checkpoint
+from model.origin import split_seed
 
 EXPORT_TOOLS = ("torch", "onnx", "onnxscript")
 OWN_PACKAGES = ("kernels", "model", "data_pipeline", "deploy")
@@ -176,7 +176,9 @@ def _data_fingerprint(job: Job, split: Split, samples: int) -> list[str]:
     """Hash what a job is verified or calibrated on: every image, mask and label in their order, and not their paths."""
     if job.options.data is None:
         return ["noise"]
-    dataset = open_images(job.checkpoint.info, job.options.data, split, samples)
+    # As `open_images` opens them, and without its scan, for which a repeated build need not wait.
+    seed = split_seed(job.checkpoint.info)
+    dataset = open_source(job.options.data, split, samples=samples, seed=seed, skip_bad=True)
     records, names = dataset.records, [*dataset.seg_classes, *dataset.labels]
     with ThreadPoolExecutor() as pool:
         hashes = pool.map(lambda record: fingerprint(record.image) + fingerprint(record.mask), records)

@@ -13,8 +13,8 @@ from deploy.engines import EngineOutput
 from deploy.verify import SCORES, Change
 from model.bootstrap import Array, interval, resample, with_means
 from model.checkpoint import CheckpointInfo
-from model.evaluation.origin import split_seed
 from model.metrics import TaskScores
+from model.origin import split_seed
 
 TASK_TOLERANCE = {"dice": 0.005, "accuracy": 0.01}
 BATCH = 4

@@ -185,6 +185,7 @@ def test_gpus_without_code_for_their_tensor_cores_are_refused(
     def count(x: Tensor) -> Tensor:
         return x.add(device_refusal(OnGpu()) is not None)  # type: ignore[arg-type]
 
+    torch.compiler.reset()
     # What is compiled must choose as well, and asks while it is traced.
     assert torch.compile(count, fullgraph=True, backend="eager")(torch.zeros(1)) == refused
 

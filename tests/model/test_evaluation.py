@@ -28,10 +28,10 @@ from model.evaluation import ScoredCase, score_masks
 from model.evaluation.average import Average, average_of
 from model.evaluation.card import notes_of
 from model.evaluation.gallery import pick
-from model.evaluation.origin import is_of_the_training, is_unseen, split_seed
 from model.evaluation.sizes import scores_by_size
 from model.evaluation.summary import Estimate, summarise
 from model.network import DecodedNetwork, build_model
+from model.origin import is_of_the_training, is_unseen, split_seed
 from tests.helpers.challenges import write_isic2017, write_retouch
 from tests.helpers.configurations import undecided
 from tests.helpers.names import CLASSES as CLASSES_AS_TEXT

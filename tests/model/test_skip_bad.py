@@ -56,7 +56,7 @@ def train_both_ways(
 
     monkeypatch.setattr(MultiTaskResFormer, "forward", counting)
     assert train.main([*command, "--skip-bad"]) == 0
-    assert f"left out {BROKEN} of {count} train samples" in " ".join(capsys.readouterr().out.split())
+    assert f"left out {BROKEN} of {count} samples (train)" in " ".join(capsys.readouterr().out.split())
     assert seen == count - BROKEN
     assert len(Path("out/history.csv").read_text().splitlines()) == 2
 

@@ -12,6 +12,7 @@ import onnx
 import openvino
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
 from deploy import build_engine, demo
 from deploy.building.plan import contract_of
@@ -23,7 +24,7 @@ from deploy.errors import BuildError
 from deploy.files import DIRECTORY
 from deploy.report import read_report, served_note
 from deploy.verify import PARITY_TOLERANCE, Parity
-from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from model.checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkpoint
 from tests.deploy.conftest import Built, working_directory
 
 ENGINES = ["model.onnx", "openvino.fp32.bin", "openvino.fp32.xml", "tensorrt-rtx.fp32.engine"]
@@ -239,7 +240,7 @@ def test_weights_that_are_not_finite_are_refused(
     name = "decoder.classify.weight"
     state[name] = state[name] * float("nan")
     broken, output = tmp_path / "nan.safetensors", tmp_path / "out"
-    save_checkpoint(broken, Checkpoint(checkpoint.info, state))
+    save_file(state, broken, metadata={"format": FORMAT, "info": checkpoint.info.to_json()})
     assert build_engine.main(["--checkpoint", str(broken), "--output", str(output)]) == 1
     # Found when the checkpoint is read, long before NaN would spoil every figure.
     assert f"holds NaN or infinite weights in 1 tensors, first in {name}" in capsys.readouterr().err
