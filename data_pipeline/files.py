@@ -49,13 +49,16 @@ def write_whole(path: Path, data: str | bytes) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Create a folder, and raise OSError at once where it cannot be written to, before the work for it begins."""
+    """Raise OSError where a folder cannot be made or written to, before the work for it begins, and leave nothing."""
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    if not place.is_dir():
+        raise NotADirectoryError(ENOTDIR, "a folder is needed and this is a file", str(place))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder):
+        with TemporaryDirectory(dir=place):
             pass
-    except FileExistsError:
-        raise NotADirectoryError(ENOTDIR, "a folder is needed and this is a file", str(folder)) from None
+    except OSError as error:
+        # Its own message names the temporary folder.
+        raise OSError(error.errno, error.strerror, str(place)) from None
 
 
 @contextmanager

@@ -61,6 +61,7 @@ def train(options: argparse.Namespace, console: Console) -> None:
     with processes.in_turn():
         data = open_usable(options.data, "train", samples=options.samples, **opening)
         validation = open_usable(options.data, "validation", samples=validation_samples(options.samples), **opening)
+    options.output.mkdir(parents=True, exist_ok=True)
     settings = training_options(options, data, epochs=options.epochs, seed=options.seed)
     # Every checkpoint tells how to make it again.
     command = f"python -m model.train {shlex.join(sys.argv[1:])}"

@@ -94,7 +94,7 @@ class Builder:
         """Load the samples and run the reference, the trained network in PyTorch, on them."""
         self.state, self.job, self.options = state, state.job, state.job.options
         self.scratch, self.console = scratch, console
-        self.samples = self._load(self.options.samples, "validation")
+        self.samples = self._load("validation", self.options.samples)
         self.model = self.job.checkpoint.build()
         with step(console, f"PyTorch fp32 on {self.samples.name}"):
             self.verifier = Verifier(self.model, self.samples, self.job.contract.max_batch)
@@ -231,11 +231,11 @@ class Builder:
     def _calibration(self) -> NDArray[np.float32]:
         """Load the images that quantised engines take their ranges from."""
         # Training images, because the result is verified on the validation images.
-        return self._load(CALIBRATION, "train").images
+        return self._load("train", CALIBRATION).images
 
-    def _load(self, count: int, split: Split) -> Samples:
+    def _load(self, split: Split, count: int) -> Samples:
         info, source = self.job.checkpoint.info, self.options.data
-        return load_samples(self.job.contract, info, source, count, split, self.console.print)
+        return load_samples(self.job.contract, info, source, split, count, self.console.print)
 
     def _open(self, target: str, precision: str, path: Path) -> Runner | None:
         return engine_runner(target, precision, path, self.options.threads)

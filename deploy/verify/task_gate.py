@@ -54,7 +54,7 @@ class Samples:
 
 
 def open_images(
-    info: CheckpointInfo, source: str, split: Split, count: int, report: Callable[[str], object] = lambda line: None
+    info: CheckpointInfo, source: str, split: Split, count: int, report: Callable[[str], object]
 ) -> Dataset:
     """Open up to `count` images of a source, divided as for the training and without those that cannot be used.
 
@@ -68,19 +68,19 @@ def open_images(
     Raises:
         DataError: the source has other classes, or no image that can be used.
     """
-    opening = {"seed": split_seed(info), "skip_bad": True, "report": report}
-    return open_usable(source, split, samples=count, **opening).fit_classes(info.seg_classes, info.labels)  # type: ignore[arg-type]
+    dataset = open_usable(source, split, samples=count, seed=split_seed(info), skip_bad=True, report=report)
+    return dataset.fit_classes(info.seg_classes, info.labels)
 
 
 def load_samples(
     contract: Contract,
     info: CheckpointInfo,
     source: str | None,
+    split: Split,
     count: int,
-    split: Split = "validation",
-    report: Callable[[str], object] = lambda line: None,
+    report: Callable[[str], object],
 ) -> Samples:
-    """Load the images of `open_images`, or seeded noise where there is no source."""
+    """Load the images of `open_images`, whose arguments it takes, or seeded noise where there is no source."""
     # Random weights have no data of their own. Noise is enough to compare numbers on.
     if source is None:
         shape = (NOISE_IMAGES[split], *contract.network_input.shape)

@@ -4,10 +4,11 @@ import errno
 import resource
 import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from data_pipeline.files import whole_folder, write_whole
+from data_pipeline.files import require_writable, whole_folder, write_whole
 
 
 def test_the_folder_of_the_faster_process_stays(tmp_path: Path) -> None:
@@ -51,3 +52,18 @@ def test_the_error_of_a_write_that_fails_names_the_file(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, handler)
     assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / "large"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_known_to_be_writable_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_writable(tmp_path / "new" / "inner")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("kept")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(NotADirectoryError, match=str(tmp_path / "file")):
+            require_writable(place)
+    monkeypatch.setattr(
+        "os.mkdir", Mock(side_effect=PermissionError(errno.EACCES, "Permission denied", "a temporary name"))
+    )
+    with pytest.raises(PermissionError) as caught:
+        require_writable(tmp_path / "new")
+    assert caught.value.filename == str(tmp_path)
