@@ -18,9 +18,9 @@ from torch.utils.dlpack import from_dlpack
 
 from data_pipeline.cores import cores
 from data_pipeline.dicom import picture_file
-from data_pipeline.graph import Device
+from data_pipeline.graph import Device, as_input
 from data_pipeline.graph.augmentation import Strength, choose_ranges, draw_parameters
-from data_pipeline.graph.training import NO_FILE, NO_PIXELS, Columns, as_input, input_names, training_pipeline
+from data_pipeline.graph.training import NO_FILE, NO_PIXELS, Columns, input_names, training_pipeline
 from data_pipeline.image_file import decodable
 from data_pipeline.image_header import ImageError
 from data_pipeline.records import DataError, Dataset

@@ -18,8 +18,7 @@ from rich.progress import track
 
 from data_pipeline.command_line import LARGEST_SIDE, MOST_THREADS, Output, new_parser, positive, run_command, seed
 from data_pipeline.dicom import picture_file
-from data_pipeline.graph import decode
-from data_pipeline.graph.training import as_input
+from data_pipeline.graph import as_input, decode
 from data_pipeline.image_file import decodable
 from data_pipeline.image_header import ImageError, read_header
 from data_pipeline.records import PARTS, DataError, Dataset, Record

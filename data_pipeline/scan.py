@@ -23,15 +23,15 @@ from rich.progress import track
 
 from data_pipeline.dicom import picture_file
 from data_pipeline.files import CACHE, code_version, write_whole
-from data_pipeline.graph.training import as_input
+from data_pipeline.graph import as_input
 from data_pipeline.image_file import decodable
-from data_pipeline.image_header import MAX_PIXELS, Header, ImageError, read_header
+from data_pipeline.image_header import Header, ImageError, read_header
 from data_pipeline.records import DataError, Dataset, Record, Split
 from data_pipeline.sources import open_source
 
 Numbers = NDArray[np.int64]
 Files = tuple[bytes, bytes]  # an image and its mask
-BATCH = 16
+BATCH, THREADS = 16, 2  # of DALI
 DICOM = ("dicom/attributes.py", "dicom/file.py", "dicom/picture.py")
 # Of what decides the results, which a cache keeps with them.
 VERSION = code_version(__file__, "image_header.py", "image_file.py", "orientation.py", "tiff.py", *DICOM)
@@ -97,9 +97,7 @@ def open_usable(
     return usable
 
 
-def drop_bad(
-    dataset: Dataset, *, skip_bad: bool, cache: Path = CACHE, threads: int = 2
-) -> tuple[Dataset, tuple[BadSample, ...]]:
+def drop_bad(dataset: Dataset, *, skip_bad: bool, cache: Path = CACHE) -> tuple[Dataset, tuple[BadSample, ...]]:
     """Return the data set without its unreadable samples and with the sizes in its masks, and those samples.
 
     Raises DataError without `skip_bad` if there is any such sample, and with it if there are no others.
@@ -107,7 +105,7 @@ def drop_bad(
     # Prepared data were decoded when they were prepared, and their hashes were verified when they were opened.
     if dataset.prepared is not None:
         return dataset, ()
-    findings = measure_samples(dataset, cache=cache, threads=threads)
+    findings = measure_samples(dataset, cache=cache)
     bad = _bad(dataset, findings)
     if bad and not skip_bad:
         shown = "".join(f"\n  {sample.record.image}: {sample.reason}" for sample in bad[:SHOWN])
@@ -128,21 +126,17 @@ def _bad(dataset: Dataset, findings: list[Finding]) -> tuple[BadSample, ...]:
     return tuple(BadSample(record, finding.reason) for record, finding in found if finding.reason)
 
 
-def scan_samples(
-    dataset: Dataset, *, cache: Path, threads: int = 2, max_pixels: int = MAX_PIXELS
-) -> tuple[BadSample, ...]:
+def scan_samples(dataset: Dataset, *, cache: Path) -> tuple[BadSample, ...]:
     """Find the samples that cannot be decoded, whose sizes differ or whose mask holds an unknown class.
 
     Args:
         dataset: the samples to check.
         cache: folder of earlier results.
-        threads: of DALI.
-        max_pixels: number of pixels above which an image is refused before it is decoded.
     """
-    return _bad(dataset, measure_samples(dataset, cache=cache, threads=threads, max_pixels=max_pixels))
+    return _bad(dataset, measure_samples(dataset, cache=cache))
 
 
-def measure_samples(dataset: Dataset, *, cache: Path, threads: int = 2, max_pixels: int = MAX_PIXELS) -> list[Finding]:
+def measure_samples(dataset: Dataset, *, cache: Path) -> list[Finding]:
     """Return what the scan finds of each sample. The arguments are those of `scan_samples`."""
     store = cache / "scan.json"
     known = _read_findings(store)
@@ -152,7 +146,7 @@ def measure_samples(dataset: Dataset, *, cache: Path, threads: int = 2, max_pixe
     fresh = [(key, record) for key, record in zip(keys, dataset.records, strict=True) if key not in known]
     for start in track(range(0, len(fresh), BATCH), "checking files", disable=not fresh, transient=True):
         chunk = fresh[start : start + BATCH]
-        findings = examine([record for _, record in chunk], classes, threads, max_pixels)
+        findings = examine([record for _, record in chunk], classes, THREADS)
         known.update({key: finding for (key, _), finding in zip(chunk, findings, strict=True)})
     # Whole, because a scan that is killed must not leave a file that later scans cannot read.
     write_whole(store, json.dumps(known))
@@ -177,9 +171,9 @@ def _key(record: Record, classes: int) -> str:
     ).hexdigest()
 
 
-def examine(records: list[Record], classes: int, threads: int, max_pixels: int = MAX_PIXELS) -> list[Finding]:
-    """Return what is found of each record."""
-    opened = [_open(record, max_pixels) for record in records]
+def examine(records: list[Record], classes: int, threads: int) -> list[Finding]:
+    """Return what is found of each record, by as many threads of DALI."""
+    opened = [_open(record) for record in records]
     readable = [files for files in opened if not isinstance(files, str)]
     # One bad file makes DALI fail on its whole batch without saying which it was. Then each record is tried alone.
     try:
@@ -196,7 +190,7 @@ def _examine_alone(files: Files, classes: int, threads: int) -> Finding:
         return Finding("the image or its mask is damaged or of an unsupported kind: it could not be decoded")
 
 
-def _open(record: Record, max_pixels: int) -> Files | str:
+def _open(record: Record) -> Files | str:
     """Return a record's image and mask as DALI decodes them, or the reason why one cannot be used.
 
     DALI never meets an empty file, a decompression bomb or a file in doubt.
@@ -208,9 +202,9 @@ def _open(record: Record, max_pixels: int) -> Files | str:
         try:
             data = picture_file(path.read_bytes()) if kind == "image" else path.read_bytes()
             # The sources convert masks to this kind. What they could not read must not be taken for one.
-            if kind == "mask" and not _is_indices(read_header(data, max_pixels)):
+            if kind == "mask" and not _is_indices(read_header(data)):
                 return "mask: not a grey PNG file of 8 bits, as masks of class indices are"
-            files.append(decodable(data, max_pixels=max_pixels))
+            files.append(decodable(data))
         except ImageError as error:
             return f"{kind}: {error}"
     return files[0], files[1]

@@ -12,10 +12,12 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline, pipeline_def
 
 from data_pipeline.files import write_whole
-from data_pipeline.graph import Device, preprocess
+from data_pipeline.graph import Device, as_input, preprocess
 from data_pipeline.image_file import decodable
 from data_pipeline.image_header import MAX_PIXELS, UNDECODABLE, ImageError
 from data_pipeline.spec import Preprocessing
+
+SERVER_THREADS = 4  # of DALI in NVIDIA's server
 
 
 class Preprocessor:
@@ -46,7 +48,7 @@ class Preprocessor:
         # First, because a file that claims huge dimensions, or is in doubt, must not reach DALI.
         file = decodable(data, max_pixels=self.max_pixels, white_level=self.spec.white_level)
         try:
-            (images,) = self._pipeline.run(encoded=[np.frombuffer(file, dtype=np.uint8)])
+            (images,) = self._pipeline.run(encoded=[as_input(file)])
         except RuntimeError as error:
             # A pipeline that has failed once fails always. A new one costs about as much as decoding one image.
             self._pipeline = self._build()
@@ -92,9 +94,7 @@ def refuse_above(encoded: DataNode, max_pixels: int) -> DataNode:
     return fn.slice(encoded, start=0, end=end, axes=[0], out_of_bounds_policy="error")
 
 
-def serialize_serving(
-    path: Path, spec: Preprocessing, *, input_name: str, max_batch: int, device: Device, threads: int = 4
-) -> None:
+def serialize_serving(path: Path, spec: Preprocessing, *, input_name: str, max_batch: int, device: Device) -> None:
     """Write the serving graph as the `model.dali` of the server's DALI backend.
 
     It fails on images of more than `MAX_PIXELS` pixels before it decodes them.
@@ -105,7 +105,6 @@ def serialize_serving(
         input_name: name of the served input.
         max_batch: largest batch that the server may send.
         device: "gpu" is written on a machine without a GPU too.
-        threads: of DALI in the server.
     """
     with _without_traces():
         pipeline = serving_pipeline(
@@ -114,7 +113,7 @@ def serialize_serving(
             device,
             MAX_PIXELS,
             batch_size=max_batch,
-            num_threads=threads,
+            num_threads=SERVER_THREADS,
             # The backend gives the pipeline its device when it loads it.
             device_id=None,
             # The backend needs the type and rank of the output in the file.

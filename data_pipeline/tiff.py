@@ -20,7 +20,7 @@ from data_pipeline.orientation import is_on_its_side, turn_pixels
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 # Numbers of tags.
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION = 256, 257, 258, 259, 262, 274
-SAMPLES, PLANAR, COLOUR_MAP, EXTRA, FORMAT, DEPTH_OF_VOLUME = 277, 284, 320, 338, 339, 32997
+SAMPLES, PLANAR, EXTRA, FORMAT, DEPTH_OF_VOLUME = 277, 284, 338, 339, 32997
 TILE_WIDTH, TILE_HEIGHT, STRIP_HEIGHT = 322, 323, 278
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 SEGMENTS = ((273, 279), (324, 325))  # offsets and byte counts of strips, and of tiles

@@ -13,6 +13,7 @@ DIRECTORY, GPU_DIRECTORY = "model_repository", "model_repository_gpu"
 # Triton Inference Server's own names: REPOSITORY/MODEL/config.pbtxt and REPOSITORY/MODEL/VERSION/.
 CONFIGURATION = "config.pbtxt"
 VERSION = "1"  # the first
+TUNING = "tuning.json"  # in a repository, outside of what is hashed: it decides how fast answers are, not which
 
 
 def write_config(folder: Path, config: schema.ModelConfig) -> None:

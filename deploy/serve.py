@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipeline.command_line import new_parser, positive, run_command
+from deploy.access import read_token
 from deploy.server import ServerError, ServerOptions, Tls
 from deploy.server.log import Log
 
 if TYPE_CHECKING:
     from deploy.server import Server
 
-# Headers have 8,190 bytes at most.
-LONGEST_TOKEN = 4096
 # gRPC counts the bytes of a message, which are a request and 1 MiB, with 31 bits.
 MOST_MEGABYTES = 2046
 
@@ -61,6 +60,10 @@ def server_options(options: argparse.Namespace) -> ServerOptions:
 
     Raises OSError where the token's file cannot be read, and ServerError where it holds no token.
     """
+    try:
+        token = read_token(options.token_file) if options.token_file else ""
+    except ValueError as error:
+        raise ServerError(str(error)) from None
     return ServerOptions(
         address=options.address,
         http_port=options.http_port,
@@ -69,24 +72,9 @@ def server_options(options: argparse.Namespace) -> ServerOptions:
         tuning=options.tuning,
         max_request_bytes=options.max_request_mb * 2**20,
         tls=Tls(options.tls_certificate, options.tls_key) if options.tls_certificate else None,
-        token=read_token(options.token_file) if options.token_file else "",
+        token=token,
         page=options.page,
     )
-
-
-def read_token(file: Path) -> str:
-    """Read a token from a file, since the command line of a process is open to every local user.
-
-    Raises OSError where it cannot be read, and ServerError where a header could not carry it.
-    """
-    with file.open("rb") as content:
-        # Not all of a file that may have no end.
-        token = content.read(LONGEST_TOKEN + 1).strip()
-    # Without one, the server would be open to all where its operator thinks it is not.
-    if not token or len(token) > LONGEST_TOKEN or any(not 0x21 <= byte <= 0x7E for byte in token):
-        rule = f"one token of printable ASCII characters without spaces, {LONGEST_TOKEN:,} at most"
-        raise ServerError(f"{file} must hold {rule}")
-    return token.decode()
 
 
 def run(server: "Server", log: Log) -> int:
@@ -213,7 +201,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
             help=f"{meaning}, or what deploy.tune has measured",
         )
     parser.set_defaults(tuning="tuned")
-    parser.add_argument("--max-request-mb", type=megabytes, default=64, help="largest request (default: 64)")
+    size = positive(int, MOST_MEGABYTES)
+    parser.add_argument("--max-request-mb", type=size, default=64, help="largest request (default: 64)")
     parser.add_argument(
         "--tls-certificate", type=Path, metavar="FILE", help="PEM file, which makes HTTP and gRPC encrypted"
     )
@@ -232,14 +221,6 @@ def port_number(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"a port is 0 to 65535, got {port}")
     return port
-
-
-def megabytes(text: str) -> int:
-    """Parse how many megabytes a request may have."""
-    size = positive(int)(text)
-    if size > MOST_MEGABYTES:
-        raise argparse.ArgumentTypeError(f"a request has at most {MOST_MEGABYTES}, got {size}")
-    return size
 
 
 if __name__ == "__main__":

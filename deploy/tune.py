@@ -20,9 +20,10 @@ from deploy.client import ClientError
 from deploy.content import HASH
 from deploy.contract import PIPELINE_MODEL
 from deploy.errors import ServerError
+from deploy.files import TUNING
 from deploy.server.model_configs import read_repository
 from deploy.server.options import Workers, plural
-from deploy.server.tuning import TUNING, Tuned, write_tuning
+from deploy.server.tuning import Tuned, write_tuning
 from deploy.tuning import Point, best, callers_for, grid, quickest
 from deploy.tuning.load import measured_server
 from deploy.tuning.plot import plot, table

@@ -100,16 +100,17 @@ def _mean(columns: list[Array]) -> Array:
     return mean
 
 
-def over_seeds(runs: Sequence[Array], seed: int = 0) -> Array:
+def over_seeds(runs: Sequence[Array]) -> Array:
     """Return the (R,) means over runs that are resampled too, each row with its own draw of as many runs.
+
+    The same rows draw the same runs in every call, so that arms can be compared run by run.
 
     Args:
         runs: for each run, its (R,) scores under the rows of the same weights.
-        seed: of the draws of runs. Rows of one seed draw the same runs, so that arms can be compared run by run.
     """
     scores = np.stack(runs)  # [runs, R]
     count, rows = scores.shape
-    chosen = np.random.default_rng(seed).integers(count, size=(count, rows))
+    chosen = np.random.default_rng(0).integers(count, size=(count, rows))
     # The first row is that of the runs and images themselves.
     chosen[:, 0] = np.arange(count)
     mean: Array = np.take_along_axis(scores, chosen, axis=0).mean(axis=0)

@@ -100,14 +100,19 @@ def draw_pictures(
 ) -> dict[str, str]:
     """Write the card's pictures, and return what each file shows."""
     curves, reliability, masks = (options.output.with_name(f"{options.output.name}{end}") for end in PICTURES)
-    # Training leaves them beside its weights. Of an older card they stay.
-    if (drawn := options.checkpoint.with_name("curves.png")).is_file():
+    # Training leaves them beside its weights. Those of an older card are of these weights where it is made anew.
+    drawn, weights = (
+        options.checkpoint.with_name("curves.png"),
+        options.output.with_name(f"{options.output.name}.safetensors"),
+    )
+    if drawn.is_file():
         write_whole(curves, drawn.read_bytes())
+    known = drawn.is_file() or (curves.is_file() and options.checkpoint.samefile(weights))
     draw_reliability(*label_table(cases), checkpoint.info.labels, checkpoint.info.calibration, reliability)
     if gallery:
         gallery.save(file := io.BytesIO(), "JPEG", quality=QUALITY)
         write_whole(masks, file.getvalue())
-    made = {curves: curves.is_file(), reliability: True, masks: gallery is not None}
+    made = {curves: known, reliability: True, masks: gallery is not None}
     return {path.name: shows for path, shows in zip(made, PICTURES.values(), strict=True) if made[path]}
 
 

@@ -19,7 +19,7 @@ LIGHT = (
     *("volume_header", "volume_file", "enlarge", "overlay", "startup", "command_line"),
 )
 # Of `deploy`, what build, server and client share.
-BASE = ("errors", "contract", "content", "files")
+BASE = ("errors", "access", "contract", "content", "files")
 # What only build and worker share: the client and the server's own process need no runtime.
 NETWORK = "deploy.network"
 # A part may import the parts before it, never those behind it: the folders are the arrow of the README.

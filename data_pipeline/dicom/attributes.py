@@ -37,12 +37,12 @@ def value_of(header: Any, index: int, keyword: str) -> Any:
     return None if value is None or value == "" else value
 
 
-def pixel_spacing(header: Any, index: int = 0) -> Pair | None:
-    """Return the millimetres between rows and between columns, or None where the file does not state them.
+def pixel_spacing(header: Any) -> Pair | None:
+    """Return the millimetres between rows and between columns, or None where the first frame does not state them.
 
     Only what was measured in the plane of the image counts, and not what an imager's detector has.
     """
-    return _pair(value_of(header, index, "PixelSpacing"))
+    return _pair(value_of(header, 0, "PixelSpacing"))
 
 
 def slice_spacing(header: Any) -> float | None:

@@ -52,6 +52,11 @@ class DicomImage:
     width: int
     height: int
 
+    @property
+    def grey(self) -> bool:
+        """Return whether a value is a grey level."""
+        return self.header.PhotometricInterpretation in GREYS
+
 
 def is_dicom(data: bytes) -> bool:
     """Tell whether a file is DICOM, from its first 132 bytes."""

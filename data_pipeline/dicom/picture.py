@@ -1,13 +1,11 @@
 """Turn the frames of a DICOM image into pictures: what its values mean becomes grey or colour, from black to white."""
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from data_pipeline.dicom.attributes import value_of
 from data_pipeline.dicom.file import DicomImage, is_dicom, open_dicom, quiet
@@ -33,8 +31,8 @@ class Frame:
     white: int
 
 
-def read_frames(image: DicomImage, indices: Iterator[int] | range | None = None) -> Iterator[Frame]:
-    """Yield frames one after the other, all of them or those whose numbers are given.
+def read_frames(image: DicomImage) -> Iterator[Frame]:
+    """Yield frames one after the other.
 
     Modality and VOI tables, or rescaling and windows, are applied where the file has them. MONOCHROME1 is inverted, and
     palettes are looked up.
@@ -43,7 +41,7 @@ def read_frames(image: DicomImage, indices: Iterator[int] | range | None = None)
     """
     from pydicom.pixels import iter_pixels
 
-    wanted = range(image.frames) if indices is None else indices
+    wanted = range(image.frames)
     try:
         with quiet():
             for index, values in zip(wanted, iter_pixels(image.header, indices=wanted), strict=False):
@@ -149,11 +147,7 @@ def frame_png(frame: Frame, white_level: int = SIXTEEN_BITS) -> bytes:
     white, pixels = frame.white, frame.pixels.astype(np.uint32)
     level = 255 if white <= 255 else white_level
     scaled = pixels if white == level else (pixels * level + white // 2) // white
-    if level == 255:
-        file = io.BytesIO()
-        Image.fromarray(scaled.astype(np.uint8)).save(file, "PNG", compress_level=1)
-        return file.getvalue()
-    return encode_png(scaled.astype(np.uint16), level=1)
+    return encode_png(_whole(scaled, level), level=1)
 
 
 def picture_file(data: bytes, white_level: int = SIXTEEN_BITS) -> bytes:

@@ -6,14 +6,21 @@ augmentation, and `reference.py` defines its result in NumPy and Pillow.
 
 from typing import Literal
 
+import numpy as np
 import nvidia.dali.fn as fn
 import nvidia.dali.types as types
+from numpy.typing import NDArray
 from nvidia.dali.data_node import DataNode
 
 from data_pipeline.spec import SIXTEEN_BITS, Preprocessing
 
 Device = Literal["cpu", "gpu"]
 FULL_SCALE = 255.0  # white in the graph's images
+
+
+def as_input(file: bytes) -> NDArray[np.uint8]:
+    """Return the bytes of a file as the graphs take them."""
+    return np.frombuffer(file, dtype=np.uint8)
 
 
 def decode(encoded: DataNode, spec: Preprocessing, device: Device) -> DataNode:

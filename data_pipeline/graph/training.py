@@ -188,8 +188,3 @@ def _augmented_image(
         warped = warp(decode(file, spec, device), matrix, size, linear, device)
         image = twist(warped / FULL_SCALE, colour) * FULL_SCALE
     return image
-
-
-def as_input(file: bytes) -> NDArray[np.uint8]:
-    """Return the bytes of a file as the graphs take them."""
-    return np.frombuffer(file, dtype=np.uint8)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
-from data_pipeline.dicom import picture_file
+from data_pipeline.dicom import is_dicom, open_dicom
 from data_pipeline.fields import is_whole, read_object, require, require_keys
 from data_pipeline.files import code_version, whole_file, write_whole
 from data_pipeline.image_file import open_image
@@ -116,7 +116,7 @@ def convert_masks(
         result.files[stem] = mask
         try:
             result.files[stem], found, mask_size = _convert(mask, cache, rules or MaskRules())
-            header = read_header(picture_file(image.read_bytes()))
+            size, grey = _shape(image.read_bytes())
         except MaskError as error:
             # With the values of the first one: the others are counted.
             kind = next((known for known in result.problems if known.startswith(error.kind)), str(error))
@@ -125,14 +125,23 @@ def convert_masks(
         except (ImageError, OSError):
             # A file that cannot be read stays in the set as it is. The scan reports it, and --skip-bad can drop it.
             continue
-        if header.upright_size != mask_size:
+        if size != mask_size:
             result.problems.setdefault("masks of another size than their image", []).append(stem)
         elif max(found) >= classes:
             result.problems.setdefault(f"masks with class indices over {classes - 1}", []).append(stem)
         else:
-            result.grey = result.grey and header.grey
+            result.grey = result.grey and grey
             result.classes |= set(found)
     return result
+
+
+def _shape(data: bytes) -> tuple[tuple[int, int], bool]:
+    """Return the upright (width, height) of an image and whether it is grey, from its header alone."""
+    if is_dicom(data):
+        image = open_dicom(data)
+        return (image.width, image.height), image.grey
+    header = read_header(data)
+    return header.upright_size, header.grey
 
 
 def _convert(mask: Path, cache: Path, rules: MaskRules) -> tuple[Path, list[int], tuple[int, int]]:
@@ -189,10 +198,13 @@ def _open(data: bytes) -> tuple[Image.Image, bool]:
 
 
 def _refuse_alpha(image: Image.Image) -> None:
-    if image.mode in ("LA", "RGBA", "PA") and len(np.unique(np.asarray(image.getchannel("A")))) > 1:
+    if image.mode not in ("LA", "RGBA", "PA"):
+        return
+    least, most = np.asarray(image.getchannel("A")).min(), np.asarray(image.getchannel("A")).max()
+    if least < most:
         raise MaskError(
             "masks whose transparency varies: save the shape itself in grey, 0 and 255, without an alpha channel",
-            f"{image.mode} with alpha from 0 to 255",
+            f"{image.mode} with alpha from {least} to {most}",
         )
 
 

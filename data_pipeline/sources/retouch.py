@@ -14,12 +14,13 @@ from rich.progress import track
 from data_pipeline.files import code_version, whole_folder
 from data_pipeline.image_header import ImageError
 from data_pipeline.records import BACKGROUND, DataError, Dataset, Record, Split, Volume
-from data_pipeline.sources.pairing import Problems, choose_split, raise_problems, require_some
+from data_pipeline.sources.pairing import Problems, choose_split, require_some, set_aside
 from data_pipeline.volume_header import check_volume
 
 PREFIX = "RETOUCH-TrainingSet-"
 VENDORS = ("Cirrus", "Spectralis", "Topcon")
 FLUIDS = ("IRF", "SRF", "PED")
+SEG_CLASSES = (BACKGROUND, *FLUIDS)
 SCAN, REFERENCE, FACTS = "oct.mhd", "reference.mhd", "volume.json"
 BLOCK, BLOCKS = 1 << 16, 16  # bytes and number of the parts of a file that its key depends on
 VERSION = code_version(__file__)
@@ -70,14 +71,10 @@ def open_retouch(
     # All volumes are converted, whatever the split, so that all problems are listed at once.
     for name, place in track(sorted(volumes.items()), "converting volumes", transient=True):
         try:
-            slices[name] = volume_records(place, name, 1 + len(FLUIDS), cache)
+            slices[name] = volume_records(place, name, cache)
         except VolumeError as error:  # noqa: PERF203 (a volume takes a second)
             problems.setdefault(str(error), []).append(name)
-    # By the names of volumes, which have no endings to remove.
-    if not skip_bad:
-        raise_problems(folder, problems)
-    bad = {name for names in problems.values() for name in names}
-    notes = tuple(f"left out {len(names)} {kind}: {', '.join(names)}" for kind, names in problems.items())
+    bad, notes = set_aside(folder, problems, skip_bad)
     # Each vendor is split by a separate seed, so a vendor's folder alone is split as it is among the others: a network
     # that was trained on all vendors can be scored on one without having seen its test volumes.
     chosen = [
@@ -90,7 +87,7 @@ def open_retouch(
     return Dataset(
         name=f"retouch:{folder}",
         records=_spread(records, samples),
-        seg_classes=(BACKGROUND, *FLUIDS),
+        seg_classes=SEG_CLASSES,
         labels=FLUIDS,
         grey=True,
         split_seed=seed,
@@ -133,7 +130,7 @@ def _spread(records: list[Record], samples: int | None) -> tuple[Record, ...]:
     return tuple(records[index] for index in np.arange(count) * len(records) // max(count, 1))
 
 
-def volume_records(folder: Path, name: str, classes: int, cache: Path) -> tuple[Record, ...]:
+def volume_records(folder: Path, name: str, cache: Path) -> tuple[Record, ...]:
     """Return one record for each B-scan of a volume, in order.
 
     The labels tell for each class but the background whether the B-scan shows it. The grey values keep the volume's
@@ -142,7 +139,6 @@ def volume_records(folder: Path, name: str, classes: int, cache: Path) -> tuple[
     Args:
         folder: holds oct.mhd and reference.mhd with their data.
         name: name of the volume, unique in its data set.
-        classes: number of classes with the background.
         cache: folder of converted volumes.
 
     Raises:
@@ -150,7 +146,7 @@ def volume_records(folder: Path, name: str, classes: int, cache: Path) -> tuple[
     """
     target = cache / "volumes" / f"{name.replace('/', '-')}-{_key(folder)}"
     if not target.is_dir():
-        _write(target, read_volume(folder, classes), classes)
+        _write(target, read_volume(folder))
     facts = json.loads((target / FACTS).read_text())
     volume = Volume(name, facts["slice_mm3"])
     files = [_slice_files(target, index) for index in range(len(facts["labels"]))]
@@ -160,7 +156,7 @@ def volume_records(folder: Path, name: str, classes: int, cache: Path) -> tuple[
     )
 
 
-def read_volume(folder: Path, classes: int) -> Scan:
+def read_volume(folder: Path) -> Scan:
     """Read the volume and the reference of a folder, or raise VolumeError if they cannot be used together."""
     # Here, because its import takes 0.4 s, which every command over another source would wait for.
     import SimpleITK
@@ -178,8 +174,8 @@ def read_volume(folder: Path, classes: int) -> Scan:
     # PNG has no other types.
     if pixels.ndim != 3 or pixels.dtype not in (np.uint8, np.uint16):
         raise VolumeError("volumes that are not three-dimensional of 8 or 16 bits without sign")
-    if not np.isin(np.unique(indices), range(classes)).all():
-        raise VolumeError(f"volumes whose reference holds other values than 0 to {classes - 1}")
+    if not np.isin(np.unique(indices), range(len(SEG_CLASSES))).all():
+        raise VolumeError(f"volumes whose reference holds other values than 0 to {len(FLUIDS)}")
     # The product of the spacing is one voxel in cubic millimetres.
     area = pixels.shape[1] * pixels.shape[2]
     return Scan(pixels, indices.astype(np.uint8), float(np.prod(scan.GetSpacing())) * area)
@@ -198,14 +194,15 @@ def _header_file(folder: Path, name: str) -> Path:
     return header
 
 
-def _write(target: Path, scan: Scan, classes: int) -> None:
+def _write(target: Path, scan: Scan) -> None:
     """Write the slices, their labels and the volume of a slice to a new folder."""
     with whole_folder(target) as temporary:
         for index, (pixels, indices) in enumerate(zip(scan.pixels, scan.classes, strict=True)):
             for file, values in zip(_slice_files(temporary, index), (pixels, indices), strict=True):
                 # Fast rather than small, because these files are only a cache.
                 Image.fromarray(values).save(file, compress_level=1)
-        labels = [[int((indices == value).any()) for value in range(1, classes)] for indices in scan.classes]
+        fluids = range(1, len(SEG_CLASSES))
+        labels = [[int((indices == value).any()) for value in fluids] for indices in scan.classes]
         (temporary / FACTS).write_text(json.dumps({"slice_mm3": scan.slice_mm3, "labels": labels}))
 
 

@@ -14,10 +14,10 @@ from deploy.content import possible_files
 from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, PREPROCESSING_MODEL
 from deploy.engines import ONNX, PRECISIONS, TARGETS
 from deploy.errors import BuildError
-from deploy.files import DIRECTORY, GPU_DIRECTORY
+from deploy.files import DIRECTORY, GPU_DIRECTORY, TUNING
 from deploy.report import PAGE, REPORT, read_report
 
-MODELS = (PIPELINE_MODEL, NETWORK_MODEL, PREPROCESSING_MODEL)  # what a repository of ours holds
+OWN = (PIPELINE_MODEL, NETWORK_MODEL, PREPROCESSING_MODEL, TUNING)  # what a repository of ours holds
 STAGED = ".publishing"
 REPLACED = ".replaced-"  # begins the name of an older folder that has made room, inside the staged one
 
@@ -33,13 +33,17 @@ def check_room(output: Path) -> None:
         if path.exists() and path.is_dir() != is_folder:
             kind = "folder" if is_folder else "file"
             raise BuildError(f"{path} must be a {kind} that a build may replace: move it, or give another output")
-    others = [path for name in folders for path in (output / name).glob("*/") if path.name not in MODELS]
+    repositories = [output / name for name in folders if (output / name).is_dir()]
+    # What begins with a dot, desktops and network drives leave behind.
+    others = [
+        path for folder in repositories for path in folder.iterdir() if path.name not in OWN and path.name[0] != "."
+    ]
     if others:
         raise BuildError(
             f"{others[0]} is of no build, and a build replaces {others[0].parent}: move it, or give another output"
         )
     # A damaged or deleted report is repaired, so other traces of a build count too.
-    if read_report(output) or (output / STAGED).exists() or any((output / DIRECTORY).glob("*/")):
+    if read_report(output) or (output / STAGED).exists() or any((output / DIRECTORY / name).is_dir() for name in OWN):
         return
     for name in names:
         path = output / name

@@ -17,6 +17,7 @@ from data_pipeline import startup
 from data_pipeline.command_line import Output, new_parser, positive, run_command
 from data_pipeline.fields import as_line
 from data_pipeline.files import locked
+from deploy.access import read_token
 from deploy.client.address import DEFAULT_PORTS, proxy_before, read_address
 from deploy.client.batch import THREADS, Outcome, process
 from deploy.client.client import Client
@@ -113,15 +114,6 @@ def connector(options: argparse.Namespace) -> Callable[[float], Client]:
         if proxy := proxy_before(read_address(url, options.protocol), options.protocol):
             print(f"{url} is reached through the proxy {proxy}, which the environment names", file=sys.stderr)
     return lambda retry_for: Client(urls, options.protocol, timeout=options.timeout, retry_for=retry_for, access=access)
-
-
-def read_token(file: Path) -> str:
-    """Read the token that a file holds, or raise ValueError where it holds none."""
-    token = file.read_bytes().strip()
-    # As a header carries it.
-    if not token or not all(0x21 <= byte < 0x7F for byte in token):
-        raise ValueError(f"{file} holds no token: expected one line of letters, digits and signs")
-    return token.decode("ascii")
 
 
 def process_and_show(

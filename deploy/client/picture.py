@@ -45,6 +45,11 @@ class Claims:
         if first != file:
             raise ImageError(f"the same DICOM object as {as_line(str(first))}, which is answered", "not_an_image")
 
+    def release(self, file: Path) -> None:
+        """Give back what a file has taken, because it gives no answer and another file of the object may."""
+        with self._lock:
+            self._files = {uid: owner for uid, owner in self._files.items() if owner != file}
+
 
 def read_picture(file: Path, contract: Contract, claims: Claims) -> Picture:
     """Read an image file. Of a DICOM image, a PNG file is made.

@@ -57,6 +57,7 @@ class TorchTensorRtTarget(Target):
         program = logits_program(request.model, request.contract, request.precision, "cuda")
         spec, largest = request.contract.network_input, request.contract.max_batch
         # It takes one profile, which is tuned for the image that someone waits for.
+        cache = {"timing_cache_path": str(request.timing_cache)} if request.timing_cache else {}
         shapes = {"min_shape": (1, *spec.shape), "opt_shape": (1, *spec.shape), "max_shape": (largest, *spec.shape)}
         try:
             engine = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(
@@ -65,7 +66,7 @@ class TorchTensorRtTarget(Target):
                 disable_tf32=request.precision != "tf32",
                 hardware_compatible=request.gpu.any_gpu,
                 optimization_level=request.gpu.optimization_level,
-                timing_cache_path=str(request.timing_cache),
+                **cache,
             )
         except Exception as error:  # its converters raise whatever fails in them
             raise BuildError(f"Torch-TensorRT cannot convert the network: {' '.join(str(error).split())}") from error

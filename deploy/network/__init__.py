@@ -102,6 +102,8 @@ def check_finite(images: NDArray[np.float32], first: int = 0) -> None:
 
 
 def _open(file: Path | bytes, execution: str, threads: int, weights: bytes) -> Session:
+    if execution not in EXECUTIONS:
+        raise ValueError(f"execution must be one of {', '.join(EXECUTIONS)}, got {execution!r}")
     runtime, _, computed = execution.partition(" ")
     # Each runtime is imported where it is wanted: a worker loads one of them, and each takes 40 MB.
     if runtime == "openvino":

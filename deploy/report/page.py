@@ -96,7 +96,8 @@ def trade_off(report: Report) -> str | None:
     for axes, (score, label) in zip(figure.subplots(1, len(PANELS), sharex=True), PANELS.items(), strict=True):
         axes.plot(report.reference_ms, 0, "k*", markersize=10, label="PyTorch fp32")
         for engine in engines:
-            _point(axes, engine, score)
+            if score in engine.changes:
+                _point(axes, engine, score)
         axes.axhline(-TASK_TOLERANCE[score], color="tab:red", linestyle="--", linewidth=1, label="refused below")
         axes.set(xlabel="one image, ms (median)", ylabel=f"{label}, change to PyTorch", xlim=(0, None))
         axes.grid(alpha=0.3)

@@ -11,7 +11,7 @@ from data_pipeline.cores import processor
 from data_pipeline.files import whole_folder
 from deploy.content import CODE, FILES_HASH, GOLDEN, HASH, LABELS, network_files, read_version, version_fingerprint
 from deploy.contract import CLASS_PROBS, NETWORK_MODEL, PIPELINE_MODEL, Contract, TensorSpec
-from deploy.files import DIRECTORY, config_fingerprint, write_config
+from deploy.files import DIRECTORY, TUNING, config_fingerprint, write_config
 from deploy.network.golden import Golden
 from deploy.repository.versions import NEW, number_of, place
 
@@ -59,6 +59,9 @@ def write_repository(
             place(previous / name, repository / name, number, config)
             config.version_policy.specific.versions.append(number)
             write_config(repository / name, config)
+        # Whether it is for the new version as well, its hash tells the server.
+        if (previous / TUNING).is_file():
+            shutil.copyfile(previous / TUNING, repository / TUNING)
     return output / DIRECTORY
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as schema
@@ -39,10 +40,13 @@ class Release:
             name: adapted(config, self.workers, options.max_request_bytes) for name, config in configs.items()
         }
         self.contract = read_contract(self.configs[PIPELINE_MODEL])
-        try:
-            self._held = [hold(repository / name / version_of(config)) for name, config in self.configs.items()]
-        except OSError as error:
-            raise ServerError(f"{error.filename} cannot be read: {error.strerror}") from None
+        with ExitStack() as held:
+            try:
+                for name, config in self.configs.items():
+                    held.callback(os.close, hold(repository / name / version_of(config)))
+            except OSError as error:
+                raise ServerError(f"{error.filename} cannot be read: {error.strerror}") from None
+            self._held = held.pop_all()
 
     @property
     def advice(self) -> str:
@@ -65,8 +69,7 @@ class Release:
 
     def close(self) -> None:
         """Let a build remove the files."""
-        while self._held:
-            os.close(self._held.pop())
+        self._held.close()
 
     def __str__(self) -> str:
         """Return the version and the hash of the model that takes images, as its responses name them."""

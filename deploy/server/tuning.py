@@ -7,9 +7,8 @@ from typing import Any
 
 from data_pipeline.cores import cores, processor
 from data_pipeline.files import write_whole
+from deploy.files import TUNING
 from deploy.server.options import Tuning, Workers
-
-TUNING = "tuning.json"  # in the repository, outside of what is hashed: it decides how fast answers are, not which
 
 
 @dataclass(frozen=True, kw_only=True)

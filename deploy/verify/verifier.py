@@ -61,7 +61,7 @@ class Verifier:
     def task_loss(self, runner: Runner) -> float:
         """Return the largest loss on the task in units of its tolerance: above 1 the gate refuses the engine.
 
-        Without targets it is 0.
+        Without targets, or where these define no score, it is 0.
         """
         targets = self.samples.targets
         if targets is None:
@@ -69,7 +69,9 @@ class Verifier:
         # On all samples, as the gate decides: on 64 images, two labels of 192 are already more than 0.01.
         output = self._run(runner, in_threes(len(self.samples.images)))
         changes = task_changes(self.reference, output, targets)
-        return max(-changes[name].value / limit for name, limit in TASK_TOLERANCE.items())
+        return max(
+            (-changes[name].value / TASK_TOLERANCE[name] for name in TASK_TOLERANCE.keys() & changes), default=0.0
+        )
 
     def _run(self, runner: Runner, batches: Iterable[NDArray[np.intp]]) -> EngineOutput:
         """Return an engine's outputs for the samples of each batch, one after the other."""

@@ -166,7 +166,7 @@ class Learner:
         self.average.update_parameters(self.network)
         return loss.item()
 
-    def _loss(self, batch: Batch, *, with_labels: bool = True) -> Tensor:
+    def _loss(self, batch: Batch, *, with_labels: bool) -> Tensor:
         """Compute the loss of the joint batch of all processes."""
         device, joint = self.processes.device, self.processes.joint
         image = batch.image.to(device).contiguous(memory_format=torch.channels_last)

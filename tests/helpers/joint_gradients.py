@@ -34,7 +34,7 @@ def gradients(processes: Processes) -> dict[str, torch.Tensor]:
     learner.network.eval()
     batch, rows = joint_batch(), slice(processes.rank, None, processes.count)
     share = Batch(image=batch.image[rows], mask=batch.mask[rows], labels=batch.labels[rows], index=batch.index[rows])
-    processes.backward(learner._loss(share))
+    processes.backward(learner._loss(share, with_labels=True))
     named = [*learner.network.named_parameters(), *loss.named_parameters()]
     return {name: p.grad.contiguous() for name, p in named if p.grad is not None}
 

@@ -54,6 +54,10 @@ def test_a_card_holds_the_scores_and_keeps_its_notes(
         line for line in text.splitlines() if "this card by" not in line
     ]
     assert load_checkpoint("cards/mine.safetensors").info.calibration == calibrated
+    # Curves of another training are not shown as those of these weights.
+    Path("curves.png").unlink()
+    assert card.main(arguments) == 0
+    assert "mine.png" not in Path("cards/mine.md").read_text()
     capsys.readouterr()
     for wrong in (["--checkpoint", "random:tiny"], ["--output", "."]):
         with pytest.raises(SystemExit, match="2"):

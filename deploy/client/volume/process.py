@@ -122,7 +122,8 @@ def process_volume(
     except (ServerUnavailable, AccessDenied):
         raise
     except (ClientError, ImageError, OSError) as error:
-        # Of a volume that gives no result, nothing is to be left.
+        # Of a volume that gives no result, nothing is to be left, and another file of the object may give one.
+        claims.release(task.source)
         if store is not None:
             store.remove()
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -201,14 +201,13 @@ class _Line:
             self._bytes -= size
 
     async def work(self, work: Work, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Make the call and let the next one in."""
+        """Make the call."""
         # Replaced and never changed, since other threads read it.
         self.works = (*self.works, work)
         try:
             return await call()
         finally:
             self.works = tuple(one for one in self.works if one is not work)
-            self._leave()
 
     def resize(self, workers: int) -> None:
         """Go on with another number of workers."""
@@ -222,8 +221,10 @@ class _Line:
             task.cancel()
 
     def done(self, task: "asyncio.Future[Any]") -> None:
-        """Drop a call that has ended."""
+        """Drop a call that has ended, and let the next one in."""
         self.tasks.discard(task)
+        # Here and not at the end of `work`, of which a call that is given up before its first step runs nothing.
+        self._leave()
         # Whoever wanted the result may be gone, and asyncio complains of errors that nobody has seen.
         if not task.cancelled():
             task.exception()

@@ -19,16 +19,12 @@ class Suspects:
     """
 
     def __init__(self) -> None:
-        self._strikes: OrderedDict[bytes, int] = OrderedDict()
-        self._sizes: set[int] = set()
+        self._strikes: OrderedDict[tuple[int, bytes], int] = OrderedDict()
         self._blamed: set[str] = set()
 
     def refuses(self, content: Content) -> str:
         """Return why a request is not taken, or an empty text."""
-        # Almost always nobody is suspected, and nothing has to be hashed.
-        if not self._strikes or _size(content) not in self._sizes:
-            return ""
-        ended = self._strikes.get(_digest(content), 0)
+        ended = self._strikes.get(_key(content), 0) if self._may_know(content) else 0
         return f"{ended} workers ended while they had this request: it is not taken again" if ended >= STRIKES else ""
 
     def failed(self, model: str, content: Content) -> None:
@@ -36,28 +32,31 @@ class Suspects:
         if model in self._blamed:
             return
         self._blamed.add(model)
-        digest = _digest(content)
-        self._strikes[digest] = self._strikes.pop(digest, 0) + 1
-        self._sizes.add(_size(content))
+        key = _key(content)
+        self._strikes[key] = self._strikes.pop(key, 0) + 1
         if len(self._strikes) > REMEMBERED:
             self._strikes.popitem(last=False)
 
     def answered(self, content: Content) -> None:
         """Take note of a request that was answered, and is above suspicion."""
-        if self._strikes and _size(content) in self._sizes:
-            self._strikes.pop(_digest(content), None)
+        if self._may_know(content):
+            self._strikes.pop(_key(content), None)
 
     def replaced(self, model: str) -> None:
         """Take note of new workers."""
         self._blamed.discard(model)
+
+    def _may_know(self, content: Content) -> bool:
+        # Almost always nobody of that size is suspected, and nothing has to be hashed.
+        return any(size == _size(content) for size, _ in self._strikes)
 
 
 def _size(content: Content) -> int:
     return sum(map(len, content))
 
 
-def _digest(content: Content) -> bytes:
+def _key(content: Content) -> tuple[int, bytes]:
     digest = hashlib.blake2b(digest_size=16)
     for part in content:
         digest.update(part)
-    return digest.digest()
+    return _size(content), digest.digest()

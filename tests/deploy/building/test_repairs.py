@@ -24,7 +24,7 @@ import deploy.building
 from deploy import BuildError, build
 from deploy.building import cache, commit
 from deploy.building.plan import Job
-from deploy.files import DIRECTORY, GPU_DIRECTORY
+from deploy.files import DIRECTORY, GPU_DIRECTORY, TUNING
 from deploy.report import Report, read_report, write_report
 from deploy.server.model_configs import read_repository
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -172,6 +172,12 @@ def triton_users_models(output: Path) -> None:
     (model / "model.plan").write_bytes(b"mine")
 
 
+def users_notes(output: Path) -> None:
+    """Put a file where a build puts its repository."""
+    (output / DIRECTORY).mkdir()
+    (output / DIRECTORY / "notes.txt").write_text("mine")
+
+
 def users_folder(output: Path) -> None:
     """Put a folder of notes where a build puts the GPU server's repository."""
     (output / GPU_DIRECTORY).mkdir()
@@ -180,11 +186,12 @@ def users_folder(output: Path) -> None:
 
 OBSTACLES: dict[str, Damage] = {
     f"{DIRECTORY}/densenet": triton_users_models,
+    f"{DIRECTORY}/notes.txt": users_notes,
     "model.onnx": lambda output: (output / "model.onnx").write_bytes(b"another tool's"),
     "openvino.fp32.xml": lambda output: (output / "openvino.fp32.xml").mkdir(),
     "report.html": lambda output: (output / "report.html").mkdir(),
     "report.json": lambda output: (output / "report.json").write_text('{"of": "another tool"}'),
-    GPU_DIRECTORY: users_folder,
+    f"{GPU_DIRECTORY}/notes.txt": users_folder,
     DIRECTORY: lambda output: (output / DIRECTORY).write_text("a file"),
 }
 
@@ -203,6 +210,13 @@ def test_models_of_others_beside_ours_are_not_deleted(copy: Built, capsys: pytes
     assert copy.again("--max-batch", "4") == 1
     assert capsys.readouterr().err.startswith(f"error: {copy.output / DIRECTORY / 'densenet'} is of no build, ")
     assert (copy.output / DIRECTORY / "densenet" / "1" / "model.plan").exists()
+
+
+def test_what_a_tuning_or_a_desktop_has_left_is_no_obstacle(copy: Built) -> None:
+    for name in (TUNING, ".DS_Store"):
+        (copy.output / DIRECTORY / name).write_text("left")
+    assert copy.again("--max-batch", "4") == 0
+    assert (copy.output / DIRECTORY / TUNING).read_text() == "left"
 
 
 def test_two_builds_into_one_folder_are_refused(copy: Built, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,7 +128,7 @@ def test_a_file_without_a_token_is_one_line(content: bytes, tmp_path: Path, caps
     arguments = ["a.png", "--output", str(tmp_path / "out"), "--token-file", str(tmp_path / "token")]
     assert main(arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "holds no token" in line
+    assert "must hold one token" in line
 
 
 def test_asyncio_client_takes_the_same_addresses() -> None:

@@ -226,6 +226,22 @@ def test_tomography_becomes_a_segmentation_of_all_its_frames(server: Server, tmp
     assert (output / result["dicom"][0]).stat().st_mtime_ns > before
 
 
+def test_a_damaged_volume_does_not_stand_in_the_way_of_its_copy(tmp_path: Path) -> None:
+    mask = ball((4, 30, 40), 12, (3, 1, 1))
+    source = make_dicom(tmp_path / "b.dcm", "oct", np.zeros(mask.shape, np.uint8))
+    # Its header is whole, and its pixels are not.
+    (tmp_path / "a.dcm").write_bytes(source.read_bytes()[:-2000])
+    (tmp_path / "out").mkdir()
+    claims, outcomes = Claims(), []
+    for name in ("a", "b", "b"):
+        task = Task(tmp_path / f"{name}.dcm", name)
+        outcomes.append(
+            process_volume(answers(mask), task, tmp_path / "out", Wanted(), CONTRACT, claims, lambda share: None)
+        )
+    assert isinstance(outcomes[0], Failure) and "damaged" in outcomes[0].reason
+    assert isinstance(outcomes[1], VolumeResult) and isinstance(outcomes[2], VolumeResult)
+
+
 def test_an_interrupted_volume_goes_on_from_its_slices(tmp_path: Path) -> None:
     mask = ball((6, 30, 40), 12, (3, 1, 1))
     source = save(tmp_path / "a.mha", np.zeros(mask.shape, np.uint8))

@@ -13,7 +13,7 @@ from data_pipeline.spec import Thresholds
 from deploy.contract import Contract
 from deploy.report import PAGE, EngineRecord, Report, engine_table
 from deploy.report.page import GalleryRow, write_page
-from deploy.verify import Parity
+from deploy.verify import Change, Parity
 from tests.helpers.names import CLASSES, FILE, LABELS, NAMES
 
 PLAIN_CLASSES, PLAIN_LABELS = (tuple(f"name {index}" for index in range(len(names))) for names in (CLASSES, LABELS))
@@ -75,6 +75,18 @@ def test_names_are_text_in_the_page(tmp_path: Path) -> None:
         assert odd.text.count(name) >= 4, name
     # A line break is a space in a page, and a byte that is no text stands as its number.
     assert re.search(r"Engines of \[red\] <b> \s\\udcff\.png", odd.text)
+
+
+def test_a_score_that_an_engine_does_not_define_is_said_to_be_so(tmp_path: Path) -> None:
+    """Score images without any lesion, of which the reference alone has a false alarm."""
+    contract = Contract(preprocessing=Preprocessing(image_size=64), seg_classes=PLAIN_CLASSES, labels=PLAIN_LABELS)
+    scores, change = {"pooled_dice": 0.0, "accuracy": 1.0}, {"accuracy": Change(0.0, 0.0, 0.0)}
+    report = report_of(contract, "a.safetensors")
+    engine = replace(report.engines[0], scores={"accuracy": 1.0}, changes=change)
+    write_page(tmp_path, replace(report, reference_scores=scores, engines=(engine,)), contract, [])
+    reader = Reader()
+    reader.feed((tmp_path / PAGE).read_text())
+    assert reader.text.count("not defined") == 1
 
 
 def test_the_page_shows_the_thresholds_of_each_label(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Check the repository on disk: it holds what the contract says in the server's schema, and is replaced whole."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,8 @@ from tritonclient.grpc import model_config_pb2 as schema
 
 from deploy.content import hold
 from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract
-from deploy.files import config_fingerprint, read_config, version_of
+from deploy.errors import ServerError
+from deploy.files import TUNING, config_fingerprint, read_config, version_of
 from deploy.network.golden import Golden
 from deploy.repository import write_repository
 from deploy.server.options import ServerOptions
@@ -104,6 +106,29 @@ def test_versions_that_a_server_holds_stay_the_same_files(
     os.close(mark)
     write_repository(tmp_path, contract, network, golden, execution="onnxruntime literal")
     assert not first.exists()
+
+
+def test_what_was_measured_of_the_server_comes_along(
+    tmp_path: Path, contract: Contract, network: Path, golden: Golden
+) -> None:
+    (write_repository(tmp_path, contract, network, golden) / TUNING).write_text("measured")
+    assert (write_repository(tmp_path, contract, network, golden) / TUNING).read_text() == "measured"
+
+
+def test_a_release_that_cannot_be_held_holds_nothing(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+
+    def hold_one(folder: Path) -> int:
+        if held:
+            raise OSError(errno.EMFILE, "Too many open files", str(folder))
+        held.append(hold(folder))
+        return held[0]
+
+    monkeypatch.setattr("deploy.server.release.hold", hold_one)
+    with pytest.raises(ServerError, match="cannot be read: Too many open files"):
+        Release(repository, ServerOptions())
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(held[0])
 
 
 def test_every_field_of_a_configuration_is_hashed(repository: Path) -> None:

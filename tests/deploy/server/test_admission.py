@@ -164,6 +164,22 @@ async def test_what_replaced_workers_had_is_given_up() -> None:
 
 
 @in_a_loop
+async def test_what_is_given_up_before_it_began_leaves_its_worker_free() -> None:
+    """Replace workers between the moment that a request takes one and the first step of its call."""
+    workers = Workers()
+    lost = workers.send(0)
+    while not workers.admission._lines["model"].tasks:
+        await asyncio.sleep(0)
+    workers.admission._lines["model"].give_up()
+    with pytest.raises(Rejection, match="was replaced"):
+        await lost
+    assert workers.begun == []
+    sent = workers.send(1)
+    await settle_and_end(workers)
+    assert await sent == 1
+
+
+@in_a_loop
 async def test_a_request_that_ends_two_workers_is_not_taken_again() -> None:
     admission = Admission({"model": 1}, LARGEST)
     poison, innocent = [b"poison"], [b"good"]

@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 
+from deploy.access import read_token
 from deploy.client import Client, ServerUnavailable
 from deploy.content import FILES_HASH
 from deploy.contract import Contract
 from deploy.files import CONFIGURATION, read_config, write_config
 from deploy.network.golden import Golden
 from deploy.repository import write_repository
-from deploy.serve import MOST_MEGABYTES, main, read_token
+from deploy.serve import MOST_MEGABYTES, main
 from deploy.server import Server, ServerError
 from deploy.server.log import Log
 from deploy.server.options import FREE_PORTS
@@ -166,7 +167,7 @@ def test_a_file_without_a_token_is_an_error(
 
 
 def test_a_file_without_an_end_is_no_token() -> None:
-    with pytest.raises(ServerError, match="must hold one token"):
+    with pytest.raises(ValueError, match="must hold one token"):
         read_token(Path("/dev/zero"))
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from data_pipeline.cores import cores, processor
 from deploy.errors import ServerError
+from deploy.files import TUNING
 from deploy.server.options import Tuning, Workers
-from deploy.server.tuning import TUNING, Tuned, choose, presets, write_tuning
+from deploy.server.tuning import Tuned, choose, presets, write_tuning
 from deploy.tuning import Point, best, callers_for, grid, quickest
 
 

@@ -90,6 +90,14 @@ def test_an_engine_that_changes_nothing_loses_nothing() -> None:
     assert not broken_task_tolerances(changes)
 
 
+def test_a_score_that_no_image_defines_is_not_judged() -> None:
+    targets = random_targets()
+    empty = replace(targets, masks=torch.zeros_like(targets.masks))
+    changes = task_changes(random_output(1), random_output(1), empty)
+    assert "dice" not in changes and "accuracy" in changes
+    assert not broken_task_tolerances(changes)
+
+
 def test_what_is_lost_is_told_with_its_interval() -> None:
     changes = {"dice": Change(-0.006, -0.009, -0.003), "accuracy": Change(-0.009, -0.02, 0.0)}
     (line,) = broken_task_tolerances(changes)
