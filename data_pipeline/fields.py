@@ -92,14 +92,23 @@ def require_keys(fields: dict[str, Any], what: str, needed: Sequence[str], optio
 def read_object(text: str, what: str) -> dict[str, Any]:
     """Read a JSON object whose lists become tuples.
 
-    Raises ValueError where the text is no JSON or not an object.
+    Raises ValueError where the text is no JSON or not an object, or names a field twice.
     """
     try:
-        fields = json.loads(text)
+        fields = json.loads(text, object_pairs_hook=_without_repeats)
     # The parser goes as deep as the brackets do.
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{what} must be a JSON object, got {shown(text)} ({error})") from None
     return object_of(fields, what)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Python's reader takes the last one without a word.
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return fields
 
 
 def object_of(value: object, what: str) -> dict[str, Any]:

@@ -18,9 +18,11 @@ from data_pipeline.image_header import (
     APP1,
     DOUBTFUL,
     MAX_PIXELS,
+    MOST_TEXT,
     PNG_SIGNATURE,
     Header,
     ImageError,
+    inflated,
     jpeg_segments,
     png_chunks,
     read_header,
@@ -28,6 +30,7 @@ from data_pipeline.image_header import (
 from data_pipeline.spec import SIXTEEN_BITS
 from data_pipeline.tiff import Pixels, TiffError, read_pixels
 
+TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 AFTER_HEADER = 33  # bytes of a PNG's signature and first chunk
 
 
@@ -109,6 +112,8 @@ def open_image(data: bytes) -> Image.Image:
         if pixels.ndim == 3 and pixels.dtype == np.uint16:
             pixels = (pixels >> (header.depth - 8)).astype(np.uint8)
         return Image.fromarray(np.ascontiguousarray(pixels))
+    if header.kind == "PNG":
+        data = _for_pillow(data)
     try:
         with warnings.catch_warnings():
             # Pillow warns from 89 million pixels on, of which 100 million are accepted, and of EXIF that is cut.
@@ -117,6 +122,17 @@ def open_image(data: bytes) -> Image.Image:
         return orientations.turn_image(image, header.orientation)
     except (SyntaxError, ValueError) as error:
         raise OSError(f"the image is damaged: {error}") from error
+
+
+def _for_pillow(data: bytes) -> bytes:
+    """Leave the texts and a huge profile out of a PNG, over which Pillow gives up and DALI does not."""
+    dropped = []
+    for kind, start, end in png_chunks(data):
+        _, _, profile = data[start + 8 : end - 4].partition(b"\0")
+        # A byte that names the compression comes before the profile.
+        if kind in TEXTS or (kind == b"iCCP" and len(inflated(profile[1:])) >= MOST_TEXT):
+            dropped.append((start, end))
+    return _without(data, dropped, AFTER_HEADER, b"") if dropped else data
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:

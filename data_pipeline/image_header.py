@@ -193,7 +193,7 @@ def _read_jpeg(data: bytes) -> Header:
             # The first of several counts. What follows it is taken by some programs for its continuation.
             if body.startswith(orientations.EXIF):
                 exif = body[len(orientations.EXIF) :] if exif is None else exif
-            elif xmp is None:
+            elif xmp is None and body.startswith(orientations.XMP):
                 xmp = body
     if frame is None or len(frame[1]) < 6:
         raise ImageError(f"{DAMAGED}the JPEG file has no frame", "damaged")
@@ -270,15 +270,16 @@ def _of_texts(texts: list[tuple[bytes, bytes]]) -> int | None:
     for kind, body in texts:
         keyword, _, rest = body.partition(b"\0")
         if keyword == b"Raw profile type exif":
-            profile = orientations.of_raw_profile(rest if kind == b"tEXt" else _inflated(rest[1:]))
+            profile = orientations.of_raw_profile(rest if kind == b"tEXt" else inflated(rest[1:]))
         elif keyword == b"XML:com.adobe.xmp" and kind == b"iTXt":
             # Two bytes tell whether the text is compressed, then come a language and a translated keyword.
             text = rest[2:].split(b"\0", 2)[-1]
-            xmp = orientations.of_xmp(_inflated(text) if rest[:1] == b"\1" else text)
+            xmp = orientations.of_xmp(inflated(text) if rest[:1] == b"\1" else text)
     return profile or xmp
 
 
-def _inflated(body: bytes) -> bytes:
+def inflated(body: bytes) -> bytes:
+    """Unpack a compressed text of a PNG, at most `MOST_TEXT` bytes of it, or return nothing where it is damaged."""
     try:
         return zlib.decompressobj().decompress(body, MOST_TEXT)
     except zlib.error:

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-EXIF = b"Exif\0\0"
+EXIF, XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"  # what these blocks of a JPEG begin with
 UPRIGHT = 1
 ORIENTATION = 274  # number of the tag, in EXIF as in TIFF
 TAG, SHORT, LONG = 12, 3, 4  # bytes of a directory's entry, and the types of its values
-XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+IN_XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -54,7 +54,7 @@ def _entries(block: bytes, start: int, order: str) -> Iterator[bytes]:
 
 def of_xmp(text: bytes) -> int | None:
     """Return the orientation, 1 to 8, that a text of XMP states, or None where it states none."""
-    stated = XMP.search(text)
+    stated = IN_XMP.search(text)
     if stated is None:
         return None
     return int(stated[1]) if 1 <= int(stated[1]) <= 8 else UPRIGHT

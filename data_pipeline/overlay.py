@@ -17,6 +17,7 @@ from data_pipeline.image_header import ImageError
 # The palette of Okabe and Ito, whose colours differ for people with any colour vision. Those that stand out from skin
 # and from grey come first.
 PALETTE = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+RGB_PROFILE = b"RGB ".rjust(20)  # where an ICC profile names its colours
 OPACITY = 0.35
 PIXELS_PER_OUTLINE = 250  # an outline gets 1 pixel wider for each so many pixels of the image's shorter side
 
@@ -41,7 +42,11 @@ def open_upright(data: bytes) -> Image.Image:
         image = open_image(data)
     except ImageError as error:
         raise OSError(str(error)) from None
-    return (_stretch(image) if image.mode.startswith(("I", "F")) else image).convert("RGB")
+    upright = (_stretch(image) if image.mode.startswith(("I", "F")) else image).convert("RGB")
+    # Pillow writes it into every file that is made of the image. One of grey or of inks is not allowed there.
+    if (upright.info.get("icc_profile") or RGB_PROFILE)[16:20] != b"RGB ":
+        del upright.info["icc_profile"]
+    return upright
 
 
 def fit_mask(mask: Mask, size: tuple[int, int]) -> Mask:

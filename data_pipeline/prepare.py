@@ -18,17 +18,19 @@ from rich.progress import track
 
 from data_pipeline.command_line import LARGEST_SIDE, MOST_THREADS, Output, new_parser, positive, run_command, seed
 from data_pipeline.dicom import picture_file
+from data_pipeline.files import code_version, locked
 from data_pipeline.graph import as_input, decode
 from data_pipeline.image_file import decodable
 from data_pipeline.image_header import ImageError, read_header
 from data_pipeline.records import PARTS, DataError, Dataset, Record
-from data_pipeline.scan import open_usable
+from data_pipeline.scan import READERS, open_usable
 from data_pipeline.sources import SOURCES
 from data_pipeline.sources.prepared import MANIFEST, MASK_SCALE, Pixels, create_pixels, write_manifest
 from data_pipeline.spec import Preprocessing
 
 JOURNAL = "journal.jsonl"  # one line for each finished sample, so that an interrupted run can be continued
 BATCH = 16
+VERSION = code_version(__file__, *READERS)
 EXAMPLES = """examples:
   python -m data_pipeline.prepare --data synthetic:skin --size 128 --output build/prepared
   python -m data_pipeline.prepare --data folder:my_data --size 224 --output build/prepared --skip-bad
@@ -52,9 +54,18 @@ def prepare(dataset: Dataset, size: int, folder: Path, threads: int = 2) -> int:
         How many samples had to be decoded.
 
     Raises:
-        DataError: an image has more than 8 bits a channel.
+        DataError: an image has more than 8 bits a channel, or another process prepares the same folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        # Two would write their pixels into one file.
+        with locked(folder):
+            return _prepare(dataset, size, folder, threads)
+    except BlockingIOError:
+        raise DataError(f"{folder} is being prepared by another process: wait for it, or give another output") from None
+
+
+def _prepare(dataset: Dataset, size: int, folder: Path, threads: int) -> int:
     # What is there is finished no longer, also where this run is interrupted.
     (folder / MANIFEST).unlink(missing_ok=True)
     pixels = create_pixels(folder, len(dataset.records), size)
@@ -93,7 +104,8 @@ def _read_journal(path: Path, pixels: Pixels) -> dict[int, str]:
 
 
 def _file_hash(record: Record) -> str:
-    return hashlib.sha256(record.image.read_bytes() + record.mask.read_bytes()).hexdigest()
+    # With the code, so that pixels of another version's reading are not kept.
+    return hashlib.sha256(VERSION.encode() + record.image.read_bytes() + record.mask.read_bytes()).hexdigest()
 
 
 def _batches(indices: list[int]) -> Iterator[list[int]]:

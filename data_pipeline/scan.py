@@ -32,9 +32,12 @@ from data_pipeline.sources import open_source
 Numbers = NDArray[np.int64]
 Files = tuple[bytes, bytes]  # an image and its mask
 BATCH, THREADS = 16, 2  # of DALI
-DICOM = ("dicom/attributes.py", "dicom/file.py", "dicom/picture.py")
-# Of what decides the results, which a cache keeps with them.
-VERSION = code_version(__file__, "image_header.py", "image_file.py", "orientation.py", "tiff.py", *DICOM)
+# What decides the pixels of a file.
+READERS = (
+    *("image_header.py", "image_file.py", "orientation.py", "tiff.py"),
+    *("dicom/attributes.py", "dicom/file.py", "dicom/picture.py"),
+)
+VERSION = code_version(__file__, *READERS)
 SHOWN = 10  # bad samples that an error lists
 
 

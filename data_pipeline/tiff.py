@@ -44,6 +44,8 @@ OLD_JPEG = 6
 BY_PILLOW = (*FAX, OLD_JPEG)
 BY_TIFFFILE = (1, 5, JPEG, 8, 32773, 32946, 33003, 33004, 33005, 34712, 34887, 34892, 34925, 34926, 34927, 34933, 34934,
                50000, 50001, 50002, 52546)  # fmt: skip
+# Those that keep every value: of the others, some can do both.
+LOSSLESS = (*FAX, 1, 5, 8, 32773, 32946, 34925, 34926, 34933, 50000)
 MOST_SEGMENTS = 1_000_000
 MOST_TAGS = 4096
 MOST_SAMPLES = 16
@@ -238,7 +240,22 @@ def read_pixels(data: bytes, page: Directory) -> Pixels:
     """
     if _by_pillow(page):
         return _decode_by_pillow(data)
-    return turn_pixels(_decode_by_tifffile(data, page), page.orientation)
+    values, colour_map = _decode_by_tifffile(data, page)
+    return turn_pixels(_colours(values, page, colour_map), page.orientation)
+
+
+def extra_range(data: bytes, page: Directory) -> tuple[int, int] | None:
+    """Return the least and the largest value beside the colours of the first page, as of alpha, or None without any.
+
+    Raises TiffError where the pixels are damaged, or such values are not read.
+    """
+    colours = CHANNELS[page.photometric]
+    if page.samples == colours:
+        return None
+    if _by_pillow(page):
+        raise TiffError(f"a TIFF of {page.samples} channels in these colours is not read: {CONVERT}")
+    extra = _decode_by_tifffile(data, page)[0][..., colours:]
+    return int(extra.min()), int(extra.max())
 
 
 def _decode_by_pillow(data: bytes) -> Pixels:
@@ -251,7 +268,8 @@ def _decode_by_pillow(data: bytes) -> Pixels:
         raise TiffError("the image is damaged: its TIFF file could not be decoded") from error
 
 
-def _decode_by_tifffile(data: bytes, page: Directory) -> Pixels:
+def _decode_by_tifffile(data: bytes, page: Directory) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Return the values (H, W, samples) of the first page as they are stored, and its palette."""
     # Here, because their import takes 0.3 s and few data sets hold TIFF files.
     import tifffile
 
@@ -266,7 +284,7 @@ def _decode_by_tifffile(data: bytes, page: Directory) -> Pixels:
     # What tifffile and the codecs raise for damaged files: no class of their own covers them.
     except (ValueError, RuntimeError, OSError, LookupError, TypeError, ArithmeticError, struct.error) as error:
         raise TiffError("the image is damaged: its TIFF file could not be decoded") from error
-    return _colours(_in_order(values, page), page, colour_map)
+    return _in_order(values, page), colour_map
 
 
 def _in_order(values: NDArray[Any], page: Directory) -> NDArray[Any]:

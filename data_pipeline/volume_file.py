@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.dicom import DicomImage, Frame, is_dicom, open_dicom, pixel_spacing, read_frames, slice_spacing
+from data_pipeline.dicom import DicomImage, Frame, is_dicom, open_dicom, read_frames, volume_spacing
 from data_pipeline.dicom.file import quiet, why_not_importable
 from data_pipeline.image_header import DAMAGED, MAX_PIXELS, ImageError
 from data_pipeline.volume_header import check_volume
@@ -93,13 +93,14 @@ def open_volume(file: Path) -> Volume:
     if ending_of(file):
         return _open_image(file)
     image = open_dicom(file)
-    pair, step = pixel_spacing(image.header), slice_spacing(image.header)
+    spacing, why = volume_spacing(image.header, image.frames)
     return Volume(
         slices=image.frames,
         width=image.width,
         height=image.height,
-        spacing=(*pair, step) if pair and step else None,
+        spacing=spacing,
         header=image.header,
+        notes=[f"no mm³: {why}"] if why else [],
     )
 
 
@@ -166,20 +167,21 @@ def slices_of(volume: Volume) -> Iterator[Frame]:
     Raises ImageError where the pixels are damaged.
     """
     if volume.header is not None:
-        yield from read_frames(open_dicom_of(volume))
+        yield from read_frames(dicom_image_of(volume))
         return
     import SimpleITK
 
     for values in SimpleITK.GetArrayViewFromImage(volume.image):
         if volume.scale is None:
-            yield Frame(values, int(np.iinfo(values.dtype).max))
+            # Of 16 bits they are as training reads them from a file of 16 bits.
+            yield Frame(values, 255 if values.dtype == np.uint8 else None)
         else:
             low, high = volume.scale
             shares = (values.astype(np.float64) - low) / (high - low)
             yield Frame(np.rint(65535 * shares).astype(np.uint16), 65535)
 
 
-def open_dicom_of(volume: Volume) -> Any:
+def dicom_image_of(volume: Volume) -> DicomImage:
     """Return the DICOM image that a volume was opened from."""
     return DicomImage(header=volume.header, frames=volume.slices, width=volume.width, height=volume.height)
 

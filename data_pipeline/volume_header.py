@@ -1,6 +1,7 @@
 """Check the files of a volume before ITK reads them, which fills gaps with zeros and replaces NaN in silence."""
 
 import gzip
+import math
 import re
 import struct
 import zlib
@@ -18,6 +19,7 @@ CHUNK = 1 << 20
 LONGEST_HEADER = 1 << 20  # bytes of text before the pixels
 # As C's printf has them: a longer width would fill the memory.
 NUMBERED = re.compile(r"(?P<before>[^%]*)%(?P<width>0?\d?)d(?P<after>[^%]*)")
+NUMBERS = re.compile(r"[^\s(),]+")
 MOST_FILES = 10_000
 NIFTI_FLOATS = {16: "f4", 64: "f8"}
 # MetaIO's own sizes, whatever the machine's are.
@@ -59,9 +61,20 @@ def check_volume(file: Path) -> bool:
         return _check_nifti(file)
     if name.endswith((".mhd", ".mha")):
         _check_metaimage(file)
-    else:
-        _check_nrrd(file)
-    return True
+        return True
+    return _check_nrrd(file)
+
+
+def pixel_files(header: Path) -> list[Path]:
+    """Return the files of pixels that a MetaImage header names, or the header itself where they stand behind it.
+
+    Raises:
+        ImageError: one of them is missing, or the header names them in a way that is not read.
+        OSError: the header cannot be read.
+    """
+    fields, _, rest = _fields(header, "=", end="elementdatafile")
+    named = fields.get("elementdatafile", "")
+    return [header] if named.upper() in ("", "LOCAL") else list(_named_files(header, named, rest))
 
 
 def _check_nifti(file: Path) -> bool:
@@ -96,11 +109,7 @@ def _nifti_header(data: bytes) -> _Nifti:
             continue
         axes = dimensions[1 : dimensions[0] + 1]
         if 1 <= dimensions[0] <= 7 and all(axis > 0 for axis in axes) and bits > 0 and 0 <= offset < 2**31:
-            # Exact, because the axes may be any numbers.
-            voxels = 1
-            for axis in axes:
-                voxels *= int(axis)
-            return _Nifti(order, int(offset), voxels * bits // 8, kind, steps[1:4])
+            return _Nifti(order, int(offset), math.prod(axes) * bits // 8, kind, steps[1:4])
     raise ImageError(f"{DAMAGED}the header of its NIfTI file cannot be read", "damaged")
 
 
@@ -123,18 +132,35 @@ def _check_values(opened: BinaryIO, header: _Nifti) -> None:
 
 
 def _check_metaimage(file: Path) -> None:
-    fields, start, rest = _fields(file, "=", end="elementdatafile")
-    named = fields.get("elementdatafile", "")
-    local = named.upper() in ("", "LOCAL")
-    files = [file] if local else list(_named_files(file, named, rest))
-    if fields.get("compresseddata", "").lower() == "true" and len(files) == 1:
+    fields, start, _ = _fields(file, "=", end="elementdatafile")
+    files, wanted = pixel_files(file), _metaimage_size(fields)
+    local, packed = files == [file], fields.get("compresseddata", "").lower() == "true"
+    if len(files) > 1:
+        _check_slices(files, fields, wanted, packed=packed)
+    elif packed:
         size = _whole_number(fields.get("compresseddatasize", ""))
         # A file of pixels alone may leave it out. Behind a header ITK would unpack from the wrong place.
         if local and not size:
             raise ImageError(f"{DAMAGED}the volume's header states no CompressedDataSize", "damaged")
         with files[0].open("rb") as opened:
             opened.seek(start if local else 0)
-            _check_packed(opened, size or files[0].stat().st_size, _metaimage_size(fields))
+            _check_packed(opened, size or files[0].stat().st_size, wanted)
+
+
+def _check_slices(files: list[Path], fields: dict[str, str], wanted: int, *, packed: bool) -> None:
+    """Raise ImageError unless there is a whole file of pixels for each slice: ITK would leave the rest to chance."""
+    slices = _whole_number(fields.get("dimsize", "").split()[-1]) if fields.get("dimsize", "").split() else 0
+    words = fields["elementdatafile"].upper().split()
+    # The number behind LIST says how many axes each file has.
+    if len(files) != slices or (words[0] == "LIST" and words[1:] not in ([], ["2"], ["2D"])):
+        raise ImageError(f"{DAMAGED}the volume has {slices} slices in {len(files)} files of pixels", "damaged")
+    for path in files:
+        size = path.stat().st_size
+        if packed:
+            with path.open("rb") as opened:
+                _check_packed(opened, size, wanted // slices)
+        elif size < wanted // slices:
+            raise ImageError(f"{DAMAGED}a file of pixels has {size} of {wanted // slices} bytes", "damaged")
 
 
 def _metaimage_size(fields: dict[str, str]) -> int:
@@ -167,11 +193,22 @@ def _check_packed(opened: BinaryIO, size: int, wanted: int) -> None:
         raise ImageError(f"{DAMAGED}the compressed pixels of the volume are not whole", "damaged")
 
 
-def _check_nrrd(file: Path) -> None:
+def _check_nrrd(file: Path) -> bool:
+    """Check that the files that a header names are there, and tell whether it states a spacing for each axis."""
     fields, _, rest = _fields(file, ":")
     named = fields.get("data file", fields.get("datafile", ""))
     if named:
         list(_named_files(file, named, rest))
+    stated = [*fields.get("spacings", "").split(), *NUMBERS.findall(fields.get("space directions", ""))]
+    # ITK takes 1 for what is no number.
+    return not stated or all(_is_finite(number) for number in stated)
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _fields(file: Path, separator: str, end: str | None = None) -> tuple[dict[str, str], int, list[str]]:

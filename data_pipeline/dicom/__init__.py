@@ -4,7 +4,7 @@ Needs the extra `dicom`, which is imported where the first such file is met. Tra
 functions. The server is sent what comes out: a PNG file.
 """
 
-from data_pipeline.dicom.attributes import frame_attributes, pixel_spacing, slice_spacing
+from data_pipeline.dicom.attributes import frame_attributes, pixel_spacing, volume_spacing
 from data_pipeline.dicom.file import DicomImage, is_dicom, open_dicom
 from data_pipeline.dicom.picture import Frame, frame_png, picture_file, read_frames
 
@@ -18,5 +18,5 @@ __all__ = [
     "picture_file",
     "pixel_spacing",
     "read_frames",
-    "slice_spacing",
+    "volume_spacing",
 ]

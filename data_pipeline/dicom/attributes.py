@@ -1,6 +1,10 @@
 """Find what a DICOM header says of one frame, at its top level or in the functional groups of multi-frame objects."""
 
+from collections.abc import Iterable
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 # Sequences of the functional groups whose items describe a frame's values and geometry.
 GROUPS = (
@@ -12,7 +16,9 @@ GROUPS = (
     "OphthalmicFrameLocationSequence",
 )
 SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
-Pair = tuple[float, float]
+Pair, Triple = tuple[float, float], tuple[float, float, float]
+# Of distances that are meant to be equal, and of the unit vectors of directions.
+TOLERANCE, PARALLEL = 0.01, 1e-3
 
 
 def frame_attributes(header: Any, index: int) -> dict[str, Any]:
@@ -45,22 +51,48 @@ def pixel_spacing(header: Any) -> Pair | None:
     return _pair(value_of(header, 0, "PixelSpacing"))
 
 
-def slice_spacing(header: Any) -> float | None:
-    """Return the millimetres between the frames of a volume, or None where the file does not state them.
+def volume_spacing(header: Any, frames: int) -> tuple[Triple | None, str]:
+    """Return the millimetres between rows, columns and frames of a volume, or None and why no volume can be measured.
 
-    A slice's thickness does not say how far the next one is.
+    Frames must be parallel, of one pixel size and equally far from each other. A slice's thickness does not say how far
+    the next one is.
     """
+    pairs = [_pair(value_of(header, index, "PixelSpacing")) for index in range(frames)]
+    if pairs[0] is None or None in pairs:
+        return None, "the file does not state the size of its pixels"
+    if not np.allclose(np.array(pairs, np.float64), pairs[0], rtol=TOLERANCE, atol=0):
+        return None, "pixels differ in size from frame to frame"
     stated = _number(value_of(header, 0, "SpacingBetweenSlices"))
-    return stated if stated is not None else _distance(header)
+    steps, why = _steps(header, frames)
+    if why:
+        return None, why
+    measured = steps if stated is None else np.append(steps, abs(stated))
+    if not measured.size:
+        return None, "the file does not state how far its frames are from each other"
+    step = float(measured[-1])
+    if not step or not np.allclose(measured, step, rtol=TOLERANCE, atol=0):
+        return None, "frames are not equally far from each other"
+    return (*pairs[0], step), ""
 
 
-def _distance(header: Any) -> float | None:
-    """Return the distance between the positions of the first two frames."""
-    places = [frame_attributes(header, index).get("ImagePositionPatient") for index in (0, 1)]
-    if any(not place or len(place) != 3 for place in places):
-        return None
-    first, second = ([float(value) for value in place or ()] for place in places)
-    return sum((b - a) ** 2 for a, b in zip(first, second, strict=True)) ** 0.5 or None
+def _steps(header: Any, frames: int) -> tuple[NDArray[np.float64], str]:
+    """Return the distances between neighbouring frames, none where positions are not stated, or why there are none."""
+    places = [_vector(value_of(header, index, "ImagePositionPatient"), 3) for index in range(frames)]
+    directions = [_vector(value_of(header, index, "ImageOrientationPatient"), 6) for index in range(frames)]
+    if any(one is None for one in (*places, *directions)):
+        return np.zeros(0), ""
+    rows = np.array(directions)
+    if not np.allclose(rows, rows[0], atol=PARALLEL):
+        return np.zeros(0), "frames are not parallel to each other"
+    normal = np.cross(rows[0, :3], rows[0, 3:])
+    steps = np.diff(np.array(places) @ normal / (np.linalg.norm(normal) or 1.0))
+    # Of one sign, or frames would lie between others.
+    return (abs(steps), "") if (steps > 0).all() or (steps < 0).all() else (np.zeros(0), "frames are not in order")
+
+
+def _vector(value: Any, length: int) -> list[float] | None:
+    numbers = [_number(one) for one in value] if isinstance(value, Iterable) and not isinstance(value, str) else []
+    return [one for one in numbers if one is not None] if len(numbers) == length and None not in numbers else None
 
 
 def _pair(value: Any) -> Pair | None:

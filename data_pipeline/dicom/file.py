@@ -31,7 +31,7 @@ OTHERS = {
 }
 REPORTS = (" SR", "Structured Report", "Key Object")
 VIDEOS = ("MPEG", "HEVC", "H.264", "H.265")
-JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+JPEG_EXTENDED, RLE = "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.5"
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "YBR_ICT", "YBR_RCT")
 GREYS = ("MONOCHROME1", "MONOCHROME2")
 CHANNELS = {**dict.fromkeys(COLOURS, 3), **dict.fromkeys(GREYS, 1), "PALETTE COLOR": 1}
@@ -186,7 +186,16 @@ def _checked(header: Any) -> DicomImage:
         raise ImageError(message, "too_many_pixels")
     _check_values(header)
     _check_decoder(syntax, _whole(header, "BitsStored"))
+    if syntax.is_encapsulated and syntax != RLE and bits_beneath(header):
+        # Some decoders shift them, and some do not.
+        raise ImageError("a DICOM file whose compressed values do not begin at bit 0 is not read", "not_an_image")
     return DicomImage(header=header, frames=frames, width=width, height=height)
+
+
+def bits_beneath(header: Any) -> int:
+    """Return how many bits of a value lie beneath those that are stored: none, but in some old files."""
+    stored = int(header.BitsStored)
+    return max(int(header.get("HighBit") or stored - 1) + 1 - stored, 0)
 
 
 def _class_name(header: Any) -> str:
@@ -215,6 +224,8 @@ def _check_values(header: Any) -> None:
         raise ImageError(f"a DICOM file of {allocated} bits a value is not read: 1 to 16 are", "not_an_image")
     if not 1 <= stored <= allocated:
         raise ImageError(f"{DAMAGED}{stored} bits cannot be stored in {allocated}", "damaged")
+    if stored + bits_beneath(header) > allocated:
+        raise ImageError(f"{DAMAGED}{stored} bits cannot end at bit {header.HighBit} of {allocated}", "damaged")
     if _whole(header, "PixelRepresentation") not in (0, 1):
         raise ImageError(f"{DAMAGED}its DICOM header does not say whether values have a sign", "damaged")
 

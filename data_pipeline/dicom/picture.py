@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.dicom.attributes import value_of
-from data_pipeline.dicom.file import DicomImage, is_dicom, open_dicom, quiet
+from data_pipeline.dicom.file import DicomImage, bits_beneath, is_dicom, open_dicom, quiet
 from data_pipeline.image_file import encode_png
 from data_pipeline.image_header import DAMAGED, ImageError
 from data_pipeline.spec import SIXTEEN_BITS
@@ -24,11 +24,11 @@ class Frame:
     """Hold one frame as a picture.
 
     pixels: (H, W) grey or (H, W, 3) RGB, from 0 for black to `white`.
-    white: the value that is white.
+    white: the value that is white, or None where 16 bits may hold fewer, as in a plain file of 16 bits.
     """
 
     pixels: Pixels
-    white: int
+    white: int | None
 
 
 def read_frames(image: DicomImage) -> Iterator[Frame]:
@@ -44,7 +44,7 @@ def read_frames(image: DicomImage) -> Iterator[Frame]:
     wanted = range(image.frames)
     try:
         with quiet():
-            for index, values in zip(wanted, iter_pixels(image.header, indices=wanted), strict=False):
+            for index, values in zip(wanted, iter_pixels(_as_decoded(image.header), indices=wanted), strict=False):
                 yield _picture(values, image.header, index)
     except ImageError:
         raise
@@ -54,13 +54,29 @@ def read_frames(image: DicomImage) -> Iterator[Frame]:
         raise ImageError(f"{DAMAGED}the pixels of its DICOM file could not be decoded ({kind})", "damaged") from None
 
 
+def _as_decoded(header: Any) -> Any:
+    """Return a header by which pydicom keeps all bits up to the highest one that is stored."""
+    if not (beneath := bits_beneath(header)):
+        return header
+    from pydicom import Dataset
+
+    whole = Dataset()
+    whole.update(header)
+    # Setting an element that is there would change it in the other header too.
+    del whole.BitsStored
+    whole.file_meta, whole.BitsStored = header.file_meta, header.BitsStored + beneath
+    return whole
+
+
 def _picture(values: NDArray[Any], header: Any, index: int) -> Frame:
     colours = header.PhotometricInterpretation
     if colours == "PALETTE COLOR":
         from pydicom.pixels import apply_color_lut
 
         looked_up = apply_color_lut(values, header)
-        return Frame(looked_up, int(np.iinfo(looked_up.dtype).max))
+        # A table of 8 bits may stand in words of 16.
+        white = 2 ** int(header.RedPaletteColorLookupTableDescriptor[2]) - 1
+        return Frame(looked_up, white if looked_up.max() <= white else int(np.iinfo(looked_up.dtype).max))
     stored = _stored(values, header)
     if stored.ndim == 3:
         return stored_frame(stored, header)
@@ -68,8 +84,10 @@ def _picture(values: NDArray[Any], header: Any, index: int) -> Frame:
 
 
 def _stored(values: NDArray[Any], header: Any) -> NDArray[Any]:
-    """Return values without the bits above those stored, in which old files hide overlays."""
+    """Return values without the bits beside those stored, in which old files hide overlays."""
     low, high = stored_range(header)
+    if beneath := bits_beneath(header):
+        return values >> beneath
     if values.min() >= low and values.max() <= high:
         return values
     return values & high if low == 0 else np.clip(values, low, high)
@@ -104,6 +122,8 @@ def _lone(header: Any, index: int) -> Any:
     from pydicom import Dataset
 
     attributes = Dataset()
+    # pydicom asks it for the byte order of tables.
+    attributes.file_meta = header.file_meta
     for keyword in (*MODALITY, *VOI, "BitsStored", "PixelRepresentation", "PhotometricInterpretation"):
         value = value_of(header, index, keyword)
         if value is not None:
@@ -144,6 +164,8 @@ def shown_range(attributes: Any) -> tuple[float, float]:
 
 def frame_png(frame: Frame, white_level: int = SIXTEEN_BITS) -> bytes:
     """Encode a frame as a PNG file of 8 bits where its white is at most 255, else of 16 with `white_level` as white."""
+    if frame.white is None:
+        return encode_png(frame.pixels, level=1)
     white, pixels = frame.white, frame.pixels.astype(np.uint32)
     level = 255 if white <= 255 else white_level
     scaled = pixels if white == level else (pixels * level + white // 2) // white

@@ -15,13 +15,14 @@ from data_pipeline.files import code_version, whole_folder
 from data_pipeline.image_header import ImageError
 from data_pipeline.records import BACKGROUND, DataError, Dataset, Record, Split, Volume
 from data_pipeline.sources.pairing import Problems, choose_split, require_some, set_aside
-from data_pipeline.volume_header import check_volume
+from data_pipeline.volume_header import check_volume, pixel_files
 
 PREFIX = "RETOUCH-TrainingSet-"
 VENDORS = ("Cirrus", "Spectralis", "Topcon")
 FLUIDS = ("IRF", "SRF", "PED")
 SEG_CLASSES = (BACKGROUND, *FLUIDS)
 SCAN, REFERENCE, FACTS = "oct.mhd", "reference.mhd", "volume.json"
+PARALLEL = 1e-3  # of the unit vectors of directions
 BLOCK, BLOCKS = 1 << 16, 16  # bytes and number of the parts of a file that its key depends on
 VERSION = code_version(__file__)
 
@@ -170,6 +171,11 @@ def read_volume(folder: Path) -> Scan:
         raise VolumeError(f"volumes whose {SCAN} or {REFERENCE} is missing or damaged") from None
     if scan.GetSize() != reference.GetSize():
         raise VolumeError("volumes whose reference has another shape")
+    if not np.allclose(scan.GetDirection(), reference.GetDirection(), atol=PARALLEL):
+        raise VolumeError("volumes whose reference is turned or mirrored against the scan")
+    if scan.GetSpacing() == (1.0, 1.0, 1.0):
+        # What no file states is 1 to its readers.
+        raise VolumeError(f"volumes whose {SCAN} does not state its spacing")
     pixels, indices = SimpleITK.GetArrayFromImage(scan), SimpleITK.GetArrayFromImage(reference)
     # PNG has no other types.
     if pixels.ndim != 3 or pixels.dtype not in (np.uint8, np.uint16):
@@ -210,10 +216,21 @@ def _slice_files(folder: Path, index: int) -> tuple[Path, Path]:
     return folder / f"image_{index:03d}.png", folder / f"mask_{index:03d}.png"
 
 
+def _pixels_elsewhere(folder: Path) -> list[Path]:
+    headers = [file for file in folder.iterdir() if file.name.lower() in (SCAN, REFERENCE)]
+    try:
+        return [file for header in headers for file in pixel_files(header)]
+    except (ImageError, OSError):
+        # Said when the volume is read.
+        return []
+
+
 def _key(folder: Path) -> str:
     """Hash the code, and of each of a volume's files its name, size, date and some of its content."""
     digest = hashlib.sha256(f"{VERSION} {folder.resolve()}".encode())
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+    inside = [path for path in folder.iterdir() if path.is_file()]
+    # Headers may name files in other folders.
+    for path in sorted({*inside, *_pixels_elsewhere(folder)}):
         status = path.stat()
         digest.update(f"\n{path.name} {status.st_size} {status.st_mtime_ns} ".encode())
         with path.open("rb") as file:

@@ -185,7 +185,9 @@ def write_answers(
         assert result.seg_probabilities is not None
         planes = resize_planes(result.seg_probabilities, (mask.shape[1], mask.shape[0]))
         # Of several classes the first is the background, which has no segment.
-        soft = np.moveaxis(planes if len(planes) == 1 else planes[1:], 0, -1)[None]
+        soft = np.moveaxis(planes if len(planes) == 1 else planes[1:], 0, -1)[None].copy()
+        # What was left out of the mask is left out here as well.
+        soft[0, result.own_mask != mask] = 0
     found = Found(
         header=picture.header,
         mask=mask[None],

@@ -24,7 +24,7 @@ from data_pipeline.dicom import (
     picture_file,
     pixel_spacing,
     read_frames,
-    slice_spacing,
+    volume_spacing,
 )
 from data_pipeline.dicom.file import quiet
 from data_pipeline.image_header import ImageError, read_header
@@ -127,10 +127,84 @@ def test_spacing_is_found_where_it_is_stated(tmp_path: Path) -> None:
     assert pixel_spacing(flat.header) == (0.01, 0.02)
     stacked = open_dicom(make_dicom(tmp_path / "b.dcm", "oct", values, spacing=(0.004, 0.012), slice_mm=0.12))
     assert pixel_spacing(stacked.header) == (0.004, 0.012)
-    assert slice_spacing(stacked.header) == pytest.approx(0.12)
+    assert volume_spacing(stacked.header, 2) == (pytest.approx((0.004, 0.012, 0.12)), "")
     nowhere = open_dicom(make_dicom(tmp_path / "c.dcm", "capture", values[0]))
     assert pixel_spacing(nowhere.header) is None
-    assert slice_spacing(nowhere.header) is None
+    assert volume_spacing(nowhere.header, 1) == (None, "the file does not state the size of its pixels")
+
+
+def place(header: pydicom.Dataset, index: int, **attributes: list[float]) -> None:
+    """Give a frame a position, a direction or a size of the pixels of its own."""
+    names = {"ImagePositionPatient": "PlanePosition", "PixelSpacing": "PixelMeasures"}
+    for keyword, value in attributes.items():
+        inner = pydicom.Dataset()
+        setattr(inner, keyword, value)
+        setattr(
+            header.PerFrameFunctionalGroupsSequence[index], names.get(keyword, "PlaneOrientation") + "Sequence", [inner]
+        )
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ([{"ImagePositionPatient": [0, 0, z]} for z in (0, 0.25, 3, 9)], "not equally far"),
+        ([{"ImagePositionPatient": [0, 0, z]} for z in (0, 0.1, 0.05, 0.15)], "not in order"),
+        ([{"ImageOrientationPatient": [np.cos(a), 0, np.sin(a), 0, 1, 0]} for a in (0, 0.5, 1, 1.5)], "not parallel"),
+        ([{"PixelSpacing": [0.01, 0.01 + step]} for step in (0, 0, 0, 0.01)], "pixels differ in size"),
+        ([{"ImagePositionPatient": [0, 2 * z, 0.1 * z]} for z in range(4)], ""),
+    ],
+)
+def test_frames_that_are_no_stack_have_no_volume(places: list[dict[str, Any]], message: str, tmp_path: Path) -> None:
+    header = pydicom.dcmread(make_dicom(tmp_path / "a.dcm", "oct", np.zeros((4, 8, 8), np.uint8), spacing=(0.01, 0.01)))
+    for index, attributes in enumerate(places):
+        place(header, index, **attributes)
+    found, why = volume_spacing(header, 4)
+    assert message in why
+    # Along the normal, also where the stack leans.
+    assert found == (None if message else pytest.approx((0.01, 0.01, 0.1)))
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+def test_values_that_do_not_begin_at_bit_0_are_moved_there(bits: int, tmp_path: Path) -> None:
+    values = np.linspace(0, 2**bits - 1, 12 * 10).astype(np.uint16).reshape(10, 12)
+    for high in (bits, 15):
+        moved = (values << (high + 1 - bits)).astype(np.uint16)
+        file = make_dicom(tmp_path / "a.dcm", "fundus16", moved, bits=bits, HighBit=high)
+        (frame,) = read_frames(open_dicom(file))
+        np.testing.assert_array_equal(frame.pixels, values)
+    with pytest.raises(ImageError, match="cannot end at bit 16 of 16"):
+        open_dicom(make_dicom(tmp_path / "b.dcm", "fundus16", values, bits=bits, HighBit=16))
+
+
+def test_a_palette_of_bytes_in_words_is_as_bright_as_its_bytes(tmp_path: Path) -> None:
+    values, table = np.arange(256, dtype=np.uint8).reshape(16, 16), np.arange(256, dtype=np.uint16)[::-1]
+    colours = {
+        f"{name}PaletteColorLookupTable{part}": value
+        for name in ("Red", "Green", "Blue")
+        for part, value in (("Descriptor", [256, 0, 8]), ("Data", table.tobytes()))
+    }
+    file = make_dicom(tmp_path / "a.dcm", "capture", values, PhotometricInterpretation="PALETTE COLOR", **colours)
+    (frame,) = read_frames(open_dicom(file))
+    assert frame.white == 255
+    np.testing.assert_array_equal(frame.pixels, np.repeat((255 - values)[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+@pytest.mark.parametrize("name", ["VOILUTSequence", "ModalityLUTSequence"])
+def test_tables_in_words_are_applied(name: str, explicit: bool, tmp_path: Path) -> None:
+    """Apply a table whose data are bytes of the file's own order, as most writers have it."""
+    values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    table = ((values.ravel().astype(np.float64) / 4095) ** 2 * 65535).astype(np.uint16)
+    header = pydicom.dcmread(make_dicom(tmp_path / "a.dcm", "fundus16", values, bits=12))
+    item = pydicom.Dataset()
+    item.add_new("LUTDescriptor", "US", [4096, 0, 16])
+    item.add_new("LUTData", "OW", table.tobytes())
+    setattr(header, name, [item])
+    if not explicit:
+        header.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    header.save_as(tmp_path / "b.dcm", implicit_vr=not explicit, little_endian=True)
+    (frame,) = read_frames(open_dicom(tmp_path / "b.dcm"))
+    np.testing.assert_allclose(frame.pixels / frame.white, table.reshape(64, 64) / 65535, atol=0.5 / frame.white + 1e-6)
 
 
 @pytest.mark.parametrize(

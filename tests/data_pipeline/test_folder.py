@@ -1,5 +1,7 @@
 """Test what `folder:DIR` accepts, and that it lists all problems at once."""
 
+import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -65,15 +67,12 @@ def test_mixed_depths_palettes_and_formats(tmp_path: Path) -> None:
     assert set(np.unique(np.asarray(Image.open(by_name["s5"].mask)))) == {0, 1}
 
 
-def test_masks_of_which_none_can_be_read_are_refused_one_by_one(tmp_path: Path) -> None:
+def test_masks_of_which_none_can_be_read_are_refused(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, 10)
     for path in (folder / "masks").iterdir():
         Image.open(path).save(path.with_suffix(".webp"), lossless=True)
         path.unlink()
-    data = opened(folder, "all")
-    bad = scan_samples(data, cache=tmp_path)
-    assert len(bad) == len(data.records) == 10
-    assert all("found WebP" in one.reason for one in bad)
+    assert_refused(lambda: opened(folder, "all"), "10 masks that cannot be read", "found WebP")
 
 
 def test_grey_folders_are_recognised(tmp_path: Path) -> None:
@@ -140,14 +139,33 @@ def test_files_that_share_their_stem_are_named(tmp_path: Path) -> None:
     assert "s7" not in left and len(left) == 19
 
 
-def test_unreadable_files_are_left_to_the_scan(tmp_path: Path) -> None:
+def test_unreadable_images_are_left_to_the_scan_and_masks_are_not(tmp_path: Path) -> None:
     folder = write_folder(tmp_path)
     names = sorted(r.image.name for r in opened(folder).records)
     (folder / "images" / names[0]).write_bytes(b"")
     (folder / "images" / names[3]).write_bytes((folder / "images" / names[3]).read_bytes()[:600])
-    (folder / "masks" / names[5]).write_bytes(b"broken")
     bad = scan_samples(opened(folder), cache=tmp_path / "cache")
-    assert sorted(sample.record.image.name for sample in bad) == [names[0], names[3], names[5]]
+    assert sorted(sample.record.image.name for sample in bad) == [names[0], names[3]]
+    # A GIF that is cut, one that breaks Pillow's rules, a bitmap that would fill the memory, and no image at all.
+    gif = io.BytesIO()
+    Image.fromarray(blob(44, 60)).save(gif, "GIF")
+    bomb = b"BM" + struct.pack("<IIIIiiHH", 54, 0, 54, 40, 14000, 14000, 1, 24) + bytes(24)
+    outside = bytearray(gif.getvalue())
+    place = outside.index(b",")
+    outside[place + 1 : place + 5] = b"\xff\xff\xff\xff"
+    for index, data in enumerate((gif.getvalue()[:60], bytes(outside), bomb, b"broken"), 5):
+        (folder / "masks" / names[index]).write_bytes(data)
+    stems = ", ".join(Path(name).stem for name in names[5:9])
+    assert_refused(lambda: opened(folder), "4 masks that cannot be read (", stems)
+    assert {record.image.name for record in opened(folder, skip_bad=True).records}.isdisjoint(names[5:9])
+
+
+def test_a_cache_that_cannot_be_written_is_no_fault_of_the_masks(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, 10)
+    (folder / "cache").mkdir()
+    (folder / "cache" / "masks").write_text("in the way")
+    with pytest.raises(OSError, match="masks"):
+        opened(folder, skip_bad=True)
 
 
 @pytest.mark.parametrize(

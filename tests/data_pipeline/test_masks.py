@@ -2,6 +2,8 @@
 
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,10 @@ from PIL import Image
 
 from data_pipeline.records import DataError
 from data_pipeline.sources import open_source
-from data_pipeline.sources.masks import MaskError, MaskRules, read_indices, read_rules
+from data_pipeline.sources.mask_values import MaskError, MaskRules, read_indices
+from data_pipeline.sources.masks import read_rules
+from tests.helpers.hostile import png_chunk
+from tests.helpers.kinds import PNG
 from tests.helpers.samples import assert_refused, blob
 from tests.helpers.wild import tiff
 
@@ -25,11 +30,11 @@ def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def palette(indices: Values, colours: list[int], kind: str = "PNG") -> bytes:
+def palette(indices: Values, colours: list[int], kind: str = "PNG", **options: object) -> bytes:
     image = Image.fromarray(indices.astype(np.uint8), "L").convert("P")
     image.putpalette(colours)
     image.putdata(indices.ravel().tolist())
-    return saved(image, kind)
+    return saved(image, kind, **options)
 
 
 def grey(values: Values, kind: str = "PNG", **options: object) -> bytes:
@@ -46,7 +51,22 @@ def coloured(*colours: tuple[int, int, int]) -> bytes:
     return saved(Image.fromarray(np.array(colours, np.uint8)[SHAPE]))
 
 
+def png_of(values: Values, depth: int, colour: int) -> bytes:
+    """Write values into the first channel of a PNG of a type of colour, whose other channels are 0."""
+    samples = np.zeros((60, 80, {0: 1, 2: 3, 4: 2}[colour]), np.uint16)
+    samples[..., 0] = values
+    # The samples of a row stand bit by bit behind each other, with the highest bit first.
+    bits = (samples.reshape(60, -1, 1) >> np.arange(depth)[::-1]) & 1
+    rows = np.pad(np.packbits(bits.astype(np.uint8).reshape(60, -1), axis=1), ((0, 0), (1, 0)))
+    header = struct.pack(">IIBBBBB", 80, 60, depth, colour, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b""))
+    return PNG[:8] + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
 BLACK_WHITE = [0, 0, 0, 255, 255, 255]
+# A small area of a third grey.
+BARS = SHAPE * 255
+BARS[2:8, 2:12] = 128
 RGBA = np.dstack([np.zeros((60, 80, 3), np.uint8), SHAPE * 255])
 CERTAIN: dict[str, bytes] = {
     "0 and 1": grey(SHAPE),
@@ -61,20 +81,40 @@ CERTAIN: dict[str, bytes] = {
     "palette of black and white": palette(SHAPE, BLACK_WHITE),
     "palette of white and black": palette(1 - SHAPE, BLACK_WHITE[3:] + BLACK_WHITE[:3]),
     "palette of colours": palette(SHAPE, [0, 0, 0, 128, 0, 0]),
+    "white as the last of 256 colours": palette(SHAPE * 255, [0, 0, 0, *([9, 99, 9] * 254), 255, 255, 255]),
+    "1 bit of GIF and BMP": saved(Image.fromarray(SHAPE.astype(bool)), "BMP"),
+    "indices of 4 bits": png_of(SHAPE, 4, 0),
+    "black and white in a lossy TIFF": tiff(SHAPE * 255, compression="jpeg", compressionargs={"level": 90}),
     "grey as RGB": coloured((0, 0, 0), (255, 255, 255)),
     "opaque RGBA": saved(Image.fromarray(SHAPE * 255).convert("RGBA")),
     "JPEG of black and white": grey(SHAPE * 255, "JPEG", quality=60),
 }
 DOUBTFUL: dict[str, tuple[bytes, str]] = {
     "0 and 128": (grey(SHAPE * 128), "128 in "),
-    "indices as JPEG": (grey(SHAPE * 3, "JPEG", quality=60), "JPEG masks that are not black and white"),
-    "0 and 128 as JPEG": (grey(SHAPE * 128, "JPEG"), "JPEG masks that are not black and white"),
+    "indices as JPEG": (grey(SHAPE * 3, "JPEG", quality=60), "lossy compression, that are not black and white"),
+    "0 and 128 as JPEG": (grey(SHAPE * 128, "JPEG"), "lossy compression, that are not black and white"),
     "colours": (coloured((0, 0, 0), (128, 0, 0)), "#800000 in "),
     "soft": (grey(np.arange(4800).reshape(60, 80) % 256), "and 250 more values"),
     "antialiased": (grey(blurred()), "threshold"),
     "alpha alone": (saved(Image.fromarray(RGBA)), "transparency varies"),
     "void": (grey(SHAPE + 254 * (SHAPE & (np.arange(80) > 40))), "255 for void"),
-    "palette that does not begin with black": (palette(SHAPE, [9, 9, 200, 0, 0, 0]), "indices are no classes"),
+    "palette that does not begin with black": (palette(SHAPE, [9, 9, 200, 0, 0, 0]), "may be no classes"),
+    "white of a palette with other colours": (palette(2 * SHAPE, [0, 0, 0, 255, 0, 0, 255, 255, 255]), "#ffffff in "),
+    "palette with a transparent background": (
+        palette(SHAPE, [0, 0, 0, 0, 0, 0], transparency=0),
+        "P with alpha from 0 to 255",
+    ),
+    "grey with a transparent value": (grey(SHAPE * 255, transparency=0), "L with alpha from 0 to 255"),
+    "GIF with a transparent background": (palette(SHAPE, BLACK_WHITE, "GIF", transparency=0), "transparency varies"),
+    "alpha in a TIFF": (tiff(RGBA, photometric="rgb", extrasamples=["unassalpha"]), "a TIFF with alpha from 0 to 255"),
+    "indices of 16 bits in colour": (png_of(SHAPE, 16, 2), "PNG of 16 bits a channel"),
+    "indices of 16 bits with alpha": (png_of(SHAPE, 16, 4), "PNG of 16 bits a channel"),
+    "TIFF of 16 bits in colour": (tiff(np.dstack([SHAPE.astype(np.uint16)] * 3)), "TIFF of 16 bits a channel"),
+    "white of 2 bits, or the last class": (png_of(3 * SHAPE, 2, 0), "0 and 3 of 2 bits"),
+    "indices in a lossy TIFF": (tiff(SHAPE * 3, compression="jpeg"), "lossy compression"),
+    "a third grey as JPEG": (grey(BARS, "JPEG", quality=60), "lossy compression"),
+    "a light grey as JPEG": (grey(np.where(BARS == 128, 200, BARS), "JPEG", quality=60), "lossy compression"),
+    "pages": (tiff(np.stack([SHAPE, SHAPE]), photometric="minisblack"), "several pages"),
 }
 
 

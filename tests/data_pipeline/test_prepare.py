@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from data_pipeline import Batch, DataError, Dataset, Preprocessing, TrainingLoader
+from data_pipeline.files import locked
 from data_pipeline.prepare import JOURNAL, main, prepare
 from data_pipeline.sources.prepared import MANIFEST, open_prepared
 from tests.helpers.samples import assert_refused, make_dataset, picture
@@ -67,6 +68,21 @@ def test_an_interrupted_run_goes_on_and_a_second_one_decodes_nothing(
     monkeypatch.undo()
     assert prepare(source, 48, folder) == 3
     assert prepare(source, 48, folder) == 0
+
+
+def test_two_runs_into_one_folder_are_refused(source: Dataset, tmp_path: Path) -> None:
+    prepare(source, 48, tmp_path / "out" / "train")
+    with locked(tmp_path / "out" / "train"), pytest.raises(DataError, match="is being prepared by another process"):
+        prepare(source, 48, tmp_path / "out" / "train")
+    assert len(open_prepared(tmp_path / "out", "train", None).records) == 19
+
+
+def test_pixels_of_another_code_are_decoded_again(
+    source: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(source, 48, tmp_path / "out" / "train")
+    monkeypatch.setattr("data_pipeline.prepare.VERSION", "another")
+    assert prepare(source, 48, tmp_path / "out" / "train") == 19
 
 
 def test_a_changed_file_is_decoded_again(source: Dataset, tmp_path: Path) -> None:

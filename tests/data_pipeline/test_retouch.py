@@ -111,6 +111,37 @@ def test_all_unusable_volumes_are_listed_at_once(tmp_path: Path) -> None:
     )
 
 
+def test_a_reference_that_is_mirrored_or_a_scan_without_spacing_is_refused(tmp_path: Path) -> None:
+    cirrus = write_retouch(tmp_path, 4) / "RETOUCH-TrainingSet-Cirrus"
+    mirrored, bare = cirrus / "TRAIN001" / "reference.mhd", cirrus / "TRAIN002" / "oct.mhd"
+    image = SimpleITK.ReadImage(str(mirrored))
+    image.SetDirection((-1, 0, 0, 0, 1, 0, 0, 0, 1))
+    SimpleITK.WriteImage(image, str(mirrored))
+    lines = bare.read_text().splitlines(keepends=True)
+    bare.write_text("".join(line for line in lines if not line.startswith("ElementSpacing")))
+    assert_refused(
+        lambda: opened(tmp_path),
+        "1 volumes whose reference is turned or mirrored against the scan: Cirrus/TRAIN001",
+        "1 volumes whose oct.mhd does not state its spacing: Cirrus/TRAIN002",
+    )
+
+
+def test_pixels_in_another_folder_are_converted_again_when_they_change(tmp_path: Path) -> None:
+    cirrus = write_retouch(tmp_path, 4) / "RETOUCH-TrainingSet-Cirrus"
+    first = next(record for record in opened(tmp_path).records if record.volume and "Cirrus" in record.volume.name)
+    assert first.volume
+    place = cirrus / first.volume.name.split("/")[1]
+    outside = tmp_path / "pixels.raw"
+    (place / "oct.raw").rename(outside)
+    header = (place / "oct.mhd").read_text()
+    (place / "oct.mhd").write_text(header.replace("oct.raw", "../../pixels.raw"))
+    for value in (7, 9):
+        outside.write_bytes(bytes([value]) * outside.stat().st_size)
+        records = opened(tmp_path).records
+        same = next(record for record in records if record.volume and record.volume.name == first.volume.name)
+        assert (np.asarray(Image.open(same.image)) == value).all()
+
+
 def test_a_folder_without_volumes_or_with_too_few_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no volumes: expected a folder with RETOUCH-TrainingSet-Cirrus"):
         opened(tmp_path)

@@ -149,6 +149,37 @@ def test_patterns_that_are_none_are_refused(named: str, tmp_path: Path) -> None:
         open_volume(slices_in_files(tmp_path, ".mhd", named))
 
 
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("LIST\ns0.raw\ns1.raw\ns2.raw", "4 slices in 3 files of pixels"),
+        ("LIST\ns0.raw\ns1.raw\ns2.raw\ns3.raw\ns3.raw", "4 slices in 5 files of pixels"),
+        ("LIST 3\ns0.raw\ns1.raw\ns2.raw\ns3.raw", "4 slices in 4 files of pixels"),
+        ("s%d.raw 0 2 1", "4 slices in 3 files of pixels"),
+        ("LIST\ns0.raw\ns1.raw\ns2.raw\ncut.raw", "a file of pixels has 9 of 1200 bytes"),
+    ],
+)
+def test_files_of_pixels_that_are_too_few_or_cut_are_refused(named: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "cut.raw").write_bytes(b"cut pixel")
+    with pytest.raises(ImageError, match=message):
+        open_volume(slices_in_files(tmp_path, ".mhd", named))
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "none"])
+@pytest.mark.parametrize("ending", [".nrrd", ".nhdr"])
+def test_a_distance_of_nrrd_that_is_no_number_is_not_taken_for_one(ending: str, number: str, tmp_path: Path) -> None:
+    for name, instead in (("a", b"spacings: %s 0.2 0.3"), ("b", b"space directions: (%s,0,0) (0,0.2,0) (0,0,0.3)")):
+        file = write(tmp_path / f"{name}{ending}")
+        stated = instead % number.encode()
+        change(file, lambda data, stated=stated: re.sub(rb"space directions: .*", stated, data, count=1))  # type: ignore[misc]
+        if name == "a":
+            change(file, lambda data: re.sub(rb"space( origin)?: .*\n", b"", data))
+        try:
+            assert open_volume(file).spacing is None
+        except ImageError as error:
+            assert "cannot be read" in str(error)
+
+
 def slices_in_files(folder: Path, ending: str, named: str) -> Path:
     """Write a header that names its files of pixels, and a file for each slice beside a named pipe."""
     for index, plane in enumerate(VALUES):

@@ -1,5 +1,6 @@
 """Name classes and labels by coded concepts, which a small table of the user's can override."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ ALTERED: Concept = ("49755003", "SCT", "Morphologically Altered Structure")
 # Of the shipped checkpoints' classes, those that SNOMED CT's terms in DICOM's own lists name.
 TYPES: dict[str, Concept] = {"lesion": ("52988006", "SCT", "Lesion")}
 LONGEST_VALUE, LONGEST_MEANING = 16, 64  # characters that DICOM takes
+HASHED = 8
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,11 @@ class Codes:
 
 
 def own_concept(meaning: str) -> Concept:
-    """Return a concept of this project's own scheme."""
-    # Values are short and plain, and names are any text.
-    value = "".join(one for one in meaning.upper() if one.isascii() and one.isalnum())[:LONGEST_VALUE]
-    return value or "CLASS", PRIVATE, meaning[:LONGEST_MEANING]
+    """Return a concept of this project's own scheme, whose value no other meaning has."""
+    # Values are short and plain, and names are any text: some letters for people, and a hash to tell them apart.
+    digest = hashlib.sha256(meaning.encode()).hexdigest()[:HASHED].upper()
+    letters = "".join(one for one in meaning.upper() if one.isascii() and one.isalnum())
+    return letters[: LONGEST_VALUE - HASHED] + digest, PRIVATE, meaning[:LONGEST_MEANING]
 
 
 def read_codes(file: Path) -> Codes:

@@ -23,6 +23,7 @@ NAMES = {
     "area": Code("42798000", "SCT", "Area"),
     "volume": Code("118565006", "SCT", "Volume"),
     "share": Code("SHARE", PRIVATE, "Share of the image"),
+    "volume share": Code("VOLUMESHARE", PRIVATE, "Share of the volume"),
 }
 
 
@@ -129,6 +130,7 @@ def _of_labels(found: Found, codes: Codes) -> Any:
 
 def _probability_of(label: str, codes: Codes) -> Any:
     value, scheme, meaning = codes.type_of(label)
-    # A concept of another scheme names the finding itself. What is measured is its probability.
-    concept = own_concept(f"P {meaning}") if scheme != PRIVATE else (value, PRIVATE, f"Probability of {meaning}"[:64])
-    return highdicom.sr.CodedConcept(*concept[:2], concept[2])
+    # The concept of a label names the finding itself, and what is measured is its probability. The name before the
+    # finding's code, because terms of long names may begin alike.
+    concept = own_concept(f"Probability of {meaning}" if scheme == PRIVATE else f"Probability of {meaning} {value}")
+    return highdicom.sr.CodedConcept(*concept[:2], f"Probability of {meaning}"[:64])

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -10,24 +11,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.dicom.attributes import PER_FRAME, SHARED
 from data_pipeline.dicom.file import MISSING, quiet
 from data_pipeline.files import write_whole
 from deploy.client.dicom.codes import Codes
 
 SEG_ENDING, SR_ENDING = "seg.dcm", "sr.dcm"
 NAME = "ResFormer"
+FUNCTIONAL_GROUPS, MEASURES = (SHARED, PER_FRAME), "PixelMeasuresSequence"
+# Of these groups, those that say where a frame is.
+GEOMETRY = (MEASURES, "PlanePositionSequence", "PlaneOrientationSequence")
 # What a source may lack although every object has it, and what the answer could not be filed without.
 NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 OPTIONAL = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
             "ReferringPhysicianName", "StudyID")  # fmt: skip
-# What `--deidentify` leaves empty, beside leaving out the rest of what names somebody.
-IDENTIFYING = (
-    *(*OPTIONAL, "OtherPatientIDs", "OtherPatientIDsSequence", "OtherPatientNames", "PatientAge", "PatientSize"),
-    *("PatientWeight", "PatientComments", "PatientAddress", "PatientBirthTime", "IssuerOfPatientID", "EthnicGroup"),
-    *("Occupation", "InstitutionName", "StudyDescription", "PerformingPhysicianName", "OperatorsName"),
-    *("PhysiciansOfRecord", "NameOfPhysiciansReadingStudy", "AdmittingDiagnosesDescription", "RequestingService"),
-    *("AdditionalPatientHistory", "ClinicalTrialSponsorName", "ClinicalTrialSubjectID"),
+# All that `--deidentify` takes from a source: what files an answer, and where its pixels are. Names may stand in any
+# other attribute.
+IMPERSONAL = (
+    *(*NEEDED, "FrameOfReferenceUID", "Modality", "ImageType", "SeriesNumber", "InstanceNumber", "NumberOfFrames"),
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated"),
+    *("BitsStored", "HighBit", "PixelRepresentation", "LossyImageCompression", "PixelSpacing", "SliceThickness"),
+    *("SpacingBetweenSlices", "ImagePositionPatient", "ImageOrientationPatient", "PatientOrientation", "Laterality"),
+    *("ImageLaterality", *FUNCTIONAL_GROUPS),
 )
+METHOD = "resformer-deploy: a list of what is kept"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,15 +156,41 @@ def usable_source(found: Found, *, deidentify: bool) -> Any:
     source = Dataset()
     source.file_meta = found.header.file_meta
     for element in found.header:
-        if element.keyword != "PixelData" and not (deidentify and element.keyword in IDENTIFYING):
-            source.add(element)
+        if element.keyword in IMPERSONAL if deidentify else element.keyword != "PixelData":
+            # A copy, because setting an element changes it.
+            source.add(copy(element))
     for keyword in OPTIONAL:
         if keyword not in source:
             setattr(source, keyword, "")
+    if deidentify:
+        source.PatientIdentityRemoved, source.DeidentificationMethod = "YES", METHOD
+    _use_groups(source, deidentify=deidentify)
     # highdicom cannot read back what it writes of a plane whose thickness is unknown. The report has the areas.
     if "SliceThickness" not in source and "PixelSpacing" in source:
         del source.PixelSpacing
+    # Names of classes may be of any script, and some of the sets that sources name are unknown to highdicom.
+    source.SpecificCharacterSet = "ISO_IR 192"
     return source
+
+
+def _use_groups(source: Any, *, deidentify: bool) -> None:
+    """Give a source functional groups of its own, with one size of the pixels where its frames agree on one."""
+    if SHARED not in source:
+        return
+    shared, frames = deepcopy(source[SHARED].value), deepcopy(source.get(PER_FRAME) or [])
+    if deidentify:
+        for group in (*shared, *frames):
+            for element in list(group):
+                if element.keyword not in GEOMETRY:
+                    del group[element.tag]
+    sizes = [frame.get(MEASURES) for frame in frames]
+    if shared and MEASURES not in shared[0] and sizes and sizes[0] and all(size == sizes[0] for size in sizes):
+        setattr(shared[0], MEASURES, sizes[0])
+        for frame in frames:
+            delattr(frame, MEASURES)
+    setattr(source, SHARED, shared)
+    if frames:
+        setattr(source, PER_FRAME, frames)
 
 
 def equipment() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Say how large a pixel is, where an image file or a person states it, and refuse what cannot be true."""
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -10,8 +11,10 @@ INCH_MM = 25.4
 LEAST_MM, MOST_MM = 1e-5, 2.0
 # Of what a whole image shows. A body's skin, and an eye with what lies around it.
 MOST_EXTENT_MM, MOST_EYE_MM = 500.0, 100.0
-# Resolutions that programs write where nobody has measured anything: those of screens and printers.
-PRINTED_DPI = frozenset({1, 72, 75, 90, 96, 100, 120, 144, 150, 200, 240, 300, 360, 400, 600, 1200, 2400})
+# Resolutions that programs write where nobody has measured anything: those of screens, printers and cameras, and one
+# pixel a millimetre. Other units and rounded fractions make numbers beside them.
+PRINTED_DPI = (1, 25.4, 72, 75, 90, 96, 100, 120, 144, 150, 180, 200, 240, 300, 314, 350, 360, 400, 600, 1200, 2400)
+SAME_DPI = 1e-3
 
 
 class SpacingError(ValueError):
@@ -68,9 +71,13 @@ def tiff_spacing(data: bytes) -> Spacing | None:
     columns, rows, unit_mm = resolution
     if not rows or not columns:
         raise SpacingError("the TIFF file's resolution is 0")
-    if unit_mm == INCH_MM and rows in PRINTED_DPI:
+    if _is_printed(rows, unit_mm) and _is_printed(columns, unit_mm):
         return None
     return Spacing(row_mm=_step(rows, unit_mm), column_mm=_step(columns, unit_mm), source="the TIFF file's resolution")
+
+
+def _is_printed(resolution: Fraction, unit_mm: float) -> bool:
+    return any(math.isclose(float(resolution) * INCH_MM / unit_mm, dpi, rel_tol=SAME_DPI) for dpi in PRINTED_DPI)
 
 
 def _step(resolution: Fraction, unit_mm: float) -> float:

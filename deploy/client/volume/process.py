@@ -112,22 +112,24 @@ def process_volume(
         AccessDenied: where it asks for another token.
         OSError: where `output` cannot be written.
     """
-    start, store = time.perf_counter(), None
+    start = time.perf_counter()
     try:
         volume = open_volume(task.source)
         if volume.header is not None:
             claims.take(volume.header, task.source)
-        store = SliceStore(output, task.name, task.source, contract)
+    except (ImageError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return Failure(str(task.source), reason)
+    store = SliceStore(output, task.name, task.source, contract)
+    try:
         answers = _ask_all(ask, volume, store, wanted, advance)
     except (ServerUnavailable, AccessDenied):
         raise
-    except (ClientError, ImageError, OSError) as error:
+    except (ClientError, ImageError) as error:
         # Of a volume that gives no result, nothing is to be left, and another file of the object may give one.
         claims.release(task.source)
-        if store is not None:
-            store.remove()
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return Failure(str(task.source), reason)
+        store.remove()
+        return Failure(str(task.source), str(error))
     result = _write(volume, answers, task, output, wanted, start)
     store.remove()
     return result
@@ -199,7 +201,8 @@ def _write(volume: Volume, answers: _Answers, task: Task, output: Path, wanted: 
 def _spacing_of(volume: Volume, wanted: Wanted) -> tuple[dict[str, float] | None, list[str]]:
     """Return the spacing where it is stated and plausible, with the volume's notes."""
     if volume.spacing is None:
-        return None, list(volume.notes)
+        known = "--spacing says how large pixels are, and not how far slices are from each other"
+        return None, [*volume.notes, *([known] if wanted.pixel_mm is not None else [])]
     row, column, step = volume.spacing
     eye = volume.header is not None and str(volume.header.get("Modality", "")) in EYES
     try:
@@ -216,7 +219,9 @@ def _spacing_of(volume: Volume, wanted: Wanted) -> tuple[dict[str, float] | None
 def _measured(voxels: int, total: int, spacing: dict[str, float] | None) -> dict[str, float]:
     measured: dict[str, float] = {"pixels": voxels, "percent": round(100 * voxels / total, 4)}
     if spacing:
-        measured["mm3"] = round(voxels * spacing["row_mm"] * spacing["column_mm"] * spacing["slice_mm"], 6)
+        volume = voxels * spacing["row_mm"] * spacing["column_mm"] * spacing["slice_mm"]
+        # Of a few digits, and not of a few places: voxels may be as small as microns.
+        measured["mm3"] = float(f"{volume:.7g}")
     return measured
 
 
@@ -254,8 +259,8 @@ def _write_dicom(
         probabilities=None,
         seg_classes=answers.results[0].seg_classes,
         measurements={
-            name: {("share", "%"): area["percent"]}
-            | ({("volume", "mm3"): area["mm3"]} if "mm3" in area else {("area", "pixels"): area["pixels"]})
+            # Voxels without a size are no volume, and nothing else that DICOM names.
+            name: {("volume share", "%"): area["percent"]} | ({("volume", "mm3"): area["mm3"]} if "mm3" in area else {})
             for name, area in result.areas.items()
         },
         labels=result.classes,

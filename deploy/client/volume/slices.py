@@ -1,6 +1,7 @@
 """Keep the answers about a volume's slices until all are there, so that an interrupted run goes on from them."""
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from data_pipeline.files import whole_file, write_whole
+from data_pipeline.files import write_whole
 from deploy.client.client import Result
 from deploy.contract import Contract
 
@@ -55,8 +56,10 @@ class SliceStore:
             "version": result.version,
             "sha256": result.sha256,
         }
-        with whole_file(self._file(index)) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, mask=result.own_mask, facts=np.array(json.dumps(facts)))
+        # In memory first: NumPy's writer cannot be closed on a disk that is full.
+        file = io.BytesIO()
+        np.savez_compressed(file, mask=result.own_mask, facts=np.array(json.dumps(facts)))
+        write_whole(self._file(index), file.getvalue())
 
     def load(self, index: int) -> Result | None:
         """Return the answer about one slice, or None where there is none that can be read."""

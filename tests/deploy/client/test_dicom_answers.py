@@ -15,6 +15,7 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom._dicom_dict import DicomDictionary
 
 from deploy.client.__main__ import main
 from deploy.client.dicom import Codes, Found, read_codes, write_dicom
@@ -71,6 +72,19 @@ def values_in(content: Any) -> Iterator[float]:
         if item.get("ValueType") == "NUM":
             yield float(item.MeasuredValueSequence[0].NumericValue)
         yield from values_in(item.get("ContentSequence") or [])
+
+
+def concepts_in(dataset: Any) -> dict[tuple[str, str], str]:
+    """Return the meanings of this project's own concepts in an object, and in what is below it, by their values."""
+    found = {}
+    stack = [dataset]
+    while stack:
+        one = stack.pop()
+        if one.get("CodingSchemeDesignator") == "99RESFORMER":
+            key = (str(one.CodeValue), str(one.CodingSchemeDesignator))
+            assert found.setdefault(key, str(one.CodeMeaning)) == one.CodeMeaning, key
+        stack += [item for element in one if element.VR == "SQ" for item in element.value]
+    return found
 
 
 def segment_of(segmentation: Any, source: Any, index: int, frames: int) -> NDArray[np.bool_]:
@@ -137,17 +151,37 @@ def test_one_class_alone_is_written_and_read(kind: str, classes: tuple[str, ...]
     assert {1.25, 3.0} <= set(values_in(highdicom.sr.srread(tmp_path / sr).ContentSequence))
 
 
+def fill(header: pydicom.Dataset) -> None:
+    """Put names into all attributes of patient, study, trial and visit that can hold some, in sequences too."""
+    texts = {"PN": "Doe^Jane", "DA": "19700101", **dict.fromkeys(("LO", "SH", "ST", "LT", "UT"), "Doe")}
+    for tag, (kind, multiplicity, _, retired, keyword) in DicomDictionary.items():
+        if tag >> 16 not in (0x8, 0x10, 0x12, 0x32, 0x38, 0x40) or retired or not keyword:
+            continue
+        if kind in texts and multiplicity.startswith("1"):
+            setattr(header, keyword, texts[kind])
+        elif kind == "SQ" and "Identification" in keyword:
+            inner = pydicom.Dataset()
+            inner.InstitutionName, inner.PersonTelephoneNumbers = "Doe", "12345"
+            setattr(header, keyword, [inner])
+
+
 @pytest.mark.parametrize("kind", ["dermoscopy", "oct"])
 def test_deidentified_answers_hold_no_name(kind: str, tmp_path: Path) -> None:
     source = make_dicom(
         tmp_path / "a.dcm", kind, pixels_of(kind), StudyDescription="Jane at home", InstitutionName="Doe Clinic"
     )
     found = found_in(source, drawn(FRAMES.get(kind, 1)))
+    fill(found.header)
+    for group in found.header.get("PerFrameFunctionalGroupsSequence") or []:
+        group.FrameContentSequence = [pydicom.Dataset()]
+        group.FrameContentSequence[0].FrameComments = "Doe"
     for name in write_dicom(found, tmp_path / "out", Codes(), deidentify=True):
         data = (tmp_path / name).read_bytes()
         for secret in (b"Doe", b"Jane", b"12345", b"19700101", b"A1"):
             assert secret not in data
-        assert pydicom.dcmread(tmp_path / name).StudyInstanceUID == found.header.StudyInstanceUID
+        written = pydicom.dcmread(tmp_path / name)
+        assert written.StudyInstanceUID == found.header.StudyInstanceUID
+        assert written.PatientIdentityRemoved == "YES" and written.DeidentificationMethod
 
 
 @pytest.mark.parametrize(
@@ -175,13 +209,48 @@ def test_what_a_source_lacks_is_named_and_nothing_is_written(
     assert [file.name for file in tmp_path.iterdir()] == ["a.dcm"]
 
 
+def test_names_of_any_script_are_written_and_concepts_differ(tmp_path: Path) -> None:
+    """Write Russian names of classes beside a Japanese name of a patient, whose character set highdicom refuses."""
+    classes, labels = ("background", "опухоль", "ожог"), {"опухоль": 0.5, "kind one of two": 0.25, "kind one of one": 0}
+    source = make_dicom(tmp_path / "a.dcm", "dermoscopy", pixels_of("dermoscopy"))
+    header = pydicom.dcmread(source)
+    header.SpecificCharacterSet, header.PatientName = ["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"
+    header.save_as(source)
+    measured = {name: {("share", "%"): 3.0} for name in classes[1:]}
+    found = replace(found_in(source, drawn(1)), seg_classes=classes, labels=labels, measurements=measured)
+    before = found.header.to_json()
+    seg, sr = write_dicom(found, tmp_path / "out", Codes(), deidentify=False)
+    read = highdicom.seg.segread(tmp_path / seg)
+    assert [read.get_segment_description(index).segment_label for index in (1, 2)] == list(classes[1:])
+    assert found.header.to_json() == before
+    report = pydicom.dcmread(tmp_path / sr)
+    assert read.PatientName == report.PatientName == "Yamada^Tarou=山田^太郎"
+    meanings = concepts_in(report)
+    assert {"опухоль", "Probability of опухоль", "Probability of kind one of two"} <= set(meanings.values())
+    assert len(set(meanings.values())) == len(meanings), "each value has one meaning"
+
+
+def test_a_size_that_every_frame_repeats_is_that_of_all(tmp_path: Path) -> None:
+    source = make_dicom(tmp_path / "a.dcm", "oct", pixels_of("oct"), spacing=(0.01, 0.02))
+    header = pydicom.dcmread(source)
+    (shared,) = header.SharedFunctionalGroupsSequence
+    for frame in header.PerFrameFunctionalGroupsSequence:
+        frame.PixelMeasuresSequence = shared.PixelMeasuresSequence
+    del shared.PixelMeasuresSequence
+    header.save_as(source)
+    seg, _ = write_dicom(found_in(source, drawn(3)), tmp_path / "out", Codes(), deidentify=False)
+    (measures,) = pydicom.dcmread(tmp_path / seg).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    assert list(measures.PixelSpacing) == [0.01, 0.02]
+
+
 def test_tables_of_codes_override_and_are_checked(tmp_path: Path) -> None:
     table = tmp_path / "codes.json"
     table.write_text(json.dumps({"IRF": {"type": ["246", "SCT", "Fluid"], "category": ["1", "SCT", "Thing"]}}))
     codes = read_codes(table)
     assert codes.type_of("IRF") == ("246", "SCT", "Fluid")
     assert codes.category_of("IRF") == ("1", "SCT", "Thing")
-    assert codes.type_of("🫀 cœur") == ("CUR", "99RESFORMER", "🫀 cœur")
+    value, *rest = codes.type_of("🫀 cœur")
+    assert rest == ["99RESFORMER", "🫀 cœur"] and value.startswith("CUR") and len(value) <= 16
     table.write_bytes(b"\x80\0")
     with pytest.raises(ValueError, match=r"codes\.json must be a JSON object, and is no text"):
         read_codes(table)

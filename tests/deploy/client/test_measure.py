@@ -137,7 +137,12 @@ def test_tiff_files_state_their_spacing_and_those_of_printers_do_not_count() -> 
     stated = tiff_spacing(tiff(resolution_unit="cm", x_resolution=200.0, y_resolution=400.0))
     assert stated is not None
     assert (stated.column_mm, stated.row_mm) == pytest.approx((0.05, 0.025))
-    assert tiff_spacing(tiff(resolution_unit="inch", x_resolution=300.0, y_resolution=300.0)) is None
+    for unit, resolution in (
+        *(("inch", 300.0), ("inch", 299.9994), ("inch", 72.009), ("inch", 180.0), ("inch", 25.4)),
+        *(("cm", 118.11), ("cm", 28.35), ("cm", 37.8), ("cm", 10.0)),
+    ):
+        printed = tiff(resolution_unit=unit, x_resolution=resolution, y_resolution=resolution)
+        assert tiff_spacing(printed) is None, (unit, resolution)
     scanned = tiff_spacing(tiff(resolution_unit="inch", x_resolution=1270.0, y_resolution=1270.0))
     assert scanned is not None
     assert scanned.row_mm == pytest.approx(0.02)

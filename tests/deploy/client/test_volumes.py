@@ -1,5 +1,6 @@
 """Test volumes against the real server, and what is measured in them on balls of known size."""
 
+import io
 import json
 import subprocess
 import sys
@@ -185,6 +186,16 @@ def test_signed_and_float_values_keep_their_order(tmp_path: Path) -> None:
         pixels = np.array([frame.pixels for frame in slices_of(volume)], np.float64) / 65535
         np.testing.assert_allclose(pixels, (values + 1000) / 4000, atol=1e-3)
         assert "from -1000 to 3000" in volume.notes[0]
+
+
+@pytest.mark.parametrize("level", [65535, 4095])
+def test_volumes_of_16_bits_are_as_bright_as_files_of_16_bits(level: int, tmp_path: Path) -> None:
+    """Compare what the server is sent with a PNG of the same values, of which it takes `level` for white."""
+    values = np.random.default_rng(0).integers(0, 4096, (2, 40, 60)).astype(np.uint16)
+    volume = open_volume(save(tmp_path / "a.nii.gz", values))
+    for frame, plane in zip(slices_of(volume), values, strict=True):
+        with Image.open(io.BytesIO(frame_png(frame, level))) as picture:
+            np.testing.assert_array_equal(np.asarray(picture), plane)
 
 
 def test_a_spacing_that_nobody_has_stated_gives_no_volume(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, expect
 
 from data_pipeline.enlarge import DECISION, enlarge, resize_planes
 from data_pipeline.overlay import areas, colour_of, open_upright
-from data_pipeline.sources.masks import MaskRules, read_indices
+from data_pipeline.sources.mask_values import MaskRules, read_indices
 from deploy.client import Client, Result
 from deploy.contract import Contract
 from deploy.server import Server

@@ -1,0 +1,273 @@
+"""Read what the values of one mask mean: palettes, colours, black and white, class indices, or doubt."""
+
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from data_pipeline.image_file import open_image
+from data_pipeline.image_header import DAMAGED, MAX_PIXELS, ImageError, read_header
+from data_pipeline.tiff import LOSSLESS, TiffError, extra_range, has_more_pages
+
+MAX_CLASSES = 64
+RULES = "masks.json"  # in a data folder, says how to read its masks
+GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L")
+DARK, BRIGHT = 63, 192  # a JPEG's black and white, with the ripples of its compression
+MOST_BETWEEN = 0.05  # share of a JPEG's pixels that may lie between, along the outlines
+# An even area of a third grey lies at least so far from black and white. Along an outline no 3x3 pixels are as even.
+THIRD_GREY, EVEN = 24, 20
+SHOWN = 6  # values that a refusal lists
+
+Values = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class MaskRules:
+    """Say how to read masks whose own values leave it open.
+
+    threshold: value from which on a grey mask shows the class 1, or None.
+    colours: class of each colour, as 0xRRGGBB, or None.
+    """
+
+    threshold: int | None = None
+    colours: dict[int, int] | None = None
+
+
+class MaskError(Exception):
+    """Report a mask whose meaning is in doubt.
+
+    kind: what is in doubt, in the plural, by which masks are counted, with what to do.
+    found: the values of this one.
+    """
+
+    def __init__(self, kind: str, found: str) -> None:
+        super().__init__(f"{kind} ({found})")
+        self.kind, self.found = kind, found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Mask:
+    """Hold a mask as its file has it.
+
+    image: upright, in the mode of its file.
+    depth: bits a channel.
+    lossy: whether its compression may have changed values.
+    """
+
+    image: Image.Image
+    depth: int
+    lossy: bool
+
+
+def read_indices(data: bytes, rules: MaskRules) -> Values:
+    """Read the class indices of a mask file, turned upright.
+
+    Returns:
+        (H, W) class indices, which may be larger than any class.
+
+    Raises:
+        MaskError: it is in doubt what the values mean.
+        ImageError: the file is not one that is read, or is damaged.
+    """
+    mask = _open(data)
+    image = mask.image
+    _refuse_alpha(image)
+    if rules.colours is not None:
+        return _by_colour(image, rules.colours)
+    if rules.threshold is not None:
+        return (_grey_values(image) >= rules.threshold).astype(np.int32)
+    if image.mode == "P":
+        return _by_palette(image)
+    values = _grey_values(image)
+    if mask.lossy:
+        return _of_lossy(values)
+    return _of_few_bits(values, mask.depth) if 1 < mask.depth < 8 and image.mode == "L" else _of_grey(values)
+
+
+def _open(data: bytes) -> _Mask:
+    """Open a mask and decode its pixels."""
+    try:
+        return _open_read(data)
+    except ImageError as error:
+        if error.reason != "not_an_image":
+            raise
+        # Masks may also be of other formats that Pillow reads and that keep their values: GIF and BMP.
+        return _Mask(image=_open_other(data, error), depth=8, lossy=False)
+
+
+def _open_read(data: bytes) -> _Mask:
+    """Open a JPEG, PNG or TIFF file."""
+    header = read_header(data)
+    if header.directory is not None:
+        try:
+            extra = extra_range(data, header.directory)
+            pages = has_more_pages(data)
+        except TiffError as error:
+            raise ImageError(str(error), "damaged") from None
+        if extra is not None and extra[0] < extra[1]:
+            raise _transparent("a TIFF", *extra)
+        if pages:
+            raise MaskError("masks of several pages: save the one that is meant alone", "a TIFF")
+    try:
+        image = open_image(data)
+        image.load()
+    except OSError as error:
+        raise ImageError(f"{DAMAGED}{error}", "damaged") from None
+    if header.depth > 8 and image.mode not in GREY_MODES:
+        # Their low bits, in which small indices lie, are not read.
+        kind = "masks of more than 8 bits in colour or with alpha: save them in grey, or of 8 bits"
+        raise MaskError(kind, f"{header.kind} of {header.depth} bits a channel")
+    tiff = header.directory is not None and header.directory.compression not in LOSSLESS
+    return _Mask(image=image, depth=header.depth, lossy=tiff or header.kind == "JPEG")
+
+
+def _open_other(data: bytes, unknown: ImageError) -> Image.Image:
+    """Open a GIF or BMP file, or raise ImageError."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of images from 89 million pixels on.
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=("GIF", "BMP"))
+            if image.width * image.height > MAX_PIXELS:
+                message = f"the image has {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}"
+                raise ImageError(message, "too_many_pixels")
+            image.load()
+    except Image.UnidentifiedImageError:
+        raise unknown from None
+    # What Pillow raises for damaged files: no class of its own covers them.
+    except (OSError, SyntaxError, ValueError, LookupError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{DAMAGED}{' '.join(str(error).split())}", "damaged") from None
+    return image
+
+
+def _refuse_alpha(image: Image.Image) -> None:
+    if "transparency" in image.info and image.mode in GREY_MODES:
+        # One value is transparent. Pillow does not convert all of these modes.
+        alpha = (np.asarray(image) != image.info["transparency"]).astype(np.uint8) * 255
+    elif "transparency" in image.info or image.mode in ("LA", "RGBA", "PA"):
+        alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+    else:
+        return
+    if alpha.min() < alpha.max():
+        raise _transparent(image.mode, int(alpha.min()), int(alpha.max()))
+
+
+def _transparent(what: str, least: int, most: int) -> MaskError:
+    kind = "masks whose transparency varies: save the shape itself in grey, 0 and 255, without an alpha channel"
+    return MaskError(kind, f"{what} with alpha from {least} to {most}")
+
+
+def _grey_values(image: Image.Image) -> Values:
+    """Return the values of a mask without colour, or raise MaskError."""
+    if image.mode in GREY_MODES:
+        # Of one bit, 1 is white.
+        return np.asarray(image).astype(np.int32) * (255 if image.mode == "1" else 1)
+    colours = np.asarray(image.convert("RGB")).astype(np.int32)
+    if (colours != colours[..., :1]).any():
+        packed = colours @ np.array([65536, 256, 1])
+        raise MaskError(
+            f'masks in colour: list the class of each colour in {RULES}, {{"colours": {{"#000000": 0, ...}}}}',
+            _shares(packed, lambda value: f"#{value:06x}"),
+        )
+    return np.asarray(colours[..., 0])
+
+
+def _by_colour(image: Image.Image, colours: dict[int, int]) -> Values:
+    packed = np.asarray(image.convert("RGB")).astype(np.int32) @ np.array([65536, 256, 1])
+    known = np.array(sorted(colours))
+    places = np.minimum(np.searchsorted(known, packed), len(known) - 1)
+    if (known[places] != packed).any():
+        others = packed[known[places] != packed]
+        raise MaskError(f"masks with colours that {RULES} does not list", _shares(others, lambda v: f"#{v:06x}"))
+    classes: Values = np.array([colours[int(colour)] for colour in known], np.int32)
+    return np.asarray(classes[places])
+
+
+def _by_palette(image: Image.Image) -> Values:
+    """Read a palette by its indices or as black and white, where it is certain which of them is meant."""
+    indices = np.asarray(image).astype(np.int32)
+    rgb = np.asarray(image.convert("RGB")).astype(np.int32)
+    grey = rgb[..., 0]
+    palette = np.reshape(image.getpalette() or [255, 255, 255], (-1, 3))
+    if (rgb == grey[..., None]).all() and (grey == indices).all():
+        return _of_grey(grey)
+    # Index 0 is black, and nothing else is: then the indices may be classes, as in PASCAL VOC.
+    dark = (rgb == 0).all(axis=2)
+    classes = not palette[0].any() and (dark == (indices == 0)).all() and indices.max() < MAX_CLASSES
+    # Where the colours are black and white, that is what may be meant. A palette of no others leaves no doubt.
+    shape = np.isin(rgb, (0, 255)).all() and (rgb == grey[..., None]).all()
+    alone = bool(np.isin(palette, (0, 255)).all() and (palette == palette[:, :1]).all())
+    if shape and (alone or not classes or np.array_equal(indices, grey > 0)):
+        return (grey > 0).astype(np.int32)
+    if classes and not shape:
+        return indices
+    packed = rgb @ np.array([65536, 256, 1])
+    raise MaskError(
+        f'masks with a palette whose indices may be no classes: list its colours in {RULES}, {{"colours": ...}}',
+        _shares(packed, lambda value: f"#{value:06x}"),
+    )
+
+
+def _of_lossy(values: Values) -> Values:
+    """Read a mask of black and white whose compression, as that of a JPEG, has blurred both."""
+    between = float(((values > DARK) & (values < BRIGHT)).mean())
+    bright = values > 127
+    # All dark and yet not black: indices, which the compression has changed.
+    if between > MOST_BETWEEN or (not bright.any() and values.any()) or _has_third_grey(values):
+        raise MaskError(
+            "JPEG masks, or of another lossy compression, that are not black and white: save them as PNG, "
+            f'or put {{"threshold": 128}} into {RULES}',
+            _shares(values, str),
+        )
+    return bright.astype(np.int32)
+
+
+def _has_third_grey(values: Values) -> bool:
+    """Tell whether an area of a lossy mask is neither black nor white, as that of a third class."""
+    image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+    filters = (ImageFilter.MinFilter(3), ImageFilter.MaxFilter(3))
+    low, high = (np.asarray(image.filter(one)).astype(np.int32) for one in filters)
+    return bool(((high - low <= EVEN) & (low > THIRD_GREY) & (high < 255 - THIRD_GREY)).any())
+
+
+def _of_few_bits(values: Values, depth: int) -> Values:
+    """Read a grey mask of 2 to 7 bits, which decoders stretch to 255, by the values that it stores."""
+    white = 2**depth - 1
+    stored: Values = (values * white + 254) // 255
+    found = set(np.unique(stored).tolist())
+    if found <= {0, white} and white in found:
+        if white >= MAX_CLASSES:
+            return (stored > 0).astype(np.int32)
+        # White, or the last class.
+        raise MaskError(
+            "masks of 2 to 6 bits in black and white alone: save them of 8 bits", f"0 and {white} of {depth} bits"
+        )
+    return _of_grey(stored)
+
+
+def _of_grey(values: Values) -> Values:
+    """Read a mask of 0 and 255 (or 65535) or of class indices, or raise MaskError for anything else."""
+    found = set(np.unique(values).tolist())
+    if found <= {0, 255} or found <= {0, 65535}:
+        return (values > 0).astype(np.int32)
+    if max(found) < MAX_CLASSES:
+        return values
+    void = max(found - {255}) < MAX_CLASSES
+    advice = (
+        'indices with 255 for void: give these pixels a class, or list all in {}, {{"colours": {{"#ffffff": 0, ...}}}}'
+        if void
+        else 'values that are neither 0 and 255 nor class indices below 64: put {{"threshold": 128}} into {}'
+    )
+    raise MaskError(f"masks with {advice.format(RULES)}", _shares(values, str))
+
+
+def _shares(values: Values, name: Callable[[int], str]) -> str:
+    """List the most frequent values with their shares of the pixels."""
+    found, counts = np.unique(values, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    shares = [f"{name(int(found[i]))} in {100 * counts[i] / values.size:.3g} %" for i in order[:SHOWN]]
+    return ", ".join(shares) + (f" and {len(found) - SHOWN} more values" if len(found) > SHOWN else "")
