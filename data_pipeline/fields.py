@@ -95,15 +95,15 @@ def read_object(text: str, what: str) -> dict[str, Any]:
     Raises ValueError where the text is no JSON or not an object, or names a field twice.
     """
     try:
-        fields = json.loads(text, object_pairs_hook=_without_repeats)
+        fields = json.loads(text, object_pairs_hook=each_once)
     # The parser goes as deep as the brackets do.
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{what} must be a JSON object, got {shown(text)} ({error})") from None
     return object_of(fields, what)
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Python's reader takes the last one without a word.
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields of a JSON object, or raise ValueError where one stands twice: readers take either of them."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]

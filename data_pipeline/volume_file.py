@@ -174,7 +174,7 @@ def slices_of(volume: Volume) -> Iterator[Frame]:
     for values in SimpleITK.GetArrayViewFromImage(volume.image):
         if volume.scale is None:
             # Of 16 bits they are as training reads them from a file of 16 bits.
-            yield Frame(values, 255 if values.dtype == np.uint8 else None)
+            yield Frame(values, int(np.iinfo(values.dtype).max), stated=values.dtype == np.uint8)
         else:
             low, high = volume.scale
             shares = (values.astype(np.float64) - low) / (high - low)

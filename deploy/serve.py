@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # SIGTERM raises KeyboardInterrupt as Ctrl-C does, so that a stop during the start is orderly too. A second signal
     # ends the wait for requests in flight.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # It would end this process before the server listens to it.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _open_standard_files()
     _raise_limit_of_files()
     _prepare_grpc()

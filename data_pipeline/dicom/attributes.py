@@ -16,7 +16,8 @@ GROUPS = (
     "OphthalmicFrameLocationSequence",
 )
 SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
-Pair, Triple = tuple[float, float], tuple[float, float, float]
+Pair = tuple[float, float]
+Triple = tuple[float, float, float]
 # Of distances that are meant to be equal, and of the unit vectors of directions.
 TOLERANCE, PARALLEL = 0.01, 1e-3
 

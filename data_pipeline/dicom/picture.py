@@ -24,11 +24,13 @@ class Frame:
     """Hold one frame as a picture.
 
     pixels: (H, W) grey or (H, W, 3) RGB, from 0 for black to `white`.
-    white: the value that is white, or None where 16 bits may hold fewer, as in a plain file of 16 bits.
+    white: the value that is white.
+    stated: whether the file says so. Where it does not, 16 bits may hold fewer.
     """
 
     pixels: Pixels
-    white: int | None
+    white: int
+    stated: bool = True
 
 
 def read_frames(image: DicomImage) -> Iterator[Frame]:
@@ -164,7 +166,7 @@ def shown_range(attributes: Any) -> tuple[float, float]:
 
 def frame_png(frame: Frame, white_level: int = SIXTEEN_BITS) -> bytes:
     """Encode a frame as a PNG file of 8 bits where its white is at most 255, else of 16 with `white_level` as white."""
-    if frame.white is None:
+    if not frame.stated:
         return encode_png(frame.pixels, level=1)
     white, pixels = frame.white, frame.pixels.astype(np.uint32)
     level = 255 if white <= 255 else white_level

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, UnidentifiedImageError
 
 from data_pipeline.image_file import open_image
 from data_pipeline.image_header import DAMAGED, MAX_PIXELS, ImageError, read_header
@@ -136,7 +136,7 @@ def _open_other(data: bytes, unknown: ImageError) -> Image.Image:
                 message = f"the image has {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}"
                 raise ImageError(message, "too_many_pixels")
             image.load()
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise unknown from None
     # What Pillow raises for damaged files: no class of its own covers them.
     except (OSError, SyntaxError, ValueError, LookupError, Image.DecompressionBombError) as error:

@@ -1,5 +1,6 @@
 """Read and check a repository's model configurations, and adapt them to this machine."""
 
+import os
 import stat
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def read_repository(repository: Path) -> dict[str, schema.ModelConfig]:
         # Without this file the server would wait forever for a worker that has nothing to run.
         if not any(file.parent.glob("*/model.py")):
             raise ServerError(f"{file.parent} holds no model.py: build the repository again with deploy.build_engine")
+        if config.name != file.parent.name:
+            raise ServerError(f"{file.parent} is a copy of the model {config.name}: move it out of the repository")
         check_owner(file.parent)
         check_version(file.parent, config)
         configs[config.name] = config
@@ -48,6 +51,14 @@ def check_owner(folder: Path) -> None:
     for path in (folder.parent, *beside, folder, *folder.rglob("*")):
         if path.stat().st_mode & stat.S_IWOTH:
             raise ServerError(f"{path} can be changed by every user of this machine: run chmod -R o-w {folder.parent}")
+    inner = folder.parent.resolve()
+    for outer in inner.parents:
+        status = outer.stat()
+        # In a folder for all, as /tmp, only the owner of an entry can put another in its place.
+        safe = status.st_mode & stat.S_ISVTX and inner.stat().st_uid in (0, os.geteuid(), status.st_uid)
+        if status.st_mode & stat.S_IWOTH and not safe:
+            raise ServerError(f"every user of this machine can put another folder in the place of {inner}: move it")
+        inner = outer
 
 
 def check_version(folder: Path, config: schema.ModelConfig) -> None:

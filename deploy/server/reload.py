@@ -6,8 +6,9 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import gettempdir
 
 from data_pipeline.files import write_whole
 from deploy.errors import ServerError
@@ -22,12 +23,14 @@ class Outcome:
     """Hold what became of a server's last reload.
 
     repository: the folder that it serves.
-    count: of reloads so far.
+    begun: reloads so far, with one that is under way.
+    count: of those that have ended.
     succeeded: whether the last one did.
     message: about it, in one line.
     """
 
     repository: str
+    begun: int = 0
     count: int = 0
     succeeded: bool = True
     message: str = ""
@@ -59,14 +62,15 @@ class Reloads:
         """
         assert self._outcome is not None
         self.wanted, succeeded = False, True
+        begun = self._outcome = replace(self._outcome, begun=self._outcome.begun + 1)
+        self._write(folder)
         try:
             message = work()
-        except (ServerError, OSError) as error:
-            succeeded, message = False, f"the reload failed, and what was served still is: {error}"
-        before = self._outcome
-        self._outcome = Outcome(
-            repository=before.repository, count=before.count + 1, succeeded=succeeded, message=message
-        )
+        # Whatever is wrong with what the repository holds by now, it must not end what is served.
+        except Exception as error:
+            reason = str(error) if isinstance(error, (ServerError, OSError)) else f"{type(error).__name__}: {error}"
+            succeeded, message = False, f"the reload failed, and what was served still is: {reason}"
+        self._outcome = replace(begun, count=begun.begun, succeeded=succeeded, message=message)
         self._write(folder)
         return message
 
@@ -86,7 +90,8 @@ def request_reload(repository: Path) -> list[Outcome]:
     """
     found = [(folder, before) for folder, before in _listening() if before.repository == str(repository.resolve())]
     if not found:
-        raise ServerError(f"no server of this user on this machine serves {repository}")
+        where = f"found in {gettempdir()} (TMPDIR must be that of the server)"
+        raise ServerError(f"no server of this user that serves {repository} was {where}")
     for folder, _ in found:
         os.kill(_pid(folder), signal.SIGHUP)
     return [_wait(folder, before) for folder, before in found]
@@ -105,7 +110,8 @@ def _wait(folder: Path, before: Outcome) -> Outcome:
         # The folder is missing while the server is started again.
         with suppress(OSError):
             now = Outcome(**json.loads((folder / _FILE).read_text()))
-            if now.count > before.count:
+            # One that was under way when it was asked may have read what the repository held before.
+            if now.count > before.begun:
                 return now
         time.sleep(_POLL_SECONDS)
     raise ServerError(f"the server of {before.repository} has ended")

@@ -1,5 +1,6 @@
 """Run a server from a program: `with Server(repository) as server: ...`."""
 
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,8 @@ OLD_WORKERS_SECONDS = 30.0
 # Of one processor, what a worker uses at least where it shares the machine with many others.
 LEAST_PROGRESS = 0.02
 LONGEST_SOCKET = 107  # bytes of a socket's path on Linux
+REPOSITORY = "repository"  # in the server's own folder, a link to what it serves
+PLAIN = re.compile(r"[\w./+@=-]+", re.ASCII)
 
 
 class Server:
@@ -103,7 +106,9 @@ class Server:
             lay_out_backends(self.folder)
             # Before the models are loaded: health then answers "not ready" rather than not at all.
             self._start_proxy()
-            command = server_command(self.repository.resolve(), self.folder, self.internal, f"{self.folder.name}-")
+            link = self.folder / REPOSITORY
+            link.symlink_to(self.repository.resolve())
+            command = server_command(link, self.folder, self.internal, f"{self.folder.name}-")
             variables = environment() | self.internal.environment()
             before = environments()
             self._process = ServerProcess(command, variables, self._log, folder=self.folder)
@@ -114,6 +119,10 @@ class Server:
         # Ctrl-C as well: no process, thread or folder may stay behind.
         except BaseException as error:
             reason = self._process.failure() if self._process else ""
+            if self._process:
+                # Nothing was asked of it that is to be finished.
+                self._process.stop(0.0)
+                self._process = None
             self.stop()
             if isinstance(error, ServerError) and reason:
                 # A service that could not start is why the models could not be reached.
@@ -240,6 +249,9 @@ class Server:
             raise ServerError(f"the server's folder {self.folder} cannot be made: {error.strerror}") from None
         if len(str(self.internal.metrics)) > LONGEST_SOCKET:
             raise ServerError(f"{self.folder} is too long a path for sockets: set TMPDIR to a shorter one")
+        # tritonserver hands its paths to a shell.
+        if PLAIN.fullmatch(str(self.folder)) is None:
+            raise ServerError(f"{self.folder} may hold letters, digits and ./_+@=- alone: set TMPDIR to such a folder")
 
     def _start_proxy(self) -> None:
         # A new one for each start, since the supervisor restarts a server. It reads `ready` at each request.
@@ -256,8 +268,12 @@ class Server:
 
     def _load_all(self, release: Release, probe: Probe) -> None:
         # All at once, since each load compiles a network.
-        with ThreadPoolExecutor() as pool:
+        pool = ThreadPoolExecutor()
+        try:
             list(pool.map(lambda config: self._load(config, probe), release.configs.values()))
+        finally:
+            # After Ctrl-C, a load that has begun ends with the server's process, and nobody waits for it.
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _load(self, config: schema.ModelConfig, probe: Probe) -> None:
         self.internal.load(config)

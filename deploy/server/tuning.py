@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.cores import cores, processor
+from data_pipeline.fields import is_whole, require
 from data_pipeline.files import write_whole
 from deploy.files import TUNING
 from deploy.server.options import Tuning, Workers
+
+MOST = 1024  # workers, and threads of one, that a machine may have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,10 @@ def _read(repository: Path) -> Tuned | None:
     try:
         fields = json.loads((repository / TUNING).read_text())
         choices: dict[str, Any] = {name: Workers(**fields.pop(name)) for name in ("tuned", "latency", "throughput")}
+        for choice in choices.values():
+            for name, number in vars(choice).items():
+                require(is_whole(number, 1, MOST), name, f"a whole number from 1 to {MOST}", number)
         return Tuned(**fields, **choices)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    # The parser goes as deep as the brackets do.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -6,6 +6,7 @@ A repository's `model.py` imports one of the classes as `TritonPythonModel`, the
 import gc
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Collection, Iterator
@@ -48,7 +49,10 @@ class NetworkModel:
             name: value["string_value"] for name, value in json.loads(args["model_config"])["parameters"].items()
         }
         self.contract = Contract.from_json(self.parameters["contract"])
-        contents = self._verified_files(Path(args["model_repository"], args["model_version"]))
+        folder = Path(args["model_repository"], args["model_version"])
+        # The backend's Python heeds no variable that would keep it from writing here, where others may not read it.
+        shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+        contents = self._verified_files(folder)
         name = self.parameters["network"]
         self.network = Network(
             contents[name],

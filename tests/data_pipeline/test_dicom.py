@@ -127,7 +127,8 @@ def test_spacing_is_found_where_it_is_stated(tmp_path: Path) -> None:
     assert pixel_spacing(flat.header) == (0.01, 0.02)
     stacked = open_dicom(make_dicom(tmp_path / "b.dcm", "oct", values, spacing=(0.004, 0.012), slice_mm=0.12))
     assert pixel_spacing(stacked.header) == (0.004, 0.012)
-    assert volume_spacing(stacked.header, 2) == (pytest.approx((0.004, 0.012, 0.12)), "")
+    spacing, why = volume_spacing(stacked.header, 2)
+    assert spacing == pytest.approx((0.004, 0.012, 0.12)) and not why
     nowhere = open_dicom(make_dicom(tmp_path / "c.dcm", "capture", values[0]))
     assert pixel_spacing(nowhere.header) is None
     assert volume_spacing(nowhere.header, 1) == (None, "the file does not state the size of its pixels")
@@ -178,7 +179,7 @@ def test_values_that_do_not_begin_at_bit_0_are_moved_there(bits: int, tmp_path: 
 
 def test_a_palette_of_bytes_in_words_is_as_bright_as_its_bytes(tmp_path: Path) -> None:
     values, table = np.arange(256, dtype=np.uint8).reshape(16, 16), np.arange(256, dtype=np.uint16)[::-1]
-    colours = {
+    colours: dict[str, Any] = {
         f"{name}PaletteColorLookupTable{part}": value
         for name in ("Red", "Green", "Blue")
         for part, value in (("Descriptor", [256, 0, 8]), ("Data", table.tobytes()))

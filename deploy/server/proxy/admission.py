@@ -75,7 +75,7 @@ class Admission:
 
         Args:
             model: a model's name. For one that does not exist, tritonserver is left to say so.
-            content: the tensors of the body.
+            content: what makes the request another one than others.
             seconds: how long it may wait, None for as long as it takes.
             call: forwards the request.
 
@@ -88,7 +88,7 @@ class Admission:
         if self.closed:
             raise Rejection(HTTPStatus.SERVICE_UNAVAILABLE, "stopping", "the server is being stopped")
         line, size = self._lines[model], sum(map(len, content))
-        if why := self._suspects.refuses(content):
+        if why := self._suspects.refuses(model, content):
             raise Rejection(HTTPStatus.BAD_REQUEST, "ends_workers", why)
         await line.enter(size, seconds)
         task = asyncio.ensure_future(line.work(Work(time.monotonic(), size), call))
@@ -106,9 +106,9 @@ class Admission:
         """Take note that a worker of the model has ended, as the answer to a request says."""
         self._suspects.failed(model, content)
 
-    def answered(self, content: Content) -> None:
+    def answered(self, model: str, content: Content) -> None:
         """Take note that a request was answered."""
-        self._suspects.answered(content)
+        self._suspects.answered(model, content)
 
     def give_up(self, model: str) -> None:
         """End what the workers of a model had, for which tritonserver may wait without end.

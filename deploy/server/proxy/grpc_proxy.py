@@ -251,7 +251,7 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     async def _admitted(self, message: bytes, inference: Inference) -> bytes:
         """Forward an inference once its turn has come."""
-        content = inference.tensors or [memoryview(message)]
+        content = inference.content or [memoryview(message)]
 
         async def forward() -> bytes:
             try:
@@ -260,7 +260,7 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                 if LOST in (error.details() or ""):
                     self._admission.lost(inference.model, content)
                 raise
-            self._admission.answered(content)
+            self._admission.answered(inference.model, content)
             return answer
 
         return await self._admission.run(inference.model, content, inference.timeout / 1e6 or None, forward)

@@ -48,8 +48,16 @@ QUICK_DIGITS = 4
 ENCODINGS = ("gzip", "deflate", "identity")
 # In the log, of a request whose client did not wait for the answer: nginx's number for it.
 GONE = 499
-# The server answers tensor data that it cannot parse with a status of 500, and begins its message like this.
-UNPARSED = b'{"error":"Unable to parse'
+# The server answers what it cannot read of a request with a status of 500, and begins its message like this.
+UNREAD = tuple(
+    b'{"error":"' + text
+    for text in (
+        b"Unable to parse",
+        b"Unable to set",
+        b"failed to parse the request JSON",
+        b"failed to get request params",
+    )
+)
 DESCRIPTION = "/v2"
 HEALTH = ("/v2/health/live", "/v2/health/ready")
 # What browsers say of a request that a page of this very server, or a person, has made.
@@ -164,7 +172,7 @@ class Handlers:
         async def forward() -> web.Response:
             response = await self._forward(request, named, {LENGTH_HEADER: str(length)})
             if response.status == HTTPStatus.OK:
-                self.admission.answered(checked.content)
+                self.admission.answered(model, checked.content)
             elif LOST in (response.text or ""):
                 self.admission.lost(model, checked.content)
             return response
@@ -245,7 +253,7 @@ class Handlers:
         method = "GET" if request.method == "HEAD" else request.method
         async with self.session.request(method, url, data=body, headers=headers, timeout=timeout) as response:
             content = await response.read()
-            if response.status == HTTPStatus.INTERNAL_SERVER_ERROR and content.startswith(UNPARSED):
+            if response.status == HTTPStatus.INTERNAL_SERVER_ERROR and content.startswith(UNREAD):
                 raise Rejection(400, "malformed_request", json.loads(content)["error"])
             kept = {
                 name: response.headers[name] for name in ("Content-Type", LENGTH_HEADER) if name in response.headers

@@ -15,7 +15,6 @@ HashOf = Callable[[str, str], str]
 
 # What a response in JSON begins with. An id before it cannot hold these quotes unescaped.
 _NAMES = re.compile(rb'"model_name":"([^"]*)","model_version":"([^"]*)"')
-_HEAD_BYTES = 1000
 # Of ModelInferResponse on the wire: the fields model_name, model_version and parameters, and of an entry of the last
 # the key, the value, and in it string_param.
 _NAME, _VERSION, _PARAMETERS, _KEY, _VALUE, _STRING = b"\x0a", b"\x12", b"\x22", b"\x0a", b"\x12", b"\x1a"
@@ -44,7 +43,7 @@ def identified_json(body: bytes, json_length: int, hash_of: HashOf) -> tuple[byt
         json_length: bytes of the JSON part.
         hash_of: knows the hash.
     """
-    names = _NAMES.search(body[:_HEAD_BYTES])
+    names = _NAMES.search(body, 0, json_length)
     value = hash_of(*(part.decode(errors="replace") for part in names.groups())) if names else ""
     if not value:
         return body, json_length

@@ -7,16 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from deploy.server.proxy.request import Rejection
+from deploy.server.proxy.request import Rejection, check_shape
 
 # The numbers of ModelInferRequest's fields.
 MODEL, ID, PARAMETERS, INPUTS, TENSORS = 1, 3, 4, 5, 7
+# Of InferInputTensor.
+SHAPE = 3
 # Of ModelInferRequest.parameters' entries, and of InferParameter.
 KEY, VALUE, INT64, UINT64 = 1, 2, 2, 5
 # Kinds of values on the wire.
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # An inference has about ten fields. Each takes tritonserver far more memory than it has bytes.
 MOST_FIELDS = 1000
+MOST_SHAPE = 640  # bytes of one, which are 64 axes or more
 # Of all inputs, without their tensors or with those that are no raw bytes. tritonserver takes 30 times their bytes.
 MOST_DESCRIBED = 16 * 2**20
 # What begins the fields id of ModelInferRequest, and error_message and infer_response of ModelStreamInferResponse.
@@ -30,22 +33,22 @@ class Inference:
     model: its name.
     id: what the client calls it.
     timeout: microseconds that the client grants it, 0 for any number.
-    tensors: the bytes of its inputs, where they are given as such.
+    content: what makes it another one than others: its inputs' names, types, shapes and bytes.
     """
 
     model: str = ""
     id: str = ""
     timeout: int = 0
-    tensors: list[memoryview] = field(default_factory=list)
+    content: list[memoryview] = field(default_factory=list)
 
 
 def read_inference(message: bytes) -> Inference:
     """Read a serialised ModelInferRequest.
 
-    Raises Rejection where it is none, has too many fields, or inputs that are too large outside of
-    raw_input_contents.
+    Raises Rejection where it is none, has too many fields, inputs that are too large outside of raw_input_contents, or
+    shapes of more elements than it has bytes.
     """
-    inference, described = Inference(), 0
+    inference, inputs = Inference(), []
     for number, value in _fields(memoryview(message)):
         if isinstance(value, int):
             continue
@@ -55,13 +58,38 @@ def read_inference(message: bytes) -> Inference:
             inference.id = bytes(value).decode(errors="replace")
         elif number == PARAMETERS:
             inference.timeout = _timeout(value) or inference.timeout
-        elif number == TENSORS:
-            inference.tensors.append(value)
-        elif number == INPUTS:
-            described += len(value)
-    if described > MOST_DESCRIBED:
+        elif number in (TENSORS, INPUTS):
+            inference.content.append(value)
+            inputs += [value] if number == INPUTS else []
+    if sum(map(len, inputs)) > MOST_DESCRIBED:
         raise _malformed(f"inputs of more than {MOST_DESCRIBED:,} bytes belong into raw_input_contents")
+    for tensor in inputs:
+        check_shape(_shape(tensor), len(message))
     return inference
+
+
+def _shape(tensor: memoryview) -> list[int]:
+    """Return the lengths of a serialised InferInputTensor's axes, which are packed or one a field."""
+    shape: list[int] = []
+    for number, value in _fields(tensor):
+        if number != SHAPE:
+            continue
+        if isinstance(value, int):
+            shape.append(value)
+        elif len(value) > MOST_SHAPE:
+            raise _malformed(f"a shape has more than {MOST_SHAPE} bytes")
+        else:
+            shape += _numbers(value)
+    # Negative numbers have the highest bit set.
+    return [length - 2**64 if length >= 2**63 else length for length in shape]
+
+
+def _numbers(packed: memoryview) -> list[int]:
+    numbers, place = [], 0
+    while place < len(packed):
+        number, place = _read_varint(packed, place)
+        numbers.append(number)
+    return numbers
 
 
 def with_id(message: bytes, identity: str) -> bytes:

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from data_pipeline.fields import each_once
 from deploy.server.proxy.metrics import family
 
 # What tritonserver reads as a number: its timeouts, priorities and ids of sequences have 64 bits.
@@ -77,7 +78,9 @@ class InferenceRequest:
     @property
     def content(self) -> list[bytes]:
         """Return what makes this request another one than others, which its id does not."""
-        return [self.tensors or self.head]
+        if not self.tensors:
+            return [self.head]
+        return [json.dumps(_described(self.document["inputs"])).encode(), self.tensors]
 
     @property
     def id(self) -> str:
@@ -124,11 +127,13 @@ def read_request(body: bytes, json_length: str | None) -> InferenceRequest:
         raise _malformed(f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes")
     check_json_length(length)
     try:
-        document = json.loads(body[:length], parse_constant=_refuse_constant)
+        # Decoded here, because Python's parser takes UTF-16 as well. tritonserver takes the first of repeated fields.
+        text = body[:length].decode()
+        document = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=each_once)
         _check(document, len(body))
     # Deep nesting ends Python's parser, or the walk through the document, with RecursionError.
     except (ValueError, RecursionError):
-        raise _malformed("the request must be a JSON object with a list of inputs") from None
+        raise _malformed("the request must be a JSON object with a list of inputs, each field of it once") from None
     return InferenceRequest(document, body[:length], body[length:])
 
 
@@ -146,34 +151,43 @@ def _check(document: Any, size: int) -> None:
     inputs = document.get("inputs") if isinstance(document, dict) else None
     if not isinstance(inputs, list) or not all(isinstance(one, dict) for one in inputs):
         raise _malformed("the request must be a JSON object with a list of inputs")
-    if not isinstance(document.get("id", ""), str):
-        raise _malformed("the request's id must be a text")
+    identity = document.get("id", "")
+    # It goes into a header of the response and into the log, neither of which holds half of a character.
+    if not isinstance(identity, str) or not identity.isprintable():
+        raise _malformed("the request's id must be a text of printable characters")
+    outputs = document.get("outputs", [])
+    described = [document, *inputs, *(outputs if isinstance(outputs, list) else [])]
+    for one in described:
+        _check_parameters(one.get("parameters", {}) if isinstance(one, dict) else {}, size)
     for tensor in inputs:
-        _check_shape(tensor.get("shape"), size)
-        parameters = tensor.get("parameters")
-        if isinstance(parameters, dict) and _largest_number(parameters.get("binary_data_size", 0)) > size:
-            raise _malformed("an input's binary_data_size is larger than the request")
-    # The values of tensors are left out: the server checks them against their type, and they may be millions.
-    about = [{key: value for key, value in tensor.items() if key != "data"} for tensor in inputs]
-    if _largest_number({**document, "inputs": about}) > LARGEST_NUMBER:
+        check_shape(tensor.get("shape"), size)
+
+
+def _check_parameters(parameters: Any, size: int) -> None:
+    """Raise Rejection where tritonserver could not hold a number among the parameters of a request or a tensor."""
+    if not isinstance(parameters, dict) or any(isinstance(value, (dict, list)) for value in parameters.values()):
+        raise _malformed("parameters must be an object of numbers, texts, true and false")
+    numbers = {name: abs(value) for name, value in parameters.items() if isinstance(value, (int, float))}
+    if max(numbers.values(), default=0) > LARGEST_NUMBER:
         raise _malformed(f"a parameter of the request is larger than {LARGEST_NUMBER}")
+    if numbers.get("binary_data_size", 0) > size:
+        raise _malformed("a binary_data_size is larger than the request")
 
 
-def _check_shape(shape: Any, size: int) -> None:
+def check_shape(shape: Any, size: int) -> None:
+    """Raise Rejection where a tensor's shape cannot be that of a request of so many bytes."""
     # By type, since True is an int for isinstance.
     if not isinstance(shape, list) or not all(type(length) is int and length >= 0 for length in shape):
         raise Rejection(400, "bad_shape", "an input's shape must be a list of lengths, 0 or more each")
-    # Every element takes at least one byte of the request, so no honest shape is refused.
-    if math.prod(shape) > size:
+    # Every element takes at least one byte of the request, so no honest shape is refused. Beside a length of 0 another
+    # one may still be too large for the worker.
+    if max(math.prod(shape), *shape, 0) > size:
         raise Rejection(400, "bad_shape", f"an input's shape has more elements than the request has bytes ({size})")
 
 
-def _largest_number(value: Any) -> float:
-    """Return the largest magnitude among the numbers of a JSON value."""
-    if isinstance(value, (dict, list)):
-        inside = value.values() if isinstance(value, dict) else value
-        return max(map(_largest_number, inside), default=0)
-    return abs(value) if isinstance(value, (int, float)) else 0
+def _described(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what a request says of its tensors, without their values, which may be millions."""
+    return [{key: value for key, value in tensor.items() if key != "data"} for tensor in inputs]
 
 
 def _malformed(message: str) -> Rejection:

@@ -22,9 +22,9 @@ class Suspects:
         self._strikes: OrderedDict[tuple[int, bytes], int] = OrderedDict()
         self._blamed: set[str] = set()
 
-    def refuses(self, content: Content) -> str:
+    def refuses(self, model: str, content: Content) -> str:
         """Return why a request is not taken, or an empty text."""
-        ended = self._strikes.get(_key(content), 0) if self._may_know(content) else 0
+        ended = self._strikes.get(_key(model, content), 0) if self._may_know(content) else 0
         return f"{ended} workers ended while they had this request: it is not taken again" if ended >= STRIKES else ""
 
     def failed(self, model: str, content: Content) -> None:
@@ -32,15 +32,15 @@ class Suspects:
         if model in self._blamed:
             return
         self._blamed.add(model)
-        key = _key(content)
+        key = _key(model, content)
         self._strikes[key] = self._strikes.pop(key, 0) + 1
         if len(self._strikes) > REMEMBERED:
             self._strikes.popitem(last=False)
 
-    def answered(self, content: Content) -> None:
+    def answered(self, model: str, content: Content) -> None:
         """Take note of a request that was answered, and is above suspicion."""
         if self._may_know(content):
-            self._strikes.pop(_key(content), None)
+            self._strikes.pop(_key(model, content), None)
 
     def replaced(self, model: str) -> None:
         """Take note of new workers."""
@@ -55,8 +55,10 @@ def _size(content: Content) -> int:
     return sum(map(len, content))
 
 
-def _key(content: Content) -> tuple[int, bytes]:
+def _key(model: str, content: Content) -> tuple[int, bytes]:
     digest = hashlib.blake2b(digest_size=16)
-    for part in content:
+    for part in (model.encode(), *content):
+        # With its length: parts could else exchange their bytes.
+        digest.update(f"{len(part)} ".encode())
         digest.update(part)
     return _size(content), digest.digest()

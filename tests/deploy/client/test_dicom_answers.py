@@ -76,7 +76,7 @@ def values_in(content: Any) -> Iterator[float]:
 
 def concepts_in(dataset: Any) -> dict[tuple[str, str], str]:
     """Return the meanings of this project's own concepts in an object, and in what is below it, by their values."""
-    found = {}
+    found: dict[tuple[str, str], str] = {}
     stack = [dataset]
     while stack:
         one = stack.pop()

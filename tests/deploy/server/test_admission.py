@@ -211,7 +211,7 @@ async def test_a_request_that_was_answered_is_above_suspicion() -> None:
         admission.lost("model", [b"asked again and again"])
         admission.started("model", 1)
         await settle()
-        admission.answered([b"asked again and again"])
+        admission.answered("model", [b"asked again and again"])
     assert await admission.run("model", [b"asked again and again"], None, answer) == "answered"
 
 

@@ -1,5 +1,7 @@
 """Compare what is read from the bytes of a gRPC inference with protobuf's own reading."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,8 @@ def test_names_and_numbers_are_those_of_protobuf(
     model: str, identity: str, timeout: int, unsigned: bool, tensors: list[bytes]
 ) -> None:
     request = schema.ModelInferRequest(model_name=model, id=identity, raw_input_contents=tensors)
-    request.inputs.add(name="IMAGE", datatype="UINT8", shape=[1, 2**40]).contents.int_contents.extend([1, -1])
+    shape = [1, sum(map(len, tensors))]
+    request.inputs.add(name="IMAGE", datatype="UINT8", shape=shape).contents.int_contents.extend([1, -1])
     request.parameters["other"].string_param = "timeout"
     if unsigned:
         request.parameters["timeout"].uint64_param = timeout
@@ -30,7 +33,37 @@ def test_names_and_numbers_are_those_of_protobuf(
         request.parameters["timeout"].int64_param = timeout
     read = read_inference(request.SerializeToString())
     assert (read.model, read.id, read.timeout) == (model, identity, timeout)
-    assert read.tensors == tensors
+    assert read.content == [request.inputs[0].SerializeToString(deterministic=True), *tensors]
+
+
+@given(shape=st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 9), max_size=6), packed=st.booleans())
+def test_shapes_of_more_elements_than_bytes_are_refused(shape: list[int], packed: bool) -> None:
+    request = schema.ModelInferRequest(model_name="m", raw_input_contents=[bytes(100)])
+    request.inputs.add(name="IMAGE", shape=shape if packed else [])
+    message = request.SerializeToString()
+    if not packed:
+        # One field for each length, as older writers have it.
+        inner = request.inputs[0].SerializeToString() + b"".join(b"\x18" + number(length) for length in shape)
+        message += b"\x2a" + number(len(inner)) + inner
+        again = schema.ModelInferRequest.FromString(message)
+        assert list(again.inputs[-1].shape) == shape
+    honest = all(0 <= length <= len(message) for length in shape) and math.prod(shape) <= len(message)
+    try:
+        read_inference(message)
+    except Rejection as rejection:
+        assert not honest and rejection.reason == "bad_shape"
+    else:
+        assert honest
+
+
+def number(value: int) -> bytes:
+    """Encode a number of 64 bits as protobuf does."""
+    value &= 2**64 - 1
+    parts = []
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*parts, value])
 
 
 @given(identity=TEXTS, other=TEXTS)
@@ -60,7 +93,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
         read_inference(data)
     except Rejection as rejection:
         # Groups, which protobuf skips, are in no message of the protocol.
-        assert not valid or "no ModelInferRequest" in rejection.message
+        assert not valid or "no ModelInferRequest" in rejection.message or rejection.reason == "bad_shape"
         assert rejection.status == 400
 
 
@@ -71,8 +104,9 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
         (2 * (b"\x2a\x81\x80\x80\x04" + bytes(MOST_DESCRIBED // 2 + 1)), "belong into raw_input_contents"),
         (b"\x3a\xff\x01", "ends within a field"),
         (b"\x3a" + b"\xff" * 11, "more than 64 bits"),
+        (b"\x2a\x84\x05\x1a\x81\x05" + bytes(641), "a shape has more than 640 bytes"),
     ],
-    ids=["empty tensors", "inputs that are no raw bytes", "cut", "endless number"],
+    ids=["empty tensors", "inputs that are no raw bytes", "cut", "endless number", "a long shape"],
 )
 def test_what_would_take_tritonserver_much_memory_is_refused(data: bytes, says: str) -> None:
     with pytest.raises(Rejection, match=says):

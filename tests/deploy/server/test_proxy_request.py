@@ -61,6 +61,41 @@ def test_numbers_that_no_parameter_holds(number: float) -> None:
     assert checked(json.dumps({"inputs": [tensor]}).encode(), None) is None
 
 
+IMAGE = '"inputs": [{"name": "IMAGE", "datatype": "UINT8", "shape": [1, 3], "data": [1, 2, 3]}]'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"inputs": [{"name": "IMAGE", "shape": [1, 1000000], "shape": [1, 3], "data": [1, 2, 3]}]}',
+        f'{{"inputs": [], {IMAGE}}}',
+        f'{{"id": "a", "id": "b", {IMAGE}}}',
+        f'{{"id": "a\\r\\nb", {IMAGE}}}',
+        f'{{"id": "a\\ud800", {IMAGE}}}',
+        f'{{"parameters": [], {IMAGE}}}',
+        f'{{"parameters": {{"x": [1]}}, {IMAGE}}}',
+    ],
+)
+def test_what_readers_of_json_take_for_different_things_is_refused(text: str) -> None:
+    assert checked(text.encode(), None) is None
+
+
+def test_only_utf8_is_json() -> None:
+    assert checked(f"{{{IMAGE}}}".encode(), None) is not None
+    for encoding in ("utf-16", "utf-32", "utf-8-sig"):
+        assert checked(f"{{{IMAGE}}}".encode(encoding), None) is None
+
+
+def test_requests_of_the_same_bytes_and_other_shapes_are_told_apart() -> None:
+    contents = []
+    for shape in ([1, 4], [4, 1], [1, 4]):
+        head = json.dumps({"id": str(shape), "inputs": [{"name": "IMAGE", "shape": shape}]}).encode()
+        request = checked(head + b"abcd", str(len(head)))
+        assert request is not None
+        contents.append(request.content)
+    assert contents[0] == contents[2] != contents[1]
+
+
 def test_rejections_are_counted_in_prometheus_text() -> None:
     rejections = Rejections()
     for reason in ("too_large", "bad_shape", "too_large"):

@@ -5,7 +5,9 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from deploy.serve import main
 from deploy.server import Server, ServerError
 from deploy.server.options import FREE_PORTS
 from deploy.server.process.workers import children_of, workers_of
+from deploy.server.reload import Reloads, request_reload
 from tests.deploy.conftest import small_network
 from tests.helpers.golden import golden_of
 from tests.helpers.memory import resident
@@ -249,7 +252,38 @@ def test_a_network_that_changes_on_disk_is_not_loaded_again(
             server.replace_workers(PIPELINE_MODEL)
 
 
+def test_a_reload_that_was_under_way_is_not_taken_for_the_one_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ask for a reload while another one runs, whose outcome comes first."""
+    before = signal.getsignal(signal.SIGHUP)
+    folder = tmp_path / f"server-of-{os.getpid()}-x"
+    folder.mkdir()
+    monkeypatch.setattr("deploy.server.reload.folders", lambda: [folder])
+    try:
+        reloads, asked = Reloads(), []
+        reloads.announce(folder, tmp_path)
+        with ThreadPoolExecutor(1) as pool:
+
+            def first() -> str:
+                asked.append(pool.submit(request_reload, tmp_path))
+                while not reloads.wanted:
+                    time.sleep(0.01)
+                return "serving A"
+
+            def second() -> str:
+                raise TypeError("another thing that is wrong with B")
+
+            reloads.run(folder, first)
+            reloads.run(folder, second)
+            (outcome,) = asked[0].result(30)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert not outcome.succeeded
+    assert outcome.message.endswith("what was served still is: TypeError: another thing that is wrong with B")
+
+
 def test_a_repository_that_nobody_serves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reload(tmp_path) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"error: no server of this user on this machine serves {tmp_path}"
+    assert line.startswith(f"error: no server of this user that serves {tmp_path} was found in ")

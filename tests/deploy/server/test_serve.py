@@ -102,6 +102,8 @@ def open_to_all(root: Path) -> None:
         (lambda root: (root / "resformer" / "1" / "model.bin").write_bytes(b"added"), "not the network that was"),
         (lambda root: (root / "resformer" / "1" / "model.py").unlink(), "no model.py"),
         (lambda root: (root / "resformer" / "1" / "model.py").chmod(0o666), "can be changed by every user"),
+        (lambda root: shutil.copytree(root / "resformer", root / "resformer.bak"), "is a copy of the model resformer"),
+        (lambda root: root.parent.chmod(0o777), "can put another folder in the place of .*/model_repository"),
         (open_to_all, "tuning.json can be changed by every user"),
         (older, "is of an older version of this project: build it again"),
     ],
@@ -116,6 +118,8 @@ def open_to_all(root: Path) -> None:
             "other weights",
             "no code",
             "open to all",
+            "a copy beside it",
+            "open above it",
             "open beside the models",
         ),
         "of an older version",
@@ -130,6 +134,29 @@ def test_broken_repository(repository: Path, tmp_path: Path, damage: Callable[[P
         pass
     assert "\n" not in str(error.value)
     assert "Traceback" not in str(error.value)
+
+
+def test_a_place_for_temporary_files_that_a_shell_would_read_is_refused(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a place").mkdir()
+    monkeypatch.setattr("deploy.server.server.gettempdir", lambda: str(tmp_path / "a place"))
+    monkeypatch.setattr("deploy.server.server.LONGEST_SOCKET", 1000)
+    with pytest.raises(ServerError, match="set TMPDIR to such a folder"), Server(repository, FREE_PORTS):
+        pass
+    assert not list((tmp_path / "a place").iterdir())
+
+
+@pytest.mark.parametrize("name", ["with a space, a comma=", "it's", "$(touch PWNED)"])
+def test_a_repository_may_be_called_anything(
+    repository: Path, tmp_path: Path, name: str, make_image: Callable[..., bytes]
+) -> None:
+    bytecode = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(repository, tmp_path / name / "model_repository", ignore=bytecode)
+    with Server(tmp_path / name / "model_repository", FREE_PORTS) as server, Client(server.grpc_url) as client:
+        assert client.segment(make_image()).mask.shape == (51, 51)
+    assert not list(tmp_path.rglob("PWNED")) and not Path("PWNED").exists()
+    assert not list((tmp_path / name).rglob("__pycache__"))
 
 
 def test_network_that_does_not_load(contract: Contract, golden: Golden, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Test what `deploy.tune` measures and how it chooses, without a server."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,7 +91,15 @@ def test_what_was_found_for_another_network_or_machine_is_not_taken(
     assert choose(tmp_path, "abc", tuning) == presets()[tuning]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"tuned": 3}', "nonsense"])
+@pytest.mark.parametrize("number", ['"2"', "2.0", "null", "1000000000000", "0", "-1", "true"])
+def test_numbers_of_workers_that_are_none_count_as_none(tmp_path: Path, tuned: Tuned, number: str) -> None:
+    write_tuning(tmp_path, tuned)
+    text = (tmp_path / TUNING).read_text()
+    (tmp_path / TUNING).write_text(re.sub(r'"workers": \d+', f'"workers": {number}', text))
+    assert choose(tmp_path, tuned.sha256, "tuned") == presets()["tuned"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"tuned": 3}', "nonsense", "[" * 100_000])
 def test_a_damaged_file_counts_as_none(tmp_path: Path, content: str) -> None:
     (tmp_path / TUNING).write_text(content)
     assert choose(tmp_path, "abc", "tuned") == Workers(1, cores())
