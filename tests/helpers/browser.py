@@ -132,16 +132,20 @@ def pretend(
     labels: NDArray[np.float32],
     *,
     version: str = "1",
+    sha256: str = "abc",
 ) -> None:
     """Answer the page in the server's place: any image with these probabilities, (K, S, S), and these labels."""
     config = {
         "input": [{"name": "IMAGE"}],
         "version_policy": {"specific": {"versions": [version]}},
-        "parameters": {"contract": {"string_value": contract.to_json()}, "network": {"string_value": "model.onnx"}},
+        "parameters": {
+            name: {"string_value": text}
+            for name, text in (("contract", contract.to_json()), ("network", "model.onnx"), ("sha256", sha256))
+        },
     }
     tensors = {"SEG_PROBS": probabilities, "CLASS_PROBS": labels}
     outputs = [{"name": name, "parameters": {"binary_data_size": one.nbytes}} for name, one in tensors.items()]
-    head = json.dumps({"model_version": version, "outputs": outputs}).encode()
+    head = json.dumps({"parameters": {"sha256": sha256}, "model_version": version, "outputs": outputs}).encode()
     body = head + b"".join(one.astype(np.float32).tobytes() for one in tensors.values())
 
     def infer(route: Route) -> None:

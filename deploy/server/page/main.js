@@ -100,7 +100,9 @@ async function work(item) {
     const bytes = await readOnce(item);
     item.picture ??= open(bytes);
     const answer = await infer(item.file, served);
-    if (answer.version !== served.version) throw new Problem("wait", "The server has a new version of the network.");
+    // Another server may have taken its place, whose network has the same number.
+    const same = answer.version === served.version && (answer.sha256 ?? served.sha256) === served.sha256;
+    if (!same) throw new Problem("wait", "The server has a new version of the network.");
     await keep(item, await item.picture, answer, served);
   } catch (problem) {
     const passes = problem instanceof Problem && problem.kind !== "refused";
@@ -129,7 +131,7 @@ async function keep(item, picture, { probabilities, labels, ...answer }, served)
     await viewer.cover(layer);
     item.drawing = performance.now() - begin;
     performance.measure("image", { start: item.begin, detail: { server: item.server, roundTrip: item.roundTrip } });
-    explain(item);
+    if (item === current.item) explain(item);
   }
   // After the image that somebody waits for.
   if (items.includes(item)) results.update(item, picture, layer);
@@ -215,7 +217,8 @@ async function uncover(item, picture) {
   Object.assign(current, { mask, layer: layerOf(mask, item) });
   await viewer.cover(current.layer);
   item.drawing = performance.now() - begin;
-  explain(item);
+  // Another one may have been chosen meanwhile, whose words stand there now.
+  if (item === current.item) explain(item);
 }
 
 function restyle(changes) {

@@ -105,9 +105,10 @@ export async function infer(file, served) {
   const response = await ask(`${MODEL}/infer`, { method: "POST", headers, body });
   const content = await contentOf(response);
   const roundTrip = performance.now() - begin;
-  const { tensors, version } = parse(content, Number(response.headers.get(LENGTH)));
+  const { tensors, version, sha256 } = parse(content, Number(response.headers.get(LENGTH)));
   return {
     version,
+    sha256,
     probabilities: tensors[settings.probabilities],
     labels: [...tensors[settings.labels]],
     id: response.headers.get("X-Request-Id") ?? "",
@@ -134,5 +135,6 @@ function parse(content, length) {
     place += parameters.binary_data_size;
     return [name, tensor];
   });
-  return { version: document.model_version, tensors: Object.fromEntries(tensors) };
+  const { model_version: version, parameters } = document;
+  return { version, sha256: parameters?.sha256, tensors: Object.fromEntries(tensors) };
 }

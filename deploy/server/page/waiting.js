@@ -4,6 +4,7 @@ import { byId } from "./dom.js";
 import { Problem, describe, isReady, useToken } from "./protocol.js";
 
 const GOES_ON = "This page waits and goes on by itself.";
+const TOKEN = /^[\x21-\x7e]+$/;
 let asked = false;
 
 /** Read what is served, however long that takes. */
@@ -31,9 +32,15 @@ async function askForToken() {
   asked = true;
   byId("access").hidden = false;
   byId("token").focus();
-  await new Promise((given) => byId("access").addEventListener("submit", given, { once: true }));
-  useToken(byId("token").value.trim());
-  byId("token").value = "";
+  let token = "";
+  while (!TOKEN.test(token)) {
+    await new Promise((given) => byId("access").addEventListener("submit", given, { once: true }));
+    token = byId("token").value.trim();
+    byId("token").value = "";
+    // No header carries others, as those that nobody sees in a text that was copied.
+    if (!TOKEN.test(token)) say("A token has letters, digits and signs alone: this one has something else.");
+  }
+  useToken(token);
   byId("access").hidden = true;
 }
 

@@ -16,7 +16,7 @@ from deploy.errors import EXHAUSTED, ServerError
 from deploy.server.internal_endpoint import InternalEndpoint
 from deploy.server.options import ServerOptions
 from deploy.server.page import Page
-from deploy.server.proxy.admission import Admission
+from deploy.server.proxy.admission import Admission, Room
 from deploy.server.proxy.grpc_proxy import GrpcProxy
 from deploy.server.proxy.handlers import Handlers
 from deploy.server.proxy.identity import HashOf
@@ -139,6 +139,7 @@ class Proxy:
             log=self._log,
             rejections=self._rejections,
             admission=self._admission,
+            arriving=Room(options.max_request_bytes),
         )
         await self._serve(handlers.application(), options.http_port, server_context(options.tls))
         await self._serve(handlers.metrics_application(), options.metrics_port, None)

@@ -26,6 +26,25 @@ POLL_SECONDS = 0.02
 Answer = TypeVar("Answer")
 
 
+class Room:
+    """Bound the bytes of bodies that are on their way, whoever sends them."""
+
+    def __init__(self, largest: int) -> None:
+        """Leave room for as many of the largest requests as may wait."""
+        self._left = WAITING_BODIES * largest
+
+    def take(self, size: int) -> None:
+        """Count bytes that have arrived, or raise Rejection where there is no room for them."""
+        if size > self._left:
+            message = "other requests are arriving that fill the memory: try again later"
+            raise Rejection(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", message)
+        self._left -= size
+
+    def give_back(self, size: int) -> None:
+        """Leave room for others."""
+        self._left += size
+
+
 @dataclass(frozen=True)
 class Work:
     """Describe a request that a worker has.

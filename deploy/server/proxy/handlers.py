@@ -18,7 +18,7 @@ from deploy.contract import LONGEST_ID
 from deploy.errors import ServerError
 from deploy.server.internal_endpoint import InternalEndpoint
 from deploy.server.page import PATH, Page
-from deploy.server.proxy.admission import Admission
+from deploy.server.proxy.admission import Admission, Room
 from deploy.server.proxy.extensions import open_json
 from deploy.server.proxy.identity import HashOf, identified_json
 from deploy.server.proxy.limits import BODY_SECONDS
@@ -83,6 +83,7 @@ class Handlers:
     log: takes one line of JSON for each request.
     rejections: counts what was refused.
     admission: decides when an inference is forwarded.
+    arriving: counts the bytes of bodies that have not arrived whole.
     """
 
     internal: InternalEndpoint
@@ -95,6 +96,7 @@ class Handlers:
     log: Callable[[str], None]
     rejections: Rejections
     admission: Admission
+    arriving: Room
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def application(self) -> web.Application:
@@ -203,11 +205,26 @@ class Handlers:
         await _invite(request)
         # aiohttp has no limit on the time that a body may take, and a slow client would hold its connection open.
         try:
-            return await asyncio.wait_for(request.read(), BODY_SECONDS)
+            return await asyncio.wait_for(self._arrive(request), BODY_SECONDS)
         except asyncio.TimeoutError:
             raise Rejection(408, "too_slow", f"the body did not arrive within {BODY_SECONDS:g} s") from None
         except web.RequestPayloadError:
             raise Rejection(400, "malformed_http", f"the body is not what its encoding ({encoding}) says") from None
+
+    async def _arrive(self, request: web.Request) -> bytes:
+        """Return a body once it is whole, and count its bytes meanwhile."""
+        body = bytearray()
+        try:
+            async for part in request.content.iter_any():
+                if len(body) + len(part) > self.max_bytes:
+                    raise web.HTTPRequestEntityTooLarge(self.max_bytes, len(body) + len(part))
+                self.arriving.take(len(part))
+                body += part
+            return bytes(body)
+        finally:
+            self.arriving.give_back(len(body))
+            # At once: the traceback of a client that has gone would keep it until the garbage is collected.
+            body.clear()
 
     async def _read(self, body: bytes, json_length: str | None) -> InferenceRequest:
         if json_length is not None and len(json_length) <= QUICK_DIGITS:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -16,6 +17,7 @@ from deploy.contract import PIPELINE_MODEL
 from deploy.server import Server
 from deploy.server.options import FREE_PORTS
 from deploy.server.process.workers import children_of
+from deploy.server.proxy.admission import WAITING_BODIES
 from deploy.server.proxy.grpc_proxy import SERVICE
 from tests.helpers.serving import served
 
@@ -65,6 +67,28 @@ def hasty(repository: Path) -> Iterator[Server]:
                 patch.setattr(f"deploy.server.proxy.{module}.{name}", 1.0)
         with Server(repository, FREE_PORTS) as server:
             yield server
+
+
+def test_bodies_on_their_way_are_bounded_and_leave_with_their_clients(repository: Path, make_image: MakeImage) -> None:
+    """Send all but the last byte of bodies, three times as many as have room, and go."""
+    size = 2**20
+    head = f"POST /v2/models/resformer/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode()
+    with Server(repository, replace(FREE_PORTS, max_request_bytes=size)) as server:
+        for _ in range(2):
+            sent = [connect(server.http_url) for _ in range(3 * WAITING_BODIES)]
+            for connection in sent:
+                with suppress(ConnectionError):
+                    connection.sendall(head + bytes(size - 1))
+            refused = 0
+            for connection in sent:
+                connection.settimeout(1)
+                with suppress(TimeoutError, ConnectionError):
+                    refused += connection.recv(12) == b"HTTP/1.1 503"
+            assert refused >= 2 * WAITING_BODIES
+            for connection in sent:
+                connection.close()
+            with Client(server.http_url, "http", retry_for=20) as client:
+                assert client.segment(make_image()).mask.shape == (51, 51)
 
 
 @pytest.mark.parametrize("side", ["http", "grpc", "metrics"])

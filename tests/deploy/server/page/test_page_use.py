@@ -69,6 +69,33 @@ def test_a_bad_file_is_a_sentence_and_stops_no_other(browser: Browser, server: S
         assert "".join(seen.page.locator("#panel .figure").all_inner_texts())
 
 
+# Click on two results, the second one while the mask of the first waits to be drawn, and draw it late.
+LATE = """async (buttons) => {
+  const sleep = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+  const [frame, held] = [window.requestAnimationFrame, []];
+  window.requestAnimationFrame = (work) => held.push(work);
+  buttons[0].click();
+  while (!held.length) await sleep(10);
+  await sleep(200);
+  buttons[1].click();
+  await sleep(200);
+  window.requestAnimationFrame = frame;
+  held.forEach((work) => work(performance.now()));
+  await sleep(200);
+}"""
+
+
+def test_the_words_are_of_the_image_that_was_chosen_last(
+    browser: Browser, server: Server, make_image: MakeImage
+) -> None:
+    with visit(browser, server.http_url) as seen:
+        seen.drop({"a.png": make_image(), "b.png": b"no image, so that nothing is drawn of it"})
+        seen.settled(1, failed=1)
+        seen.choose("b.png")
+        seen.page.locator("#items button").evaluate_all(LATE)
+        assert seen.page.locator("#name").inner_text() == "b.png"
+
+
 def test_a_file_above_the_limit_is_not_sent(browser: Browser, guarded: Server) -> None:
     with visit(browser, guarded.http_url) as seen:
         enter(seen, TOKEN)
@@ -90,6 +117,9 @@ def test_a_token_is_asked_for_and_kept_in_memory(browser: Browser, guarded: Serv
         expect(seen.page.locator("#notice")).to_contain_text("asks for a token")
         enter(seen, "wrong")
         expect(seen.page.locator("#notice")).to_contain_text("does not take this token")
+        # As it is copied from a chat, with a space that nobody sees.
+        enter(seen, f"{TOKEN}\u200b")
+        expect(seen.page.locator("#notice")).to_contain_text("this one has something else")
         enter(seen, TOKEN)
         seen.settled(1)
         expect(seen.page.locator("#notice")).to_be_hidden()
@@ -150,8 +180,9 @@ def test_an_image_that_the_server_goes_down_with_is_given_up(
         assert alone[1:] == [1, 1], "no other image is in work when it is tried again"
 
 
+@pytest.mark.parametrize("change", [{"version": "2"}, {"sha256": "other"}], ids=["number", "hash"])
 def test_a_new_version_is_asked_about_every_image(
-    browser: Browser, server: Server, contract: Contract, make_image: MakeImage
+    browser: Browser, server: Server, contract: Contract, make_image: MakeImage, change: dict[str, str]
 ) -> None:
     probabilities, uncalibrated = np.full((4, 51, 51), 0.25, np.float32), replace(contract, thresholds=None)
     with visit(browser, server.http_url) as seen:
@@ -159,9 +190,8 @@ def test_a_new_version_is_asked_about_every_image(
         seen.page.reload()
         seen.drop({"first.png": make_image()})
         seen.settled(1)
-        pretend(
-            seen.page, replace(uncalibrated, labels=("new",)), probabilities, np.array([0.75], np.float32), version="2"
-        )
+        labels = np.array([0.75], np.float32)
+        pretend(seen.page, replace(uncalibrated, labels=("new",)), probabilities, labels, **change)
         seen.drop({"second.png": make_image(seed=1)})
         seen.settled(2)
         for name in ("first.png", "second.png"):
