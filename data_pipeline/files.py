@@ -13,6 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 PACKAGE = Path(__file__).parent
+# What names begin with of what systems leave among the files of people: hidden ones, Synology's, QNAP's, macOS's.
+LEFT_BEHIND = (".", "@eaDir", "@Recycle", "@__thumb", "__MACOSX")
 CACHE = Path("build/data")  # generated and converted files, and the results of the scan
 
 
@@ -36,6 +38,14 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def drop_unfinished(folder: Path) -> None:
+    """Remove what `whole_file` was writing into a folder in processes that were killed."""
+    for path in folder.glob(".*.tmp"):
+        process = path.name.split(".")[-2]
+        if process.isdecimal() and not Path("/proc", process).exists():
+            path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, data: str | bytes) -> None:
@@ -111,6 +121,11 @@ def code_version(*modules: str) -> str:
     for module in modules:
         digest.update((PACKAGE / module).read_bytes())
     return digest.hexdigest()[:16]
+
+
+def is_left_behind(name: str) -> bool:
+    """Tell whether a file or a folder is of those that systems leave among the files of people, by its name."""
+    return name.startswith(LEFT_BEHIND) or name.lower() in ("thumbs.db", "desktop.ini")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.fields import MOST_LABELS, require_names
+from data_pipeline.files import is_left_behind
 from data_pipeline.records import DataError, Split
 
 SHARES: dict[Split, tuple[float, float]] = {
@@ -26,8 +27,7 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff", ".gif", ".bmp", ".webp", ".jp2", ".dcm"),
     *(".heic", ".dib"),
 )
-# What systems and other programs leave in folders of images.
-LEFT_BEHIND = ("thumbs.db", "desktop.ini")
+# What other programs leave in folders of images.
 OTHER_SUFFIXES = (".json", ".xml", ".txt", ".csv", ".md")
 MASK_ENDINGS = ("_segmentation", "_mask", "-mask", "_seg", "_label", "_labels", "_gt")
 SHOWN = 5  # names that an error lists for each problem
@@ -136,8 +136,7 @@ def files_by_stem(folder: Path, layout: str, pattern: str = "*", ending: str = "
 
 
 def _is_meant(name: str, pattern: str) -> bool:
-    left_behind = name.startswith(".") or name in LEFT_BEHIND or name.endswith(OTHER_SUFFIXES)
-    return fnmatch(name, pattern) and not left_behind
+    return fnmatch(name, pattern) and not is_left_behind(name) and not name.endswith(OTHER_SUFFIXES)
 
 
 def match(files: dict[str, list[Path]], stems: Collection[str], endings: tuple[str, ...] = ()) -> dict[str, list[Path]]:

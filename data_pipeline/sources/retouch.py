@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
-from data_pipeline.files import code_version, whole_folder
+from data_pipeline.files import code_version, is_left_behind, whole_folder
 from data_pipeline.image_header import ImageError
 from data_pipeline.records import BACKGROUND, DataError, Dataset, Record, Split, Volume
 from data_pipeline.sources.pairing import Problems, choose_split, require_some, set_aside
@@ -104,8 +104,7 @@ def _find_volumes(folder: Path) -> dict[str, Path]:
         for vendor, place_of_set in sets.items()
         if place_of_set
         for place in place_of_set.iterdir()
-        # Macs and network drives leave folders of these kinds behind.
-        if place.is_dir() and not place.name.startswith((".", "@", "__"))
+        if place.is_dir() and not is_left_behind(place.name)
     }
     if not volumes:
         names = ", ".join(PREFIX + vendor for vendor in VENDORS)

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from data_pipeline import startup
 from data_pipeline.command_line import Output, new_parser, positive, run_command
 from data_pipeline.fields import as_line
-from data_pipeline.files import locked
+from data_pipeline.files import drop_unfinished, locked
 from deploy.access import read_token
 from deploy.client.address import DEFAULT_PORTS, proxy_before, read_address
 from deploy.client.batch import THREADS, Outcome, process
@@ -26,7 +26,7 @@ from deploy.client.errors import ClientError
 from deploy.client.image import CONTOURS, Failure, Wanted
 from deploy.client.measure import Cleaning
 from deploy.client.pacs import Pacs, read_uid
-from deploy.client.plan import Task, plan
+from deploy.client.plan import Task, find_files, plan
 from deploy.client.summary import Finished, fits, read_results, table, write_result
 from deploy.client.transport import Access, Served
 from deploy.client.volume import drop_slices
@@ -61,9 +61,9 @@ def run(options: argparse.Namespace) -> int:
     """Send what the options name to the server, and return the exit code."""
     pacs = Pacs(options.dicomweb) if options.dicomweb else None
     fetched = pacs.fetch(options.study, options.output) if pacs else []
-    tasks = plan([*options.images, *fetched], options.output)
+    files = find_files([*options.images, *fetched], options.output)
     # A misuse rather than a success with nothing done: the folder was probably a wrong one.
-    if not tasks:
+    if not files:
         print("error: no images or volumes in the folders named", file=sys.stderr)
         return 2
     connect = connector(options)
@@ -71,7 +71,8 @@ def run(options: argparse.Namespace) -> int:
         served = read_served(connect)
         options.output.mkdir(parents=True, exist_ok=True)
         with locked(options.output):
-            code = process_and_show(options, served, connect, tasks)
+            drop_unfinished(options.output)
+            code = process_and_show(options, served, connect, files)
             if pacs:
                 store(pacs, fetched, options)
             return code
@@ -117,9 +118,9 @@ def connector(options: argparse.Namespace) -> Callable[[float], Client]:
 
 
 def process_and_show(
-    options: argparse.Namespace, served: Served, connect: Callable[[float], Client], tasks: Sequence[Task]
+    options: argparse.Namespace, served: Served, connect: Callable[[float], Client], files: Sequence[Path]
 ) -> int:
-    """Process the tasks that no earlier run has finished, show the progress and return the exit code.
+    """Process the files that no earlier run has finished, show the progress and return the exit code.
 
     The result file is written even where the server goes away.
     """
@@ -129,8 +130,11 @@ def process_and_show(
         drop_slices(options.output)
     # What another model answered is done again: its figures would stand under the names of this one.
     kept = {file: result for file, result in finished.items() if fits(result, served)}
+    tasks = plan(files, {file: result.name for file, result in kept.items() if result.name})
     open_tasks = [task for task in tasks if not is_finished(task, kept)]
     outcomes: list[Outcome] = [kept[str(task.source)] for task in tasks if is_finished(task, kept)]
+    # Of other files, whose results are in the folder too.
+    others = [result for file, result in kept.items() if file not in {str(task.source) for task in tasks}]
     # On stderr, so that stdout holds only the results.
     console = Output(stderr=True)
     progress = Progress(console=console, disable=not console.is_terminal)
@@ -153,10 +157,10 @@ def process_and_show(
                 progress.update(bar, completed=number)
                 report(outcome, console)
                 if time.monotonic() - written > SECONDS_BETWEEN_RESULTS:
-                    write_result(options.output, contract, wanted, outcomes)
+                    write_result(options.output, contract, wanted, [*others, *outcomes])
                     written = time.monotonic()
     finally:
-        write_result(options.output, contract, wanted, outcomes)
+        write_result(options.output, contract, wanted, [*others, *outcomes])
     return conclude(contract, outcomes, options.output)
 
 
@@ -196,9 +200,13 @@ def abandon() -> None:
 
 
 def is_finished(task: Task, finished: dict[str, Finished]) -> bool:
-    """Return whether an earlier run has processed this file, with results of this name."""
+    """Return whether an earlier run has processed this file, and it has not changed since."""
     result = finished.get(str(task.source))
-    return result is not None and all(name.startswith(f"{task.name}.") for name in result.files)
+    try:
+        return result is not None and result.stamp == task.stamp
+    except OSError:
+        # What has become of it is said when it is to be read.
+        return False
 
 
 def conclude(contract: Contract, outcomes: Sequence[Outcome], output: Path) -> int:

@@ -2,7 +2,7 @@
 
 import io
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,9 @@ class FileResult:
     request_id: what the server's log calls the request.
     version: number of the network's version that answered.
     sha256: hash of that version, empty for a server that does not say it.
+    stamp: the file's size in bytes and the time of its last change.
+    name: what its results in the output folder begin with.
+    contours: names of the files of outlines that were written.
     """
 
     file: str
@@ -96,11 +99,15 @@ class FileResult:
     request_id: str
     version: str = ""
     sha256: str = ""
+    # Results of before have none of these, and are computed again.
+    stamp: dict[str, float] = field(default_factory=dict)
+    name: str = ""
+    contours: list[str] = field(default_factory=list)
 
     @property
     def files(self) -> tuple[str, ...]:
         """Return the names of what a later run needs to find."""
-        return (self.overlay, self.mask, *self.dicom)
+        return (self.overlay, self.mask, *([self.raw_mask] if self.raw_mask else []), *self.contours, *self.dicom)
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,8 @@ def process_file(client: Client, task: Task, output: Path, wanted: Wanted, claim
     """
     start = time.perf_counter()
     try:
+        # Before it is read: what is changed meanwhile is another file to a later run.
+        stamp = task.stamp
         picture = read_picture(task.source, client.contract, claims)
         # Sent before it is decoded here: of a bad image, the server's reason is the one to report.
         result = segment(client, picture.data)
@@ -139,15 +148,18 @@ def process_file(client: Client, task: Task, output: Path, wanted: Wanted, claim
     mask = clean(result.own_mask, wanted.cleaning) if wanted.cleaning.active else result.own_mask
     areas, components = measure(mask, result.seg_classes, spacing)
     write_pictures(output, task, image, mask, result.own_mask, wanted)
-    for name in wanted.contours:
-        ending, write = CONTOURS[name]
-        write_whole(output / f"{task.name}.{ending}", write(mask, result.seg_classes, task.source.name))
+    contours = {f"{task.name}.{ending}": write for ending, write in (CONTOURS[name] for name in wanted.contours)}
+    for name, write in contours.items():
+        write_whole(output / name, write(mask, result.seg_classes, task.source.name))
     written = write_answers(picture, task, output, result, mask, areas, wanted, notes)
     return FileResult(
         file=str(task.source),
+        stamp=stamp,
+        name=task.name,
         overlay=task.overlay,
         mask=task.mask,
         raw_mask=task.raw_mask if wanted.cleaning.active else None,
+        contours=list(contours),
         width=image.width,
         height=image.height,
         spacing=vars(spacing) if spacing else None,

@@ -2,15 +2,16 @@
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.dicom import is_dicom
 from data_pipeline.fields import as_line
+from data_pipeline.files import is_left_behind
 from data_pipeline.volume_file import ending_of
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm", ".dicom"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff", ".dcm", ".dicom"})
 DIRECTORY = "DICOMDIR"
 SIGNATURE = 132  # bytes that tell a DICOM file from others
 # Of an image's name in those of its results. File systems take 255, and a number, an ending and a temporary name add
@@ -38,6 +39,15 @@ class Task:
     name: str
 
     @property
+    def stamp(self) -> dict[str, float]:
+        """Return the file's size and the time of its last change, by which a later run knows it again.
+
+        Raises OSError where it is not there.
+        """
+        status = self.source.stat()
+        return {"bytes": status.st_size, "modified": status.st_mtime}
+
+    @property
     def overlay(self) -> str:
         """Return the name of the overlay."""
         return f"{self.name}.overlay.png"
@@ -53,18 +63,27 @@ class Task:
         return f"{self.name}.raw-mask.png"
 
 
-def plan(arguments: Iterable[Path], output: Path) -> list[Task]:
-    """Make a task for each file named and for each image below each folder named, in order, each file once.
-
-    Results are named after their image. Where two images share a stem, the later one gets a number.
+def find_files(arguments: Iterable[Path], output: Path) -> list[Path]:
+    """List each file named and each image below each folder named, in order, each file once.
 
     Args:
         arguments: files and folders.
         output: the folder of results. Its files are no images to send, also where it lies in a folder that is named.
     """
-    taken: set[str] = set()
-    files = _unique(_expanded(arguments, os.path.realpath(output)))
-    return [Task(source, _free_name(_shortened(source.stem), taken)) for source in files]
+    return list(_unique(_expanded(arguments, os.path.realpath(output))))
+
+
+def plan(files: Iterable[Path], earlier: Mapping[str, str]) -> list[Task]:
+    """Make a task for each file.
+
+    Results are named after their image. Where two images share a stem, the later one gets a number.
+
+    Args:
+        files: what is sent.
+        earlier: the names of an earlier run's results by file, which a file keeps and no other gets.
+    """
+    taken = {name.casefold() for name in earlier.values()}
+    return [Task(source, earlier.get(str(source)) or _free_name(_shortened(source.stem), taken)) for source in files]
 
 
 def _expanded(arguments: Iterable[Path], output: str) -> Iterator[Path]:
@@ -75,7 +94,8 @@ def _expanded(arguments: Iterable[Path], output: str) -> Iterator[Path]:
         if os.path.isdir(argument):  # noqa: PTH112
             # Sorted, so that --resume gives every result the name of the earlier run.
             for file in sorted(argument.rglob("*")):
-                if file.is_file() and not _lies_in(file, output) and _is_image(file):
+                left_behind = any(is_left_behind(name) for name in file.relative_to(argument).parts)
+                if file.is_file() and not left_behind and not _lies_in(file, output) and _is_image(file):
                     yield file
         else:
             # A file that was named is sent with any suffix: the server decides what it is.

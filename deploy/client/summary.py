@@ -67,13 +67,14 @@ def read_results(output: Path, wanted: Wanted) -> dict[str, Finished]:
 
 def _read_record(described: type[Kind], record: dict[str, Any]) -> Kind:
     """Return the result that a record describes, or raise TypeError or ValueError where it is none."""
-    result = described(**record)
+    result: Kind = described(**record)
     for field, kind in get_type_hints(described).items():
         value = getattr(result, field)
         require(conforms(value, kind), field, f"of the type {kind}", value)
-    for name in result.files:
+    for name in ([result.name] if result.name else []) + [*result.files]:
         # Joined to the output folder, which it must not leave.
         require(Path(name).name == name, "what was written", "names of files", name)
+    require(result.stamp.keys() in ({"bytes", "modified"}, set()), "stamp", "bytes and modified", result.stamp)
     require({"request_ms", "total_ms"} <= result.timings.keys(), "timings", "those of this command", result.timings)
     for area in result.areas.values():
         require({"pixels", "percent"} <= area.keys(), "areas", "pixels and percent", area)

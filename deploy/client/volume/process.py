@@ -3,7 +3,7 @@
 import io
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class VolumeResult:
     timings: milliseconds for all requests together and for all of the volume.
     version: number of the network's version that answered.
     sha256: hash of that version, empty for a server that does not say it.
+    stamp: the file's size in bytes and the time of its last change.
+    name: what its results in the output folder begin with.
     """
 
     file: str
@@ -71,6 +73,9 @@ class VolumeResult:
     timings: dict[str, float]
     version: str = ""
     sha256: str = ""
+    # Results of before have none of these, and are computed again.
+    stamp: dict[str, float] = field(default_factory=dict)
+    name: str = ""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -114,6 +119,8 @@ def process_volume(
     """
     start = time.perf_counter()
     try:
+        # Before it is read: what is changed meanwhile is another file to a later run.
+        stamp = task.stamp
         volume = open_volume(task.source)
         if volume.header is not None:
             claims.take(volume.header, task.source)
@@ -130,7 +137,7 @@ def process_volume(
         claims.release(task.source)
         store.remove()
         return Failure(str(task.source), str(error))
-    result = _write(volume, answers, task, output, wanted, start)
+    result = _write(volume, answers, task, stamp, output, wanted, start)
     store.remove()
     return result
 
@@ -158,7 +165,15 @@ def _light(result: Result) -> Result:
     return replace(result, mask=np.zeros((0, 0), np.uint8), seg_probabilities=None, own_mask=None)
 
 
-def _write(volume: Volume, answers: _Answers, task: Task, output: Path, wanted: Wanted, start: float) -> VolumeResult:
+def _write(
+    volume: Volume,
+    answers: _Answers,
+    task: Task,
+    stamp: dict[str, float],
+    output: Path,
+    wanted: Wanted,
+    start: float,
+) -> VolumeResult:
     names, labels = answers.results[0].seg_classes, list(answers.results[0].class_probabilities)
     by_slice = {name: [result.class_probabilities[name] for result in answers.results] for name in labels}
     spacing, notes = _spacing_of(volume, wanted)
@@ -172,6 +187,8 @@ def _write(volume: Volume, answers: _Answers, task: Task, output: Path, wanted: 
     maps = _write_maps(answers, names, spacing, task, output)
     result = VolumeResult(
         file=str(task.source),
+        stamp=stamp,
+        name=task.name,
         mask=mask_name,
         thickness=f"{task.name}.thickness.npy",
         maps=maps,

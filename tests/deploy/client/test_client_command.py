@@ -21,7 +21,7 @@ from data_pipeline.spec import Thresholds
 from deploy.client import Result, ServerFault
 from deploy.client.__main__ import main
 from deploy.client.image import FileResult, Wanted
-from deploy.client.plan import plan
+from deploy.client.plan import find_files, plan
 from deploy.client.summary import RESULT_FILE, read_results, table, write_result
 from deploy.client.transport import read_contract
 from deploy.contract import Contract
@@ -91,15 +91,27 @@ def test_names_do_not_collide(tmp_path: Path) -> None:
     for name in ("a.png", "A.jpg", "b/a.tif", "b/a-2.png", "a.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    tasks = plan([tmp_path, tmp_path / "a.png"], tmp_path / "out")
+    files = find_files([tmp_path, tmp_path / "a.png"], tmp_path / "out")
+    tasks = plan(files, {"elsewhere/a.png": "a-3", str(tmp_path / "A.jpg"): "old"})
     assert len(tasks) == 4
-    assert len({task.overlay.casefold() for task in tasks}) == 4
+    assert len({task.overlay.casefold() for task in tasks} | {"a-3.overlay.png"}) == 5
+    assert {task.source.name: task.name for task in tasks}["A.jpg"] == "old"
+
+
+def test_what_systems_leave_in_folders_is_not_sent(tmp_path: Path) -> None:
+    left = (".a.jpg", "._b.jpg", "__MACOSX/b.jpg", "@eaDir/b.jpg/SYNOPHOTO_THUMB_M.jpg", "c/.hidden/d.png", "Thumbs.db")
+    for name in (*left, "b.jpg", "c/e.jfif", "@home.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_files([tmp_path], tmp_path / "out")
+    assert [str(file.relative_to(tmp_path)) for file in found] == ["@home.png", "b.jpg", "c/e.jfif"]
 
 
 def test_overlays_of_any_file_name_have_names_that_can_be_written_and_listed(tmp_path: Path) -> None:
-    for name in (FILE, "é" * 125 + ".jpg", "é" * 124 + "a.png", "...png", "a\\b.tif"):
-        (tmp_path / name).touch()
-    overlays = [task.overlay for task in plan([tmp_path], tmp_path / "out")]
+    files = [tmp_path / name for name in (FILE, "é" * 125 + ".jpg", "é" * 124 + "a.png", "...png", "a\\b.tif")]
+    for file in files:
+        file.touch()
+    overlays = [task.overlay for task in plan(find_files(files, tmp_path / "out"), {})]
     assert len(set(overlays)) == 5
     for overlay in overlays:
         write_whole(tmp_path / "out" / overlay, b"")
@@ -111,6 +123,9 @@ def blank(labels: Sequence[str], classes: Sequence[str]) -> FileResult:
     """Describe an answer for one image, with every label at 0.5 and every class on a quarter of the image."""
     return FileResult(
         file="/images/a.png",
+        stamp={"bytes": 9, "modified": 1.5},
+        name="a",
+        contours=[],
         overlay="a.overlay.png",
         mask="a.mask.png",
         raw_mask=None,
@@ -226,6 +241,20 @@ def test_resume_does_only_what_is_missing(
     ids = [{Path(image["file"]).name: image["request_id"] for image in run["images"]} for run in (first, second)]
     assert {name for name, request in ids[1].items() if ids[0][name] != request} == {"1.png"}
     assert sorted(ids[1]) == sorted(ids[0])
+    # Another image in the place of one that was answered, and files of other folders, under the same names.
+    (folder / "2.png").write_bytes(make_image((300, 200), seed=9))
+    other = tmp_path / "other" / "0.png"
+    other.parent.mkdir()
+    other.write_bytes(make_image((120, 90), seed=8))
+    (output / ".x.overlay.png.999999999.tmp").touch()
+    before = (output / "0.mask.png").read_bytes()
+    assert main([str(folder / "2.png"), str(other), *arguments[1:], "--resume", "--jobs", "1"]) == 0
+    third = {image["file"]: image for image in json.loads((output / "result.json").read_text())["images"]}
+    assert set(third) == {str(folder / f"{number}.png") for number in range(3)} | {str(other)}
+    assert Image.open(output / third[str(folder / "2.png")]["mask"]).size == (300, 200)
+    assert Image.open(output / third[str(other)]["mask"]).size == (120, 90)
+    assert (output / "0.mask.png").read_bytes() == before
+    assert not list(output.glob(".*.tmp"))
     (output / "result.json").write_text("not ours")
     assert main([*arguments, "--resume"]) == 1
     assert "not a result of this command" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from data_pipeline.files import locked
 from deploy.client import Client, ServerFault, ServerUnavailable
 from deploy.client.__main__ import main
 from deploy.client.image import Wanted, segment
-from deploy.client.plan import plan
+from deploy.client.plan import find_files
 from deploy.client.summary import RESULT_FILE, read_results
 from deploy.contract import sample_image
 from deploy.server import Server
@@ -43,7 +43,7 @@ def test_pipes_loops_and_long_names_cost_one_line_each(
     result = json.loads((output / RESULT_FILE).read_text())
     assert [image["file"] for image in result["images"]] == [str(long)]
     # The overlays of a run are no images of the next one, also where they lie among these.
-    assert [task.source for task in plan([folder], output)] == [long]
+    assert find_files([folder], output) == [long]
 
 
 def test_two_runs_do_not_share_an_output(
@@ -78,6 +78,8 @@ def test_answers_of_another_model_are_not_resumed(server: Server, make_image: Ma
     "change",
     [
         {"file": 1},
+        {"stamp": {"bytes": 1}},
+        {"name": "../outside"},
         {"overlay": None},
         {"overlay": "../../outside.png"},
         {"mask": "/etc/a.png"},
