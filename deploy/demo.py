@@ -54,7 +54,9 @@ def result_table(results: dict[str, Result]) -> Table:
     # As Text, because names may hold brackets, which rich would take for markup in a string.
     table = Table("served over", "ms", *(Column(Text(name), overflow="fold") for name in (*labels, *shares_of)))
     for protocol, result in results.items():
-        shares = [100 * float(np.mean(result.mask == index)) for index in range(1, len(result.seg_classes))]
+        # At the image's own size, as the overlay and the client have them.
+        mask = result.own_mask if result.own_mask is not None else result.mask
+        shares = [100 * float(np.mean(mask == index)) for index in range(1, len(result.seg_classes))]
         figures = [f"{value:.3f}" for value in (*result.class_probabilities.values(), *shares)]
         table.add_row(protocol, f"{1000 * result.seconds:.1f}", *figures)
     return table

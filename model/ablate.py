@@ -157,7 +157,7 @@ def _run(
         network.load_state_dict(load_checkpoint(output / BEST).state)
         scores = collect_scores(network, splits["test"], trainer.loader.spec)
         stored = asdict(score_run(scores, trainer.history, count_parameters(network)))
-        write_whole(path, json.dumps(stored) + "\n")
+        write_whole(path, json.dumps(stored, allow_nan=False) + "\n")
     return Run(**stored)
 
 

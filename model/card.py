@@ -75,6 +75,8 @@ def make_card(options: argparse.Namespace, console: Console) -> None:
     checkpoint = calibrate(checkpoint, validation, device)
     spec, network = checkpoint.info.preprocessing, checkpoint.build().to(device)
     cases = tracked(score_cases(network, test, spec), len(test.records), console)
+    own_scores, gallery = score_network(network, test, spec), draw_gallery(cases, network, test, spec)
+    # Everything is computed: from here on files are written, so that weights and card belong to each other.
     save_checkpoint(weights, checkpoint)
     probs, target = label_table(cases)
     card = Card(
@@ -85,11 +87,11 @@ def make_card(options: argparse.Namespace, console: Console) -> None:
         unseen=is_unseen(checkpoint.info, test, "test"),
         images=len(cases),
         scores=summarise(cases, test, calibration=checkpoint.info.calibration),
-        own_scores=score_network(network, test, spec),
+        own_scores=own_scores,
         sizes=summarise_sizes(cases),
         confusion=confusion(probs, target, test.labels),
         largest=largest_probability(probs, target),
-        pictures=draw_pictures(options, checkpoint, cases, draw_gallery(cases, network, test, spec)),
+        pictures=draw_pictures(options, checkpoint, cases, gallery),
     )
     write_whole(path, card.to_markdown(notes))
     console.print(f"wrote {weights} and {path}")

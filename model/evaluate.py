@@ -92,6 +92,9 @@ def evaluate(options: argparse.Namespace, console: Console) -> None:
         with whole_file(options.output / "gallery.png") as temporary:
             # Named, because the temporary file's suffix tells Pillow nothing.
             gallery.save(temporary, "PNG")
+    else:
+        # That of other images would stand beside these scores.
+        (options.output / "gallery.png").unlink(missing_ok=True)
     names = " and ".join(options.checkpoint) + (" with mirror images" if options.mirror else "")
     # Last, because the reader of a pipe may be gone.
     console.print(score_table(scores, f"{names} on {len(cases)} images of {options.data} ({options.split})"))

@@ -96,7 +96,8 @@ def prometheus_configuration() -> dict[str, Any]:
 
 def bind(source: str, target: str) -> dict[str, Any]:
     """Return a read-only mount of a file or folder of this machine."""
-    return {"type": "bind", "source": source, "target": target, "read_only": True}
+    # A single $ would begin the name of a variable.
+    return {"type": "bind", "source": source.replace("$", "$$"), "target": target, "read_only": True}
 
 
 def inference_service(deployment: Deployment) -> dict[str, Any]:

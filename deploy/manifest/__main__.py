@@ -20,6 +20,8 @@ from deploy.repository.gpu import PLAN
 
 # What both Kubernetes and Compose accept as a name.
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+TAG_OF_IMAGE = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
+URI = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\\]+")
 EXAMPLES = """examples:
   python -m deploy.manifest --format compose
   python -m deploy.manifest --format kserve --storage s3://bucket/model_repository_gpu --max-replicas 8
@@ -99,6 +101,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not NAME.fullmatch(options.name):
         parser.error(f"--name must be lower-case letters, digits and hyphens, got {options.name!r}")
+    if not TAG_OF_IMAGE.fullmatch(options.tag):
+        parser.error(f"--tag must be letters, digits, dots and hyphens, got {options.tag!r}")
+    if not URI.fullmatch(options.storage):
+        parser.error(f"--storage must be a URI such as s3://bucket/folder, got {options.storage!r}")
     return options
 
 

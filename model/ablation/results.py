@@ -28,14 +28,14 @@ class Run:
 
     scores: scores on the test split, by the names of `TaskScores`.
     bounds: their 95 % intervals over the test images.
-    resampled: by the names of `METRICS`, the scores under the weights of `bootstrap.resample`.
+    resampled: by the names of `METRICS`, the scores under the weights of `bootstrap.resample`, None where undefined.
     validation: by the names of `METRICS`, the validation score of each epoch, or None where it was undefined.
     parameters: number of the network's trained values.
     """
 
     scores: dict[str, float]
     bounds: dict[str, tuple[float, float]]
-    resampled: dict[str, list[float]]
+    resampled: dict[str, list[float | None]]
     validation: dict[str, list[float | None]]
     parameters: int
 
@@ -49,7 +49,12 @@ def score_run(scores: TaskScores, history: Sequence[dict[str, float]], parameter
     return Run(
         scores=scores.compute(),
         bounds=scores.bounds(),
-        resampled={name: resampled[name].tolist() for name in METRICS if name in resampled},
+        # JSON has no NaN, which draws without a rare label have.
+        resampled={
+            name: [value if np.isfinite(value) else None for value in resampled[name].tolist()]
+            for name in METRICS
+            if name in resampled
+        },
         validation={name: [row.get(VALIDATED[name]) for row in history] for name in METRICS},
         parameters=parameters,
     )
@@ -57,9 +62,9 @@ def score_run(scores: TaskScores, history: Sequence[dict[str, float]], parameter
 
 def write_report(runs: Runs, setting: dict[str, Any], output: Path) -> str:
     """Write ablation.json, ablation.md, ablation.png and validation.png, and return the table."""
-    text = f"{_describe(setting)}\n\n{_table(runs)}\n"
+    text = f"{_describe(setting)}\n\n{_table(runs, setting['seeds'])}\n"
     stored = {arm: [asdict(run) for run in finished] for arm, finished in runs.items()}
-    write_whole(output / "ablation.json", json.dumps({"setting": setting, "runs": stored}) + "\n")
+    write_whole(output / "ablation.json", json.dumps({"setting": setting, "runs": stored}, allow_nan=False) + "\n")
     write_whole(output / "ablation.md", text)
     _plot_scores(runs, output / "ablation.png")
     _plot_validation(runs, output / "validation.png")
@@ -75,7 +80,7 @@ def scored(arm: Arm, metric: str, runs: Runs) -> list[Run]:
 
 def pooled(arm: Arm, metric: str, runs: Runs) -> Array:
     """Return an arm's mean over its seeds under each draw of images and seeds, (R,), or nothing where it has none."""
-    drawn = [np.array(run.resampled[metric]) for run in scored(arm, metric, runs)]
+    drawn = [_draws(run, metric) for run in scored(arm, metric, runs)]
     return over_seeds(drawn) if drawn else np.zeros(0)
 
 
@@ -86,8 +91,12 @@ def against_base(arm: Arm, metric: str, runs: Runs) -> Array:
     count = min(len(first), len(own)) if arm.name != ARMS[0].name else 0
     if not count:
         return np.zeros(0)
-    mine, base = (over_seeds([np.array(run.resampled[metric]) for run in each[:count]]) for each in (own, first))
+    mine, base = (over_seeds([_draws(run, metric) for run in each[:count]]) for each in (own, first))
     return mine - base
+
+
+def _draws(run: Run, metric: str) -> Array:
+    return np.array(run.resampled[metric], np.float64)
 
 
 def last_gain(arm: Arm, metric: str, runs: Runs) -> float | None:
@@ -115,12 +124,14 @@ def _describe(setting: dict[str, Any]) -> str:
     )
 
 
-def _table(runs: Runs) -> str:
+def _table(runs: Runs, seeds: int) -> str:
     columns = [text for name in METRICS.values() for text in (name, "against the first", "last gain")]
     lines = [["arm", "parameters", *columns], ["---", *["---:"] * (1 + len(columns))]]
     for arm in _trained(runs):
         cells = [cell for metric in METRICS for cell in _cells(arm, metric, runs)]
-        lines.append([arm.title, f"{runs[arm.name][0].parameters / 1e6:.2f} M", *cells])
+        finished = len(runs[arm.name])
+        title = arm.title if finished == seeds else f"{arm.title} ({finished} of {seeds} seeds so far)"
+        lines.append([title, f"{runs[arm.name][0].parameters / 1e6:.2f} M", *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

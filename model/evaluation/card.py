@@ -153,7 +153,8 @@ class Card:
         return ["## Dice by size", _table(["share of the image", "masks", "Dice", "missed completely"], rows)]
 
     def _pictures(self) -> list[str]:
-        return [f"![{_text(shows)}]({file})" for file, shows in self.pictures.items()]
+        # In angle brackets, since the name of a card may hold spaces.
+        return [f"![{_text(shows)}](<{file}>)" for file, shows in self.pictures.items()]
 
 
 def notes_of(card: Path) -> str:

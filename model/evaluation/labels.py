@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.spec import Thresholds
 from model.bootstrap import RESAMPLES, Array, Groups, in_bins, weighted_ece
 from model.calibration import Calibration, with_temperature
 from model.metrics import mean_scores, rates
@@ -64,12 +63,24 @@ def chance_error(probs: Array, generator: np.random.Generator) -> Array:
     return np.append(errors.mean(), errors)
 
 
-def threshold_scores(probs: Array, target: Target, names: Sequence[str], weights: Array, pairs: Thresholds) -> Groups:
-    """Return sensitivity and specificity (N, C) at both thresholds, as sensitivity_at_sensitive and so on, by label."""
+def threshold_scores(
+    probs: Array, target: Target, names: Sequence[str], weights: Array, calibration: Calibration
+) -> Groups:
+    """Return sensitivity and specificity at both thresholds, as sensitivity_at_sensitive and so on, by label.
+
+    The arguments are (N, C) and (R, N). Labels without thresholds of their own are left out.
+    """
+    fitted = np.flatnonzero(calibration.fitted)
+    chosen = [names[index] for index in fitted]
     return {
         f"{rate}_at_{kind}": values
         for kind in ("sensitive", "specific")
-        for rate, values in rates(probs >= np.array(getattr(pairs, kind)), target, names, weights).items()
+        for rate, values in rates(
+            probs[:, fitted] >= np.array(getattr(calibration.thresholds, kind))[fitted],
+            target[:, fitted],
+            chosen,
+            weights,
+        ).items()
     }
 
 

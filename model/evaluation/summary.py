@@ -111,7 +111,7 @@ def _label_scores(
     scores = label_scores(probs, target, names, weights) | calibration_scores(probs, target, names, weights)
     if calibration:
         scores |= before_calibration(probs, target, names, weights, calibration)
-        scores |= threshold_scores(probs, target, names, weights, calibration.thresholds)
+        scores |= threshold_scores(probs, target, names, weights, calibration)
     return scores
 
 

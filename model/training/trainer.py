@@ -201,7 +201,9 @@ class Trainer:
         # After all that, so that a run which dies before it repeats the end of this epoch and writes the rest again.
         self._save()
         # Last, because the reader of a pipe may be gone.
-        console.print(f"epoch {epoch}: loss {loss:.4f}, validation {scored}; best by {tasks}: {chosen:.4f}")
+        missing = [names[name] for name in selection_tasks(self.options) if name not in scores]
+        known = f"{chosen:.4f}" if not missing else f"{' and '.join(missing)} not defined on the validation images"
+        console.print(f"epoch {epoch}: loss {loss:.4f}, validation {scored}; best by {tasks}: {known}")
 
     def _save(self) -> None:
         if self.processes.rank == 0:

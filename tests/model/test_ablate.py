@@ -1,7 +1,7 @@
 """Run the ablation on a handful of images: every arm trains and is scored, and a stopped run continues."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from model import PRESETS, ablate, build_model
 from model.ablation import ARMS, Arm, PlainEncoder, count_parameters, equal_unet, scaled_dilations
-from model.ablation.results import METRICS, Run, against_base, last_gain, scored
+from model.ablation.results import METRICS, Run, against_base, last_gain, pooled, score_run, scored
 from model.bootstrap import interval, over_seeds
 from model.checkpoint import load_checkpoint
+from model.metrics import TaskScores
 from model.training import EARLIER
 from model.training.trainer import Trainer
 from tests.helpers.networks import SMALLEST
@@ -131,9 +132,25 @@ def test_intervals_hold_what_images_and_seeds_change() -> None:
     assert not len(against_base(ARMS[0], "dice", runs))
 
 
+def test_draws_without_a_rare_label_are_null_in_json() -> None:
+    scores = TaskScores(("background", "a"), ("x", "rare"))
+    labels = torch.zeros(40, 2)
+    labels[::2, 0], labels[:2, 1] = 1, 1
+    masks = torch.ones(40, 4, 4, dtype=torch.uint8)
+    labels[2:] = 0
+    scores.update(masks, torch.rand(40, 2), masks, labels)
+    run = score_run(scores, [], 1)
+    # Both labels are rare: some draws have neither.
+    assert None in run.resampled["auc"]
+    again = Run(**json.loads(json.dumps(asdict(run), allow_nan=False)))
+    assert again.resampled == run.resampled
+    drawn = pooled(ARMS[0], "auc", {"base": [run]})
+    assert np.isnan(drawn).any() and np.isfinite(interval(drawn)).all()
+
+
 def _run(drawn: NDArray[np.float64]) -> Run:
     curve: list[float | None] = [None, 0.1, 0.5, 0.7, 0.72, 0.71]
-    resampled, scores = {"dice": drawn.tolist()}, {"dice": float(drawn[0])}
+    resampled, scores = {"dice": list(drawn.tolist())}, {"dice": float(drawn[0])}
     return Run(scores=scores, bounds={}, resampled=resampled, validation={"dice": curve}, parameters=1)
 
 

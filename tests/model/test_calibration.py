@@ -22,7 +22,7 @@ from torchmetrics.functional.classification import (
 
 from data_pipeline.spec import Thresholds
 from model import MultiTaskResFormer, calibration
-from model.bootstrap import BINS, weighted_ece
+from model.bootstrap import BINS, count_once, weighted_ece
 from model.calibration import FEWEST, Calibration, choose_thresholds, fit_calibration, fit_temperature, with_temperature
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.evaluation import collect_scores
@@ -119,6 +119,9 @@ def test_each_label_is_fitted_by_itself_and_too_few_images_are_left_as_they_are(
     )
     assert fitted.temperatures[2:] == (1, 1)
     assert (fitted.thresholds.sensitive[2:], fitted.thresholds.specific[2:]) == ((0, 0), (1, 1))
+    # What has no thresholds is in no mean of what thresholds reach.
+    reached = threshold_scores(probs, target, ("a", "b", "c", "d"), count_once(200), fitted)
+    assert len(reached) == 4 and all(set(columns) == {"a", "b"} for columns in reached.values())
     # In calibrated probabilities.
     calibrated = with_temperature(first, fitted.temperatures[0])
     assert np.mean(calibrated[has_first] >= fitted.thresholds.sensitive[0]) >= 0.95
@@ -164,7 +167,7 @@ def test_scores_before_calibration_are_those_of_the_first_probabilities() -> Non
             weighted_ece(probs[:, index], target[:, index], once), abs=1e-5
         )
         assert after["brier"][name][0] < before["brier_uncalibrated"][name][0]
-    at = threshold_scores(calibrated, target, names, once, fitted.thresholds)
+    at = threshold_scores(calibrated, target, names, once, fitted)
     assert at["sensitivity_at_sensitive"]["a"][0] == np.mean(calibrated[positive, 0] >= fitted.thresholds.sensitive[0])
     assert at["specificity_at_specific"]["b"][0] == np.mean(calibrated[~other, 1] < fitted.thresholds.specific[1])
 

@@ -98,7 +98,8 @@ def _component(
 
 
 def _mm2(pixels: float, spacing: Spacing | None) -> dict[str, float]:
-    return {"mm2": round(pixels * spacing.pixel_mm2, 6)} if spacing else {}
+    # Of a few digits, and not of a few places: pixels may be as small as microns.
+    return {"mm2": float(f"{pixels * spacing.pixel_mm2:.7g}")} if spacing else {}
 
 
 def label(area: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

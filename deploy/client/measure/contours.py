@@ -18,11 +18,13 @@ Polygon = list[Ring]  # an outer ring, then its holes
 HALFWAY = 0.5
 
 
-def polygons(area: NDArray[np.bool_]) -> list[Polygon]:
+def polygons(area: NDArray[np.bool_], corner: tuple[int, int] = (0, 0)) -> list[Polygon]:
     """Return the polygons around an area.
 
     Args:
         area: (H, W) booleans.
+
+        corner: (x, y) of the area's first pixel in the image.
 
     Returns:
         Closed rings of (x, y) in pixels, where the image's corner is (0, 0). The centres of exactly the area's pixels
@@ -32,7 +34,10 @@ def polygons(area: NDArray[np.bool_]) -> list[Polygon]:
     padded = np.pad(area.astype(np.float32), 1)
     # Of this type of filling: the points of each polygon, and where its rings begin and end.
     filled: Any = contour_generator(z=padded, fill_type=FillType.OuterOffset).filled(HALFWAY, np.inf)
-    return [[_ring(line[start:end]) for start, end in pairwise(starts)] for line, starts in zip(*filled, strict=True)]
+    return [
+        [_ring(line[start:end] + np.array(corner)) for start, end in pairwise(starts)]
+        for line, starts in zip(*filled, strict=True)
+    ]
 
 
 def _ring(points: NDArray[np.float64]) -> Ring:
@@ -77,7 +82,7 @@ def coco(mask: Mask, seg_classes: tuple[str, ...], file: str) -> str:
     for index in range(1, len(seg_classes)):
         labels, _ = label(mask == index)
         for number, box in enumerate(find_objects(labels), 1):
-            annotations.append(_annotation(labels == number, box, index, len(annotations) + 1))
+            annotations.append(_annotation(labels[box] == number, box, mask.shape, index, len(annotations) + 1))
     height, width = mask.shape
     written = {
         "images": [{"id": 1, "file_name": file, "width": width, "height": height}],
@@ -87,9 +92,12 @@ def coco(mask: Mask, seg_classes: tuple[str, ...], file: str) -> str:
     return json.dumps(written) + "\n"
 
 
-def _annotation(area: NDArray[np.bool_], box: tuple[slice, slice], category: int, number: int) -> dict[str, Any]:
+def _annotation(
+    area: NDArray[np.bool_], box: tuple[slice, slice], shape: tuple[int, ...], category: int, number: int
+) -> dict[str, Any]:
+    """Describe a component, given within its box, since a photograph of many of them would take minutes."""
     rows, columns = box
-    found = polygons(area)
+    found = polygons(area, (columns.start, rows.start))
     holes = any(len(polygon) > 1 for polygon in found)
     outlines = [[value for point in polygon[0][:-1] for value in point] for polygon in found]
     return {
@@ -99,8 +107,14 @@ def _annotation(area: NDArray[np.bool_], box: tuple[slice, slice], category: int
         "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
         "area": int(area.sum()),
         "iscrowd": 0,
-        "segmentation": {"size": list(area.shape), "counts": _run_lengths(area)} if holes else outlines,
+        "segmentation": _whole_mask(area, box, shape) if holes else outlines,
     }
+
+
+def _whole_mask(area: NDArray[np.bool_], box: tuple[slice, slice], shape: tuple[int, ...]) -> dict[str, Any]:
+    whole = np.zeros(shape, np.bool_)
+    whole[box] = area
+    return {"size": list(shape), "counts": _run_lengths(whole)}
 
 
 def _run_lengths(area: NDArray[np.bool_]) -> list[int]:

@@ -91,6 +91,12 @@ def test_compose_project_is_what_compose_reads(gpu_repository: Path, tmp_path: P
     assert job["static_configs"][0]["targets"] == ["triton:8002"]
 
 
+def test_a_dollar_in_a_path_is_no_variable(contract: Contract, tmp_path: Path) -> None:
+    repository = write_gpu_repository(tmp_path / "a$HOME", contract, None)
+    document = written(repository, "compose", tmp_path / "out")["compose.yaml"]
+    assert document["services"]["triton"]["volumes"][0]["source"].count("$$HOME") == 1
+
+
 @pytest.mark.parametrize("what", ["missing", "for a CPU"])
 def test_other_repositories_are_refused(
     what: str, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -104,7 +110,13 @@ def test_other_repositories_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("flags", [("--name", "Oct_1"), ("--concurrency", "0"), ("--max-replicas", "-1")])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *(("--name", "Oct_1"), ("--concurrency", "0"), ("--max-replicas", "-1")),
+        *(("--storage", "not a uri"), ("--storage", "s3://a b"), ("--tag", "x y:z")),
+    ],
+)
 def test_misuse(flags: tuple[str, str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--format", "compose", *flags])
