@@ -1,7 +1,7 @@
 """Read medical images, augment and preprocess them with DALI, and batch them for training.
 
-The names below load their module on first use, so `import data_pipeline` needs neither DALI nor torch. The other
-packages import `spec`, `files`, `overlay` and `command_line` on machines that have neither.
+The names below load their module on first use, so `import data_pipeline` needs neither DALI nor torch. Nor do the first
+rows of the table of files in this folder's README, which all packages share.
 """
 
 from collections.abc import Callable, Mapping

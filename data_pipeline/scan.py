@@ -81,7 +81,7 @@ def open_usable(
         split: as for `open_source`.
         skip_bad: whether to leave out samples that cannot be used.
         report: called with each line on what was left out or looks wrong.
-        samples: as for `open_source`, counted before bad ones are left out.
+        samples: as for `open_source`, counted before those that the scan finds bad are left out.
         seed: as for `open_source`.
         cache: as for `open_source`. The results of the scan are kept there too.
 

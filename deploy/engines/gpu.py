@@ -1,7 +1,5 @@
 """Ask for the GPU of this machine, which decides what is built for it and run on it."""
 
-import importlib
-
 import torch
 
 
@@ -19,8 +17,10 @@ def name_here() -> str | None:
 def plugin_refusals() -> list[str]:
     """List why the plugins' kernels cannot be compiled for this machine's GPU."""
     here = capability_here()
+    if not here:
+        return []
     # Imported here, because it brings Triton's compiler.
-    refusal = (
-        importlib.import_module("deploy.plugins.payload").gpu_refusal(int(here.replace(".", ""))) if here else None
-    )
+    from deploy.plugins.payload import gpu_refusal
+
+    refusal = gpu_refusal(int(here.replace(".", "")))
     return [refusal] if refusal else []

@@ -62,7 +62,7 @@ def open_images(
         info: of the checkpoint, whose classes the images must have.
         source: as `--data` takes it.
         split: which split.
-        count: number of images, before bad ones are left out.
+        count: number of images, before those that the scan finds bad are left out.
         report: called with each line on what was left out.
 
     Raises:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from model.config import STRIDES, ModelConfig, resolve_config
 from model.network.decoder import DFE, Decoder, MultiScaleHead
 from model.network.encoder import Encoder
+from model.network.swin import WindowAttention
 
 
 class Prediction(NamedTuple):
@@ -64,19 +65,18 @@ def _check_image(image: Tensor, unit: int) -> None:
 def build_model(config: ModelConfig | str) -> MultiTaskResFormer:
     """Build a network of that configuration or preset name, with fresh weights.
 
-    Convolutions get He initialisation, linear layers and bias tables a truncated normal of 0.02. Raises ValueError for
-    an unknown preset.
+    Two-dimensional convolutions get He initialisation, linear layers and bias tables a truncated normal of 0.02, and
+    transposed and one-dimensional convolutions what PyTorch gives them. Raises ValueError for an unknown preset.
     """
     model = MultiTaskResFormer(resolve_config(config))
-    for name, module in model.named_modules():
+    for module in model.modules():
         # `fan_out` keeps the variance of the gradients, as torchvision initialises its ResNets.
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
-        # `attention` is also the name of the DFE's spatial attention, which has no bias table.
-        if name.endswith("attention") and hasattr(module, "bias_table"):
+        if isinstance(module, WindowAttention):
             nn.init.trunc_normal_(module.bias_table, std=0.02)
     return model
 
