@@ -30,7 +30,7 @@ def samples() -> dict[ModuleType, list[Sample]]:
 
 @pytest.mark.parametrize(("kind", "digest"), [(skin, "dfcdad03c225efd8"), (oct_scans, "1411019c986103b1")])
 def test_the_first_image_is_the_same_everywhere(kind: ModuleType, digest: str) -> None:
-    """Compare hashes. If a generator's output changes on purpose, raise `sources.synthetic.VERSIONS` and update them."""
+    """Compare hashes. If a generator changes on purpose, raise `sources.synthetic.VERSIONS` and update them."""
     image, mask, labels = generate(kind, 1, seed=0)[0]
     content = image.tobytes() + mask.tobytes() + bytes(labels)
     assert hashlib.sha256(content).hexdigest()[:16] == digest
