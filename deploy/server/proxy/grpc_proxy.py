@@ -195,7 +195,8 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def _infer(self, _requests: object, context: Context) -> bytes:
         """Answer an inference."""
         try:
-            return await self._respond(INFER, self._message(context), context)
+            answer, _ = await self._respond(INFER, self._message(context), context)
+            return answer
         except _Failure as failure:
             await _abort(context, failure.code, str(failure))
             raise
@@ -206,15 +207,18 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         try:
             async for message in requests:
                 try:
-                    answer = streamed(await self._respond(STREAM, _given(message), context))
+                    answer, inference = await self._respond(STREAM, _given(message), context)
+                    yield streamed(answer, end=inference.wants_end)
                 except _Failure as failure:
-                    answer = streamed_error(str(failure))
-                yield answer
+                    yield streamed_error(str(failure), failure.identity)
         finally:
             self._streams -= 1
 
-    async def _respond(self, method: str, receive: Awaitable[bytes], context: Context) -> bytes:
-        """Return the answer to an inference and log it, or raise _Failure with what its client is told."""
+    async def _respond(self, method: str, receive: Awaitable[bytes], context: Context) -> tuple[bytes, Inference]:
+        """Return the answer to an inference, and what it was, and log it.
+
+        Raises _Failure with what its client is told.
+        """
         begin, inference, code, reason = time.monotonic(), Inference(), grpc.StatusCode.OK, ""
         self._present += 1
         try:
@@ -223,13 +227,13 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             if not inference.id:
                 inference.id = uuid.uuid4().hex
                 message = with_id(message, inference.id)
-            return await self._admitted(message, inference)
+            return await self._admitted(message, inference), inference
         except Rejection as rejection:
             code, reason = CODES[rejection.status], rejection.reason
-            raise _Failure(code, rejection.message) from None
+            raise _Failure(code, rejection.message, inference.id) from None
         except grpc.aio.AioRpcError as error:
             code = error.code()
-            raise _Failure(code, self._details(error)) from None
+            raise _Failure(code, self._details(error), inference.id) from None
         except asyncio.CancelledError:
             # gRPC itself ends a call whose message is too large.
             code, reason = grpc.StatusCode.CANCELLED, "client_gone" if inference.model else "not_received"
@@ -237,7 +241,7 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         except Exception as error:
             code = grpc.StatusCode.INTERNAL
             self._log(json.dumps({"request": inference.id[:LONGEST_ID], "error": f"{type(error).__name__}: {error}"}))
-            raise _Failure(code, FAULT) from None
+            raise _Failure(code, FAULT, inference.id) from None
         finally:
             self._present -= 1
             if reason:
@@ -307,11 +311,11 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 class _Failure(Exception):  # noqa: N818 (an answer, not a fault)
-    """Hold the status and the message that end a call."""
+    """Hold the status and the message that end a call, and the id of its request."""
 
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+    def __init__(self, code: grpc.StatusCode, message: str, identity: str) -> None:
         super().__init__(message)
-        self.code = code
+        self.code, self.identity = code, identity
 
 
 async def _given(message: bytes) -> bytes:

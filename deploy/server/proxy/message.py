@@ -14,7 +14,11 @@ MODEL, ID, PARAMETERS, INPUTS, TENSORS = 1, 3, 4, 5, 7
 # Of InferInputTensor.
 SHAPE = 3
 # Of ModelInferRequest.parameters' entries, and of InferParameter.
-KEY, VALUE, INT64, UINT64 = 1, 2, 2, 5
+KEY, VALUE, BOOL, INT64, UINT64 = 1, 2, 1, 2, 5
+# Asks for a sign on the last response to a request of a stream, which here is the only one, and the sign itself: an
+# entry of ModelInferResponse.parameters that is true.
+WANTS_END = b"triton_enable_empty_final_response"
+_END = b"\x22\x1b\x0a\x15triton_final_response\x12\x02\x08\x01"
 # Kinds of values on the wire.
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # An inference has about ten fields. Each takes tritonserver far more memory than it has bytes.
@@ -22,7 +26,8 @@ MOST_FIELDS = 1000
 MOST_SHAPE = 640  # bytes of one, which are 64 axes or more
 # Of all inputs, without their tensors or with those that are no raw bytes. tritonserver takes 30 times their bytes.
 MOST_DESCRIBED = 16 * 2**20
-# What begins the fields id of ModelInferRequest, and error_message and infer_response of ModelStreamInferResponse.
+# What begins the fields id of ModelInferRequest and ModelInferResponse, and error_message and infer_response of
+# ModelStreamInferResponse.
 _ID, _ERROR, _RESPONSE = b"\x1a", b"\x0a", b"\x12"
 
 
@@ -33,12 +38,14 @@ class Inference:
     model: its name.
     id: what the client calls it.
     timeout: microseconds that the client grants it, 0 for any number.
+    wants_end: whether the last response of a stream to it is to say so.
     content: what makes it another one than others: its inputs' names, types, shapes and bytes.
     """
 
     model: str = ""
     id: str = ""
     timeout: int = 0
+    wants_end: bool = False
     content: list[memoryview] = field(default_factory=list)
 
 
@@ -57,7 +64,9 @@ def read_inference(message: bytes) -> Inference:
         elif number == ID:
             inference.id = bytes(value).decode(errors="replace")
         elif number == PARAMETERS:
-            inference.timeout = _timeout(value) or inference.timeout
+            name, given = _parameter(value)
+            inference.timeout = given.get(INT64, given.get(UINT64, 0)) if name == b"timeout" else inference.timeout
+            inference.wants_end = inference.wants_end or (name == WANTS_END and bool(given.get(BOOL)))
         elif number in (TENSORS, INPUTS):
             inference.content.append(value)
             inputs += [value] if number == INPUTS else []
@@ -98,27 +107,26 @@ def with_id(message: bytes, identity: str) -> bytes:
     return message + _ID + _varint(len(text)) + text
 
 
-def streamed(response: bytes) -> bytes:
-    """Return a serialised ModelStreamInferResponse with a serialised ModelInferResponse in it."""
-    return _RESPONSE + _varint(len(response)) + response
+def streamed(response: bytes, *, end: bool) -> bytes:
+    """Return a serialised ModelStreamInferResponse with a serialised ModelInferResponse in it, that may be the end."""
+    whole = response + _END if end else response
+    return _RESPONSE + _varint(len(whole)) + whole
 
 
-def streamed_error(message: str) -> bytes:
-    """Return a serialised ModelStreamInferResponse with an error in it."""
-    text = message.encode()
-    return _ERROR + _varint(len(text)) + text
+def streamed_error(message: str, identity: str) -> bytes:
+    """Return a serialised ModelStreamInferResponse with an error in it, and the id of the request that it answers."""
+    text, name = message.encode(), identity.encode()
+    response = _ID + _varint(len(name)) + name
+    return _ERROR + _varint(len(text)) + text + _RESPONSE + _varint(len(response)) + response
 
 
-def _timeout(entry: memoryview) -> int:
-    """Return the value of a parameter that is called timeout and is a number, else 0."""
+def _parameter(entry: memoryview) -> tuple[bytes, dict[int, int]]:
+    """Return the name of a parameter, and its number by the kind that it is given as."""
     fields = dict(_fields(entry))
-    value = fields.get(VALUE)
-    key = fields.get(KEY)
-    if not isinstance(key, memoryview) or bytes(key[:8]) != b"timeout" or not isinstance(value, memoryview):
-        return 0
-    numbers = dict(_fields(value))
-    given = numbers.get(INT64, numbers.get(UINT64, 0))
-    return given if isinstance(given, int) and given < 2**63 else 0
+    key, value = fields.get(KEY), fields.get(VALUE)
+    if not isinstance(key, memoryview) or len(key) > len(WANTS_END) or not isinstance(value, memoryview):
+        return b"", {}
+    return bytes(key), {kind: one for kind, one in _fields(value) if isinstance(one, int) and one < 2**63}
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:

@@ -77,9 +77,22 @@ def test_an_id_is_added_or_replaced(identity: str, other: str) -> None:
 @given(identity=st.text(max_size=300), size=st.integers(0, 20_000))
 def test_answers_of_a_stream_are_those_of_protobuf(identity: str, size: int) -> None:
     response = schema.ModelInferResponse(id=identity, raw_output_contents=[bytes(size)])
-    read = schema.ModelStreamInferResponse.FromString(streamed(response.SerializeToString()))
-    assert read.infer_response == response
-    assert schema.ModelStreamInferResponse.FromString(streamed_error(identity)).error_message == identity
+    for end in (False, True):
+        read = schema.ModelStreamInferResponse.FromString(streamed(response.SerializeToString(), end=end))
+        if end:
+            assert read.infer_response.parameters.pop("triton_final_response").bool_param
+        assert read.infer_response == response
+    failed = schema.ModelStreamInferResponse.FromString(streamed_error("wrong", identity))
+    assert (failed.error_message, failed.infer_response.id) == ("wrong", identity)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_wish_for_a_sign_of_the_end_is_read(asked: bool) -> None:
+    request = schema.ModelInferRequest(model_name="m")
+    request.parameters["triton_enable_empty_final_response"].bool_param = asked
+    request.parameters["timeout"].int64_param = 7
+    read = read_inference(request.SerializeToString())
+    assert (read.wants_end, read.timeout) == (asked, 7)
 
 
 @given(st.binary(max_size=200))

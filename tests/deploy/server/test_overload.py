@@ -162,6 +162,7 @@ def test_a_stream_answers_what_it_can(server: Server, make_image: MakeImage) -> 
     assert first.infer_response.raw_output_contents == fourth.infer_response.raw_output_contents
     assert first.infer_response.id != fourth.infer_response.id, "each has an id, by which the log calls it"
     assert second.error_message.startswith("not an image")
+    assert second.infer_response.id, "a client of many requests tells by it which one has failed"
     assert third.error_message == "the message ends within a field"
 
 
