@@ -87,10 +87,10 @@ def image_input(shape: list[int], dtype: str = "UINT8", name: str = "IMAGE", val
     return tensor
 
 
-def lying_input() -> grpc.InferInput:
+def lying_input(shape: list[int]) -> grpc.InferInput:
     """Make an input that states one shape and carries another."""
     tensor = image_input([1, 4])
-    tensor.set_shape([1, 4096])
+    tensor.set_shape(shape)
     return tensor
 
 
@@ -107,7 +107,11 @@ GRPC_REQUESTS: dict[str, dict[str, Any]] = {
     "three dimensions": {"inputs": [image_input([1, 2, 2])]},
     "batch too large": {"inputs": [image_input([9, 4])]},
     "empty batch": {"inputs": [image_input([0, 4])]},
-    "shape and bytes differ": {"inputs": [lying_input()]},
+    "shape and bytes differ": {"inputs": [lying_input([1, 4096])]},
+    # 64 bits hold 4 as their product.
+    "overflowing dimensions": {"inputs": [lying_input([4, 2**62 + 1])]},
+    "a huge dimension beside none": {"inputs": [lying_input([0, 2**62])]},
+    "negative dimension": {"inputs": [lying_input([1, -4])]},
     "unknown output": {"outputs": [grpc.InferRequestedOutput("MASKS")]},
     "long id of a bad image": {"request_id": "x" * 100_000},
     "sequence id": {"sequence_id": 3, "sequence_start": True, "inputs": [image_input([1, 4])]},
@@ -127,6 +131,11 @@ def test_wrong_grpc_request(server: Server, request_: dict[str, Any]) -> None:
 def tensor_json(**changes: Any) -> bytes:
     tensor = {"name": "IMAGE", "datatype": "UINT8", "shape": [1, 4], "data": [1, 2, 3, 4], **changes}
     return json.dumps({"inputs": [tensor]}).encode()
+
+
+def asking_for(classes: object) -> bytes:
+    output = {"name": "CLASS_PROBS", "parameters": {"classification": classes}}
+    return json.dumps({**json.loads(tensor_json()), "outputs": [output]}).encode()
 
 
 HTTP_REQUESTS: dict[str, tuple[str, str, bytes]] = {
@@ -158,6 +167,11 @@ HTTP_REQUESTS: dict[str, tuple[str, str, bytes]] = {
     "values out of range": ("POST", INFER, tensor_json(data=[300, -1, 2, 3])),
     "values that are texts": ("POST", INFER, tensor_json(data=["a", "b", "c", "d"])),
     "fewer values than the shape": ("POST", INFER, tensor_json(data=[1])),
+    "value that no number holds": ("POST", INFER, tensor_json().replace(b"[1, 2, 3, 4]", b"[1e400, 2, 3, 4]")),
+    "half a character": ("POST", INFER, tensor_json().replace(b"IMAGE", b"\\ud800")),
+    "shape that is stated twice": ("POST", INFER, tensor_json().replace(b'"data"', b'"shape": [1, 1000000], "data"')),
+    "negative number of classes": ("POST", INFER, asking_for(-1)),
+    "number of classes that is a text": ("POST", INFER, asking_for("x")),
     "unknown path": ("GET", "/v2/secrets", b""),
     "path upwards": ("GET", "/v2/models/../../etc/passwd", b""),
     "wrong method": ("DELETE", INFER, b""),
