@@ -78,7 +78,8 @@ def volume_spacing(header: Any, frames: int) -> tuple[Triple | None, str]:
 
 def _steps(header: Any, frames: int) -> tuple[NDArray[np.float64], str]:
     """Return the distances between neighbouring frames, none where positions are not stated, or why there are none."""
-    places = [_vector(value_of(header, index, "ImagePositionPatient"), 3) for index in range(frames)]
+    # One at the top level alone is that of the whole stack.
+    places = [_vector(frame_attributes(header, index).get("ImagePositionPatient"), 3) for index in range(frames)]
     directions = [_vector(value_of(header, index, "ImageOrientationPatient"), 6) for index in range(frames)]
     if any(one is None for one in (*places, *directions)):
         return np.zeros(0), ""

@@ -134,6 +134,13 @@ def test_spacing_is_found_where_it_is_stated(tmp_path: Path) -> None:
     assert volume_spacing(nowhere.header, 1) == (None, "the file does not state the size of its pixels")
 
 
+def test_a_place_of_the_whole_stack_is_none_of_its_frames(tmp_path: Path) -> None:
+    stack: dict[str, Any] = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+    values = np.zeros((3, 8, 8), np.uint8)
+    file = make_dicom(tmp_path / "a.dcm", "capture_frames", values, spacing=(0.01, 0.02), slice_mm=0.1, **stack)
+    assert volume_spacing(open_dicom(file).header, 3) == (pytest.approx((0.01, 0.02, 0.1)), "")  # type: ignore[comparison-overlap]
+
+
 def place(header: pydicom.Dataset, index: int, **attributes: list[float]) -> None:
     """Give a frame a position, a direction or a size of the pixels of its own."""
     names = {"ImagePositionPatient": "PlanePosition", "PixelSpacing": "PixelMeasures"}

@@ -18,8 +18,8 @@ from deploy.client.dicom.codes import Codes
 
 SEG_ENDING, SR_ENDING = "seg.dcm", "sr.dcm"
 NAME = "ResFormer"
-FUNCTIONAL_GROUPS, MEASURES = (SHARED, PER_FRAME), "PixelMeasuresSequence"
-# Of these groups, those that say where a frame is.
+MEASURES = "PixelMeasuresSequence"
+# Of the functional groups, those that say where a frame is.
 GEOMETRY = (MEASURES, "PlanePositionSequence", "PlaneOrientationSequence")
 # What a source may lack although every object has it, and what the answer could not be filed without.
 NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
@@ -32,7 +32,7 @@ IMPERSONAL = (
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated"),
     *("BitsStored", "HighBit", "PixelRepresentation", "LossyImageCompression", "PixelSpacing", "SliceThickness"),
     *("SpacingBetweenSlices", "ImagePositionPatient", "ImageOrientationPatient", "PatientOrientation", "Laterality"),
-    *("ImageLaterality", *FUNCTIONAL_GROUPS),
+    *("ImageLaterality", SHARED, PER_FRAME),
 )
 METHOD = "resformer-deploy: a list of what is kept"
 
@@ -156,7 +156,8 @@ def usable_source(found: Found, *, deidentify: bool) -> Any:
     source = Dataset()
     source.file_meta = found.header.file_meta
     for element in found.header:
-        if element.keyword in IMPERSONAL if deidentify else element.keyword != "PixelData":
+        kept = element.keyword in IMPERSONAL if deidentify else element.keyword != "PixelData"
+        if kept:
             # A copy, because setting an element changes it.
             source.add(copy(element))
     for keyword in OPTIONAL:
