@@ -268,12 +268,16 @@ class Server:
 
     def _load_all(self, release: Release, probe: Probe) -> None:
         # All at once, since each load compiles a network.
-        pool = ThreadPoolExecutor()
+        pool, stopped = ThreadPoolExecutor(), False
         try:
             list(pool.map(lambda config: self._load(config, probe), release.configs.values()))
+        except KeyboardInterrupt:
+            # A load that has begun ends with the server's process.
+            stopped = True
+            raise
         finally:
-            # After Ctrl-C, a load that has begun ends with the server's process, and nobody waits for it.
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Where one fails the others are waited for: what loads the older version again must be the last.
+            pool.shutdown(wait=not stopped, cancel_futures=stopped)
 
     def _load(self, config: schema.ModelConfig, probe: Probe) -> None:
         self.internal.load(config)
