@@ -14,7 +14,7 @@ MOST_IN_FLIGHT = 64
 
 
 @dataclass(frozen=True)
-class Load:
+class Answers:
     """Hold the times of answered requests.
 
     latencies: seconds of each request, in no particular order.
@@ -30,12 +30,12 @@ class Load:
         return len(self.latencies) / self.seconds
 
 
-def closed_loop(send: Callable[[], object], callers: int, requests: int) -> Load:
+def closed_loop(send: Callable[[], object], callers: int, requests: int) -> Answers:
     """Send `requests` in all from `callers` threads, each of which sends again as soon as it is answered."""
     return _timed(send, callers, [0.0] * requests)
 
 
-def open_loop(send: Callable[[], object], rate: float, requests: int, seed: int) -> Load:
+def open_loop(send: Callable[[], object], rate: float, requests: int, seed: int) -> Answers:
     """Send at Poisson arrivals of `rate` a second, whether or not the last request was answered.
 
     The latency counts from the arrival, so it includes the wait for a free thread.
@@ -44,7 +44,7 @@ def open_loop(send: Callable[[], object], rate: float, requests: int, seed: int)
     return _timed(send, MOST_IN_FLIGHT, np.cumsum(gaps).tolist())
 
 
-def _timed(send: Callable[[], object], threads: int, arrivals: list[float]) -> Load:
+def _timed(send: Callable[[], object], threads: int, arrivals: list[float]) -> Answers:
     """Send at each arrival (seconds from the start), or as soon after it as a thread is free."""
     latencies, lock = [], threading.Lock()
     start = time.perf_counter()
@@ -62,4 +62,4 @@ def _timed(send: Callable[[], object], threads: int, arrivals: list[float]) -> L
     with ThreadPoolExecutor(threads) as pool:
         # The list drains the map, which raises what a thread raised.
         list(pool.map(one, arrivals))
-    return Load(np.array(latencies), time.perf_counter() - start)
+    return Answers(np.array(latencies), time.perf_counter() - start)

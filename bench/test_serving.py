@@ -14,7 +14,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import Subject
-from bench.load import Load, closed_loop, open_loop
+from bench.load import Answers, closed_loop, open_loop
 from bench.turns import keep
 from deploy.client import Client
 from deploy.contract import PIPELINE_MODEL
@@ -35,10 +35,10 @@ def client(server: Server) -> Iterator[Client]:
         yield connected
 
 
-def record(benchmark: BenchmarkFixture, subject: Subject, run: Callable[[], Load], stage: str) -> Load:
+def record(benchmark: BenchmarkFixture, subject: Subject, run: Callable[[], Answers], stage: str) -> Answers:
     """Put a server under load once. The rounds of the benchmark are the latencies of the requests."""
     benchmark.group = "under load, one request"
-    load: Load = benchmark.pedantic(run)
+    load: Answers = benchmark.pedantic(run)
     keep(benchmark, load.latencies.tolist())
     benchmark.extra_info.update(load=stage, rate=round(load.rate, 2), checkpoint=subject.name)
     return load
@@ -113,7 +113,7 @@ def test_worker_killed_again_and_again(benchmark: BenchmarkFixture, subject: Sub
         def send() -> None:
             assert client.segment(subject.image).mask.tobytes() == known
 
-        def run() -> Load:
+        def run() -> Answers:
             stop = threading.Event()
             # `Server` alone replaces no worker: `python -m deploy.serve` runs this loop next to it.
             attendant = threading.Thread(target=attend, args=(server, stop))
@@ -135,7 +135,7 @@ def resident_bytes(server: Server) -> int:
     return sum(1024 * int(text.partition("VmRSS:")[2].split()[0]) for text in status)
 
 
-def killed_then(server: Server, send: Callable[[], None]) -> Load:
+def killed_then(server: Server, send: Callable[[], None]) -> Answers:
     """Kill the workers and go on sending. The longest latency is how long nobody was answered."""
     for worker in workers_of(server.pid, PIPELINE_MODEL):
         os.kill(worker, signal.SIGKILL)

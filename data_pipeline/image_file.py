@@ -10,7 +10,6 @@ import warnings
 import zlib
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from data_pipeline import orientation as orientations
@@ -140,7 +139,7 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def encode_png(pixels: NDArray[np.uint8] | NDArray[np.uint16], level: int = 0) -> bytes:
+def encode_png(pixels: Pixels, level: int = 0) -> bytes:
     """Encode (H, W) or (H, W, 3) pixels of 8 or 16 bits as a PNG file.
 
     Args:

@@ -27,7 +27,7 @@ TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 
-Pixels = TypeVar("Pixels", bound=NDArray[np.generic])
+Array = TypeVar("Array", bound=NDArray[np.generic])
 
 
 def of_exif(block: bytes) -> int | None:
@@ -79,7 +79,7 @@ def is_on_its_side(orientation: int) -> bool:
     return orientation >= 5
 
 
-def turn_pixels(pixels: Pixels, orientation: int) -> Pixels:
+def turn_pixels(pixels: Array, orientation: int) -> Array:
     """Return (H, W, ...) pixels turned upright, as a view."""
     turned: NDArray[np.generic] = pixels
     if is_on_its_side(orientation):

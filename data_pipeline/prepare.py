@@ -25,7 +25,7 @@ from data_pipeline.image_header import ImageError, read_header
 from data_pipeline.records import PARTS, DataError, Dataset, Record
 from data_pipeline.scan import READERS, open_usable
 from data_pipeline.sources import SOURCES
-from data_pipeline.sources.prepared import MANIFEST, MASK_SCALE, Pixels, create_pixels, write_manifest
+from data_pipeline.sources.prepared import MANIFEST, MASK_SCALE, PreparedPixels, create_pixels, write_manifest
 from data_pipeline.spec import Preprocessing
 
 JOURNAL = "journal.jsonl"  # one line for each finished sample, so that an interrupted run can be continued
@@ -85,7 +85,7 @@ def _prepare(dataset: Dataset, size: int, folder: Path, threads: int) -> int:
     return len(missing)
 
 
-def _read_journal(path: Path, pixels: Pixels) -> dict[int, str]:
+def _read_journal(path: Path, pixels: PreparedPixels) -> dict[int, str]:
     """Return the hash of the files by index, of those samples whose pixels are still as they were written."""
     if not path.is_file():
         return {}
@@ -112,7 +112,7 @@ def _batches(indices: list[int]) -> Iterator[list[int]]:
     return (indices[start : start + BATCH] for start in range(0, len(indices), BATCH))
 
 
-def _decode(dataset: Dataset, indices: list[int], size: int, pixels: Pixels, threads: int) -> None:
+def _decode(dataset: Dataset, indices: list[int], size: int, pixels: PreparedPixels, threads: int) -> None:
     """Decode a batch of samples into `pixels`."""
     files = [_open(dataset.records[index]) for index in indices]
     pipeline = _prepare_pipeline(

@@ -25,7 +25,7 @@ def number_classes(count: int) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Volume:
+class SourceVolume:
     """Describe the volume that a slice belongs to.
 
     name: name of the volume, unique in its data set.
@@ -51,7 +51,7 @@ class Record:
     image: Path
     mask: Path
     labels: tuple[int, ...]
-    volume: Volume | None = None
+    volume: SourceVolume | None = None
     smallest: float | None = None
 
 

@@ -12,8 +12,8 @@ from data_pipeline.dicom.file import DicomImage, bits_beneath, is_dicom, open_di
 from data_pipeline.image_file import encode_png
 from data_pipeline.image_header import DAMAGED, ImageError
 from data_pipeline.spec import SIXTEEN_BITS
+from data_pipeline.tiff import Pixels
 
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 # Attributes that say what a value means, which pydicom looks for at the top level only.
 MODALITY = ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept")
 VOI = ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.fields import object_of, read_object, require, require_keys
 from data_pipeline.files import write_whole
-from data_pipeline.records import DataError, Dataset, Record, Split, Volume
+from data_pipeline.records import DataError, Dataset, Record, SourceVolume, Split
 
 IMAGES, MASKS, MANIFEST = "images.npy", "masks.npy", "manifest.json"
 # Masks are larger than the images, so that a warp samples them finely. The factor is odd: shrinking a mask back to S
@@ -25,7 +25,7 @@ MASK_SCALE = 3
 
 
 @dataclass(frozen=True)
-class Pixels:
+class PreparedPixels:
     """Hold the memory maps of a prepared split.
 
     images: (N, S, S, 3) uint8.
@@ -49,7 +49,7 @@ class Pixels:
         return hashlib.sha256(self.images[index].tobytes() + self.masks[index].tobytes()).hexdigest()
 
 
-def create_pixels(folder: Path, count: int, size: int) -> Pixels:
+def create_pixels(folder: Path, count: int, size: int) -> PreparedPixels:
     """Open the arrays of a folder for writing, and create those that are missing or have another shape.
 
     Args:
@@ -64,7 +64,7 @@ def create_pixels(folder: Path, count: int, size: int) -> Pixels:
         # "r+" keeps the samples of an interrupted run, "w+" starts with zeros.
         mode = "r+" if _has_shape(folder / name, shape) else "w+"
         maps.append(open_map(folder / name, mode=mode, dtype=np.uint8, shape=shape))
-    return Pixels(*maps)
+    return PreparedPixels(*maps)
 
 
 def _has_shape(file: Path, shape: tuple[int, ...]) -> bool:
@@ -75,9 +75,9 @@ def _has_shape(file: Path, shape: tuple[int, ...]) -> bool:
         return False
 
 
-def load_pixels(folder: Path, size: int) -> Pixels:
+def load_pixels(folder: Path, size: int) -> PreparedPixels:
     """Open the arrays of a folder for reading, or raise DataError if they were prepared for another size."""
-    pixels = Pixels(*(np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in (IMAGES, MASKS)))
+    pixels = PreparedPixels(*(np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in (IMAGES, MASKS)))
     actual = pixels.images.shape[1]
     if actual != size:
         raise DataError(
@@ -163,6 +163,6 @@ def _record(row: dict[str, Any]) -> Record:
         image=Path(row["image"]),
         mask=Path(row["mask"]),
         labels=row["labels"],
-        volume=Volume(**row["volume"]) if row["volume"] else None,
+        volume=SourceVolume(**row["volume"]) if row["volume"] else None,
         smallest=row.get("smallest"),
     )

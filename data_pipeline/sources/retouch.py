@@ -13,7 +13,7 @@ from rich.progress import track
 
 from data_pipeline.files import code_version, is_left_behind, whole_folder
 from data_pipeline.image_header import ImageError
-from data_pipeline.records import BACKGROUND, DataError, Dataset, Record, Split, Volume
+from data_pipeline.records import BACKGROUND, DataError, Dataset, Record, SourceVolume, Split
 from data_pipeline.sources.pairing import Problems, choose_split, require_some, set_aside
 from data_pipeline.volume_header import check_volume, pixel_files
 
@@ -148,7 +148,7 @@ def volume_records(folder: Path, name: str, cache: Path) -> tuple[Record, ...]:
     if not target.is_dir():
         _write(target, read_volume(folder))
     facts = json.loads((target / FACTS).read_text())
-    volume = Volume(name, facts["slice_mm3"])
+    volume = SourceVolume(name, facts["slice_mm3"])
     files = [_slice_files(target, index) for index in range(len(facts["labels"]))]
     return tuple(
         Record(image=image, mask=mask, labels=tuple(row), volume=volume)

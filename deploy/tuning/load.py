@@ -21,7 +21,7 @@ ANSWER_SECONDS = 120.0
 
 
 @contextmanager
-def measured_server(repository: Path, choice: Workers) -> Iterator["Load"]:
+def measured_server(repository: Path, choice: Workers) -> Iterator["LoadGenerator"]:
     """Run a server of one choice, and yield what loads it.
 
     Raises ServerError where it does not start.
@@ -29,10 +29,10 @@ def measured_server(repository: Path, choice: Workers) -> Iterator["Load"]:
     options = replace(FREE_PORTS, tuning=choice)
     # Spawned: a forked process would share gRPC's state with the server's.
     with Server(repository, options) as server, ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        yield Load(server.grpc_url, choice, pool)
+        yield LoadGenerator(server.grpc_url, choice, pool)
 
 
-class Load:
+class LoadGenerator:
     """Load one server."""
 
     def __init__(self, url: str, choice: Workers, pool: ProcessPoolExecutor) -> None:

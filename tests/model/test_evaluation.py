@@ -17,7 +17,7 @@ from torchmetrics.functional.classification import binary_auroc, binary_calibrat
 
 from data_pipeline import Dataset, Record, open_source
 from data_pipeline.prepare import prepare
-from data_pipeline.records import Volume
+from data_pipeline.records import SourceVolume
 from data_pipeline.spec import Thresholds
 from model import evaluate
 from model.bootstrap import resample, weighted_auc
@@ -54,7 +54,7 @@ def random_cases(seed: int, volumes: int = 0) -> list[ScoredCase]:
     for number in range(24):
         predicted, target = (random.integers(0, 3, (9 + number, 11)).astype(np.uint8) for _ in range(2))
         target[target == 2] *= number % 4 > 0  # every fourth image does not show b
-        volume = Volume(f"v{number % volumes}", 0.5) if volumes else None
+        volume = SourceVolume(f"v{number % volumes}", 0.5) if volumes else None
         labels = tuple(int(value) for value in random.random(2) < 0.5)
         record = Record(image=Path(f"{number}.png"), mask=Path(), labels=labels, volume=volume)
         # Rounded to tenths, so that probabilities tie.

@@ -14,7 +14,7 @@ from deploy.server import Server
 from deploy.server.model_configs import read_repository
 from deploy.server.options import FREE_PORTS, Workers
 from deploy.tune import main
-from deploy.tuning.load import Load, measured_server
+from deploy.tuning.load import LoadGenerator, measured_server
 
 
 def test_the_best_choice_is_written_and_served(
@@ -27,7 +27,7 @@ def test_the_best_choice_is_written_and_served(
     started = []
 
     @contextmanager
-    def counted(folder: Path, choice: Workers) -> Iterator[Load]:
+    def counted(folder: Path, choice: Workers) -> Iterator[LoadGenerator]:
         started.append(choice)
         if len(started) == 2:
             raise KeyboardInterrupt
