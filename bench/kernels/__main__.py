@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.kernels.gpus import GPUS, Gpu, Work
 from bench.kernels.stages import Call, calls
+from bench.tables import markdown_table
 from data_pipeline.command_line import new_parser, positive, run_command
 from data_pipeline.files import write_whole
 
@@ -88,7 +89,7 @@ def describe(call: Call, machine_code: dict[str, dict[str, Any]]) -> dict[str, A
 def table(rows: list[dict[str, Any]]) -> str:
     """Format the rows as a Markdown table."""
     head = [*COLUMNS, *(f"{gpu.name}, us" for gpu in GPUS)]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines = []
     for row in rows:
         megabytes = (f"{row[key] / 1e6:.2f}" for key in ("compulsory_bytes", "l2_bytes", "unfused_bytes"))
         times = (f"{one['microseconds_modelled']:.1f} ({one['limit']})" for one in row["modelled"].values())
@@ -101,8 +102,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             str(row["flops_per_compulsory_byte"]),
             ratio,
         ]
-        lines.append("| " + " | ".join([*cells, *times]) + " |")
-    return "\n".join(lines)
+        lines.append([*cells, *times])
+    return markdown_table(head, lines, text=2)
 
 
 def main(arguments: list[str] | None = None) -> int:
