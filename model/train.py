@@ -48,8 +48,14 @@ def validation_samples(samples: int | None) -> int | None:
     return max(samples // 5, 8) if samples and samples < FULL_RUN else None
 
 
-def train(options: argparse.Namespace, console: Console) -> None:
-    """Open the data, train, and report the best epoch."""
+def train(options: argparse.Namespace, command: list[str], console: Console) -> None:
+    """Open the data, train, and report the best epoch.
+
+    Args:
+        options: the command line.
+        command: its words, which checkpoints keep.
+        console: where to report.
+    """
     # Under torchrun one process speaks for all, and writes the caches that the others then read.
     processes = Processes.join()
     console.quiet = processes.rank > 0
@@ -63,9 +69,9 @@ def train(options: argparse.Namespace, console: Console) -> None:
         validation = open_usable(options.data, "validation", samples=validation_samples(options.samples), **opening)
     options.output.mkdir(parents=True, exist_ok=True)
     settings = training_options(options, data, epochs=options.epochs, seed=options.seed)
-    # Every checkpoint tells how to make it again.
-    command = f"python -m model.train {shlex.join(sys.argv[1:])}"
-    record = {"command": command, "preset": options.preset, **asdict(settings), **training_origin(data)}
+    # Every checkpoint tells how to make it again, in one run.
+    made_by = f"python -m model.train {shlex.join(word for word in command if word != '--resume')}"
+    record = {"command": made_by, "preset": options.preset, **asdict(settings), **training_origin(data)}
     info = checkpoint_info(options, data, record)
     trainer = Trainer(info, settings, train=data, validation=validation, output=options.output)
     # A resumed run has weights of its own, so that --pretrained may stay in the repeated command.
@@ -83,13 +89,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     A misuse of the command line ends the process with 2.
     """
-    options = parse_arguments(arguments)
+    command = sys.argv[1:] if arguments is None else arguments
+    options = parse_arguments(command)
 
     def interrupted() -> str:
         saved = (options.output / LAST).is_file()
         return "interrupted; go on with --resume" if saved else "interrupted before anything was trained"
 
-    return run_command(lambda: train(options, Output()), *FAILURES, interrupted=interrupted)
+    return run_command(lambda: train(options, command, Output()), *FAILURES, interrupted=interrupted)
 
 
 if __name__ == "__main__":

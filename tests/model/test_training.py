@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import resource
+import shlex
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -338,6 +339,24 @@ def test_the_commands_train_and_evaluate(
     for bad in (["--data", "folder:absent"], ["--checkpoint", "absent"]):
         assert evaluate.main([*scoring, "--data", "synthetic:oct", *bad]) == 1
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_resumed_run_is_made_by_the_command_of_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(PRESETS, "tiny", SMALLEST)
+    monkeypatch.setattr("data_pipeline.sources.synthetic.DEFAULT_SAMPLES", {"train": 4, "validation": 4})
+    output = tmp_path / "a run"
+    command = ["--data", "synthetic:oct", "--preset", "tiny", "--epochs", "1", "--output", str(output)]
+    with monkeypatch.context() as stopped:
+        stopped.setattr("model.training.trainer.collect_scores", interrupt)
+        assert train.main(command) == 130
+    assert train.main([*command, "--resume"]) == 0
+    made_by = load_checkpoint(output / "best.safetensors").info.training["command"]
+    assert shlex.split(made_by) == ["python", "-m", "model.train", *command]
 
 
 def test_a_trial_validates_on_a_share_of_the_images() -> None:
