@@ -44,7 +44,7 @@ def test_the_example_of_the_guide_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     exec(example, {})
 
 
-@pytest.mark.parametrize(("kind", "bar"), [("skin", 0.85), ("oct", 0.75)])
+@pytest.mark.parametrize(("kind", "bar"), [("skin", 0.93), ("oct", 0.93)])
 def test_the_masks_are_far_better_than_a_threshold(kind: str, bar: float) -> None:
     data = open_source(f"synthetic:{kind}", "test", samples=20, cache=CACHE)
     network = network_scores(kind, data)["dice"]
@@ -69,5 +69,5 @@ def test_the_labels_are_far_better_than_colour_alone() -> None:
     blank = torch.zeros(len(kinds[1]), 4, 4, dtype=torch.int64)
     scores.update(blank, torch.from_numpy(linear / linear.sum(1, keepdims=True)), blank, torch.eye(3)[kinds[1]])
     network = network_scores("skin", test)["auc"]
-    assert network > 0.90
+    assert network > 0.95
     assert network > scores.compute()["auc"] + 0.2
