@@ -69,8 +69,9 @@ def train(options: argparse.Namespace, command: list[str], console: Console) -> 
         validation = open_usable(options.data, "validation", samples=validation_samples(options.samples), **opening)
     options.output.mkdir(parents=True, exist_ok=True)
     settings = training_options(options, data, epochs=options.epochs, seed=options.seed)
-    # Every checkpoint tells how to make it again, in one run.
-    made_by = f"python -m model.train {shlex.join(word for word in command if word != '--resume')}"
+    # Every checkpoint tells how to make it again, in one run. argparse takes --res and the like as well.
+    whole_run = [word for word in command if len(word) <= len("--") or not "--resume".startswith(word)]
+    made_by = f"python -m model.train {shlex.join(whole_run)}"
     record = {"command": made_by, "preset": options.preset, **asdict(settings), **training_origin(data)}
     info = checkpoint_info(options, data, record)
     trainer = Trainer(info, settings, train=data, validation=validation, output=options.output)

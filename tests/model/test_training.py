@@ -341,8 +341,9 @@ def test_the_commands_train_and_evaluate(
         assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("resume", ["--resume", "--res"])
 def test_a_resumed_run_is_made_by_the_command_of_an_uninterrupted_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    resume: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -354,7 +355,7 @@ def test_a_resumed_run_is_made_by_the_command_of_an_uninterrupted_one(
     with monkeypatch.context() as stopped:
         stopped.setattr("model.training.trainer.collect_scores", interrupt)
         assert train.main(command) == 130
-    assert train.main([*command, "--resume"]) == 0
+    assert train.main([*command, resume]) == 0
     made_by = load_checkpoint(output / "best.safetensors").info.training["command"]
     assert shlex.split(made_by) == ["python", "-m", "model.train", *command]
 
