@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter, UnidentifiedImageError
 
 from data_pipeline.image_file import open_image
 from data_pipeline.image_header import DAMAGED, MAX_PIXELS, ImageError, read_header
-from data_pipeline.tiff import LOSSLESS, TiffError, extra_range, has_more_pages
+from data_pipeline.tiff import FAX, LOSSLESS, WHITE_IS_ZERO, Directory, TiffError, extra_range, has_more_pages
 
 MAX_CLASSES = 64
 RULES = "masks.json"  # in a data folder, says how to read its masks
@@ -112,6 +112,9 @@ def _open_read(data: bytes) -> _Mask:
             raise _transparent("a TIFF", *extra)
         if pages:
             raise MaskError("masks of several pages: save the one that is meant alone", "a TIFF")
+        if _may_be_inverted(header.directory):
+            kind = "masks of 1 bit whose tags call 0 white, as tifffile writes True for black: save them of 8 bits"
+            raise MaskError(kind, "a TIFF, PhotometricInterpretation 0")
     try:
         image = open_image(data)
         image.load()
@@ -123,6 +126,15 @@ def _open_read(data: bytes) -> _Mask:
         raise MaskError(kind, f"{header.kind} of {header.depth} bits a channel")
     tiff = header.directory is not None and header.directory.compression not in LOSSLESS
     return _Mask(image=image, depth=header.depth, lossy=tiff or header.kind == "JPEG")
+
+
+def _may_be_inverted(page: Directory) -> bool:
+    """Tell whether the writer of a mask of one bit may have meant the opposite of what its tags say.
+
+    tifffile, and scikit-image and imageio with it, write arrays of bool in this way and read 1 as True again, where all
+    others show black. None of them writes the codes of fax machines, whose files do mean what they say.
+    """
+    return page.depth == 1 and page.photometric == WHITE_IS_ZERO and page.compression not in FAX
 
 
 def _open_other(data: bytes, unknown: ImageError) -> Image.Image:

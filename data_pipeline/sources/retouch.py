@@ -24,7 +24,7 @@ SEG_CLASSES = (BACKGROUND, *FLUIDS)
 SCAN, REFERENCE, FACTS = "oct.mhd", "reference.mhd", "volume.json"
 PARALLEL = 1e-3  # of the unit vectors of directions
 BLOCK, BLOCKS = 1 << 16, 16  # bytes and number of the parts of a file that its key depends on
-VERSION = code_version(__file__)
+VERSION = code_version(__file__, "volume_header.py")
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,8 @@ CERTAIN: dict[str, bytes] = {
     "16 bits of 0 and 65535": saved(Image.fromarray(SHAPE.astype(np.uint16) * 65535)),
     "TIFF where white is 0": tiff(255 - SHAPE * 255, photometric="miniswhite"),
     "TIFF of 16 bits": tiff(SHAPE.astype(np.uint16)),
+    "1 bit of a TIFF where black is 0": tiff(SHAPE.astype(bool), photometric="minisblack"),
+    "1 bit of a fax": saved(Image.fromarray(SHAPE.astype(bool)), "TIFF", compression="group4"),
     "GIF": grey(SHAPE * 255, "GIF"),
     "GIF of white before black": palette(1 - SHAPE, BLACK_WHITE[3:] + BLACK_WHITE[:3], "GIF"),
     "BMP": grey(SHAPE * 255, "BMP"),
@@ -114,6 +116,7 @@ DOUBTFUL: dict[str, tuple[bytes, str]] = {
     "indices in a lossy TIFF": (tiff(SHAPE * 3, compression="jpeg"), "lossy compression"),
     "a third grey as JPEG": (grey(BARS, "JPEG", quality=60), "lossy compression"),
     "a light grey as JPEG": (grey(np.where(BARS == 128, 200, BARS), "JPEG", quality=60), "lossy compression"),
+    "bool by tifffile": (tiff(SHAPE.astype(bool)), "tags call 0 white"),
     "pages": (tiff(np.stack([SHAPE, SHAPE]), photometric="minisblack"), "several pages"),
 }
 
