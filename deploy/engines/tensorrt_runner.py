@@ -41,10 +41,12 @@ def as_is(*outputs: Tensor) -> Sequence[Tensor]:
 class RecordedBatch:
     """Hold what runs the engine on batches of one size.
 
+    context: the library's execution context, which owns memory that a CUDA graph goes on using without holding it.
     buffers: the tensors on the GPU that it reads and writes, by name.
     launch: starts the engine from its input to its outputs.
     """
 
+    context: Any
     buffers: dict[str, Tensor]
     launch: Callable[[], None]
 
@@ -123,7 +125,8 @@ class PlanRunner:
         with torch.cuda.stream(self.stream):
             execute()  # what is loaded or compiled on first use cannot be recorded
         self.stream.synchronize()
-        return RecordedBatch(buffers=buffers, launch=execute if records_itself else self._graph(execute))
+        launch = execute if records_itself else self._graph(execute)
+        return RecordedBatch(context=context, buffers=buffers, launch=launch)
 
     def _context(self) -> tuple[Any, bool]:
         """Make an execution context, or None as the library does, and tell whether it keeps CUDA graphs by itself."""
@@ -132,6 +135,9 @@ class PlanRunner:
             return self.engine.create_execution_context(), False
         config = self.engine.create_runtime_config()
         config.cuda_graph_strategy = self.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        # By default the first calls run fallback kernels while those of the shape are compiled. What is verified and
+        # timed must be what will run.
+        config.dynamic_shapes_kernel_specialization_strategy = self.trt.DynamicShapesKernelSpecializationStrategy.EAGER
         return self.engine.create_execution_context(config), True
 
     def _buffer(self, context: Any, name: str) -> Tensor:

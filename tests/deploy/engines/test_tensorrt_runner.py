@@ -130,6 +130,27 @@ def test_every_call_that_fails_is_an_error(
         PlanRunner(trt, plan)(np.ones((2, *SHAPES["INPUT"]), np.float32))
 
 
+def test_a_recorded_batch_keeps_its_context(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drop every other reference: the graph goes on using the memory that the context owns, and does not hold it."""
+    trt, context = library(monkeypatch)
+    run = PlanRunner(trt, plan)
+    run(np.ones((2, *SHAPES["INPUT"]), np.float32))
+    assert run.batches[2].context is context
+
+
+def test_rtx_compiles_what_is_verified_before_the_first_call(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rtx = pytest.importorskip("tensorrt_rtx")
+    trt, context = library(monkeypatch)
+    for name in ("CudaGraphStrategy", "DynamicShapesKernelSpecializationStrategy"):
+        setattr(trt, name, getattr(rtx, name))
+    run, config = PlanRunner(trt, plan), SimpleNamespace()
+    run.engine.create_runtime_config = lambda: config
+    run.engine.create_execution_context = lambda given: context
+    run(np.ones((2, *SHAPES["INPUT"]), np.float32))
+    assert config.dynamic_shapes_kernel_specialization_strategy.name == "EAGER"
+    assert config.cuda_graph_strategy.name == "WHOLE_GRAPH_CAPTURE"
+
+
 def test_only_the_latest_batch_sizes_keep_their_memory(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trt, _ = library(monkeypatch)
     run = PlanRunner(trt, plan)
