@@ -34,7 +34,7 @@ from deploy.errors import BuildError
 from deploy.export import check_onnx, export_onnx
 from deploy.precision import lower_precision
 from deploy.precision.layer_errors import INSPECTED, worst_layers
-from deploy.report import EngineRecord, Report, machine
+from deploy.report import CPU_TARGETS, EngineRecord, Report, machine
 from deploy.traced_graph import GraphCache
 from deploy.verify import Verification
 from deploy.verify.task_gate import Samples, load_samples
@@ -125,9 +125,7 @@ class Builder:
         """Time all engines that run here in one run of alternating rounds, and describe the whole output."""
         for record in self.records.values():
             # What the last build left is opened only now, to be timed with what is new.
-            if record.parity and record.file not in self.runners:
-                runner = self._open(record.target, record.precision, self.job.output / record.file)
-                assert runner is not None, "an engine that was verified here runs here"
+            if record.parity and record.file not in self.runners and (runner := self._reopen(record)):
                 self.runners[record.file] = runner
         image = self.samples.images[:1]
         operations = {file: timed(partial(runner, image)) for file, runner in self.runners.items()}
@@ -239,6 +237,16 @@ class Builder:
 
     def _open(self, target: str, precision: str, path: Path) -> Runner | None:
         return engine_runner(target, precision, path, self.options.threads)
+
+    def _reopen(self, record: EngineRecord) -> Runner | None:
+        """Open an engine of the last build, or return None where it is for another GPU than this machine's."""
+        try:
+            return self._open(record.target, record.precision, self.job.output / record.file)
+        except BuildError:
+            if record.target in CPU_TARGETS:
+                raise
+            # Kept for the machine that has it, and without a time beside engines that were timed on this one.
+            return None
 
     def _refuse_failures(self, spec: EngineSpec, verification: Verification) -> None:
         """Raise BuildError for an engine that breaks a tolerance, with the layers that add most error."""

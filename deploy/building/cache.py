@@ -14,6 +14,7 @@ from data_pipeline import Split, open_source
 from deploy.building.plan import CALIBRATION, EngineSpec, Job, plan_engines
 from deploy.content import fingerprint, possible_files
 from deploy.engines import ONNX, QUANTIZED, TARGETS, onnx_version
+from deploy.engines.gpu import capability_here, name_here
 from deploy.files import GPU_DIRECTORY
 from deploy.report import CPU_TARGETS, EngineRecord, Report, machine, read_report
 from model.checkpoint import Checkpoint
@@ -163,8 +164,9 @@ def _engine_key(job: Job, spec: EngineSpec, model_key: str, calibration: list[st
         # Its forms are chosen by timing them, and its time decides what is served.
         timed_on=_timed_on(job.options.threads) if spec.target in CPU_TARGETS else None,
         calibrated_on=calibration if spec.precision in QUANTIZED else None,
-        # Engines for a CPU do not change with the options for a GPU.
-        gpu=None if spec.target in CPU_TARGETS else asdict(job.options.gpu),
+        # Engines for a CPU do not change with the options for a GPU, nor with the GPU of this machine. Those for a GPU
+        # are built for its architecture, and verified and timed on it.
+        gpu=None if spec.target in CPU_TARGETS else [asdict(job.options.gpu), name_here(), capability_here()],
     )
 
 

@@ -106,9 +106,12 @@ class Report:
 
     @property
     def plan(self) -> EngineRecord | None:
-        """Return the engine that the GPU server runs, the fastest that was not refused, or None without one."""
+        """Return the engine that the GPU server runs, the fastest that was not refused, or None without one.
+
+        Where none was timed, because their GPU is another machine's, it is the smallest.
+        """
         plans = [engine for engine in self.engines if engine.target in PLAN_TARGETS and not engine.refused]
-        return min(plans, key=milliseconds, default=None)
+        return min(plans, key=lambda plan: (milliseconds(plan), plan.bytes), default=None)
 
 
 def milliseconds(engine: EngineRecord) -> float:
@@ -201,12 +204,14 @@ def served_note(report: Report) -> str:
 
 def _figures(engine: EngineRecord) -> list[str]:
     size = f"{engine.bytes / 1e6:.1f}"
+    # One that was verified on another machine's GPU has no time beside those of this one.
+    time = "" if engine.latency_ms is None else f"{engine.latency_ms:.1f}"
     if engine.refused:
-        return ["", "" if engine.latency_ms is None else f"{engine.latency_ms:.1f}", "refused"]
+        return ["", time, "refused"]
     if engine.parity is None:
         return [size, "", "needs a GPU"]
     differs = f"{100 * engine.parity.mask:.4f} %"
-    return [size, f"{engine.latency_ms:.1f}", differs, *(_score(engine.scores or {}, name) for name in SCORES)]
+    return [size, time, differs, *(_score(engine.scores or {}, name) for name in SCORES)]
 
 
 def _score(scores: dict[str, float], name: str) -> str:

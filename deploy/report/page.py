@@ -88,6 +88,7 @@ def trade_off(report: Report) -> str | None:
 
     Return None where nothing was scored.
     """
+    # Neither what was not verified nor what was timed on another machine's GPU has a place on it.
     engines = [engine for engine in report.engines if engine.changes and engine.latency_ms is not None]
     if not engines:
         return None
