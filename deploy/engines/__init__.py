@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -82,21 +83,27 @@ def pytorch_runner(model: MultiTaskResFormer) -> Runner:
 
     def run(images: NDArray[np.float32]) -> EngineOutput:
         check_finite(images)
-        with torch.inference_mode(), _exact_convolutions():
+        with torch.inference_mode(), _without_tf32():
             return EngineOutput(*(output.cpu().numpy() for output in network(torch.from_numpy(images).to(device))))
 
     return run
 
 
 @contextmanager
-def _exact_convolutions() -> Iterator[None]:
-    """Keep cuDNN from multiplying float32 numbers with the 10 bits of TF32, as it does by default."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+def _without_tf32() -> Iterator[None]:
+    """Keep float32 numbers from being multiplied with the 10 bits of TF32.
+
+    cuDNN does so by default, and cuBLAS in NVIDIA's containers, which set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE.
+    """
+    libraries: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [library.allow_tf32 for library in libraries]
+    for library in libraries:
+        library.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        for library, allowed in zip(libraries, before, strict=True):
+            library.allow_tf32 = allowed
 
 
 __all__ = [

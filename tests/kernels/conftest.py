@@ -33,8 +33,9 @@ def poisoned_memory() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep cuDNN from computing float32 references with the 10 bits of TF32: a kernel may err twice as much as they."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    """Keep float32 references from being computed with the 10 bits of TF32: a kernel may err twice as much as they."""
+    for library in (torch.backends.cudnn, torch.backends.cuda.matmul):
+        monkeypatch.setattr(library, "allow_tf32", False)
 
 
 @pytest.fixture
