@@ -15,7 +15,6 @@ from bench.gpu.attention import MAX_AUTOTUNE
 from bench.gpu.session import Reference, Run, Session
 from model import PRESETS, ModelConfig, MultiTaskResFormer, build_model
 from model.inference import for_inference, with_attention
-from model.inference.kernel_modules import FusedDFE
 
 TABLE = "network"
 WAYS = {"": False, ", CUDA graph": True}
@@ -122,13 +121,7 @@ def _measure(session: Session, cases: tuple[NetworkCase, ...], forms: Forms, com
 
 def channels_last(network: nn.Module) -> nn.Module:
     """Lay out the weights of a network's convolutions as cuDNN's fastest kernels read them."""
-    # Not the whole network at once: the fused weights of the branches have five axes, and are sliced along the first.
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if isinstance(module, FusedDFE):
-            module.weight.data = module.weight.data.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
-    return network
+    return network.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
 
 def _first_image(results: Sequence[Tensor]) -> list[Tensor]:

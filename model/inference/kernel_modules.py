@@ -90,7 +90,8 @@ class FusedDFE(Prepared):
     ) -> None:
         """Hold the branches' weights (branches, C, C, 3, 3) and the sum of their biases (C,)."""
         super().__init__(impl)
-        self.weight = nn.Parameter(weight, requires_grad=False)
+        # With the four axes of a convolution's weights, so that `to(memory_format=torch.channels_last)` takes them.
+        self.weight = nn.Parameter(weight.flatten(0, 1), requires_grad=False)
         self.bias = nn.Parameter(bias, requires_grad=False)
         self.dilations = dilations
         self.attention = attention
@@ -99,13 +100,17 @@ class FusedDFE(Prepared):
 
     def prepare(self) -> None:
         """Pack the taps of all branches, or drop them where the kernel does not run."""
-        self.taps = pack_taps(self.weight.detach(), self.dilations) if self.uses_kernel(self.weight) else None
+        self.taps = pack_taps(self._branches().detach(), self.dilations) if self.uses_kernel(self.weight) else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
         # The operation ends with the bias and the ReLU.
         fused = dilated_fusion(
-            to_channels_last(x), self.weight, self.bias, dilations=self.dilations, impl=self.impl, taps=self.taps
+            to_channels_last(x), self._branches(), self.bias, dilations=self.dilations, impl=self.impl, taps=self.taps
         )
         out: Tensor = self.attention(to_channels_first(fused))
         return out
+
+    def _branches(self) -> Tensor:
+        """Return the weights as (branches, C, C, 3, 3)."""
+        return self.weight.view(len(self.dilations), -1, *self.weight.shape[1:])

@@ -27,6 +27,16 @@ def test_nothing_foldable_is_left_and_the_original_stays(network: MultiTaskResFo
     assert any(isinstance(m, DFE) for m in network.modules())
 
 
+def test_the_folded_network_is_laid_out_for_a_gpu_as_any_other(network: MultiTaskResFormer) -> None:
+    folded, image = for_inference(network.double()), torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        expected = folded(image)
+        folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        other = folded(image.contiguous(memory_format=torch.channels_last))
+    for one, two in zip(other, expected, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+
+
 def test_a_branch_folds_into_one_dilated_convolution(network: MultiTaskResFormer) -> None:
     dfe = network.dfe[1]
     assert isinstance(dfe, DFE)
