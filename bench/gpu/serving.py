@@ -15,7 +15,7 @@ from bench import OUTPUT
 from bench.gpu.engines import build
 from bench.gpu.machine import SERVER_IMAGE
 from bench.gpu.session import Row, Session
-from bench.gpu.timing import Timing
+from bench.gpu.timing import Timing, current_gpu
 from bench.load import closed_loop
 from bench.photographs import photograph_folder
 from data_pipeline import Preprocessor
@@ -40,17 +40,27 @@ def serve(session: Session) -> None:
     target = ["--target", "tensorrt", "--precision", "fp16", "--repository", "gpu"]
     build([*target, "--max-batch", str(max(CALLERS)), "--output", str(output)], output)
     (port,) = free_ports("127.0.0.1", 1)
-    with running(server_command(output / GPU_DIRECTORY, port)):
+    with running(server_command(output / GPU_DIRECTORY, port, current_gpu())):
         load(session, f"127.0.0.1:{port}")
 
 
-def server_command(repository: Path, port: int) -> list[str]:
-    """Return the command of the local server, or that of a container where there is none."""
+def server_command(repository: Path, port: int, gpu: str) -> list[str]:
+    """Return the command of the local server, or that of a container where there is none.
+
+    It sees one GPU alone: on every GPU that it sees it would start instances of a plan that was built for one.
+    """
     options = ["--exit-on-error=true", "--strict-readiness=true", "--allow-http=false", "--allow-metrics=false"]
     if shutil.which("tritonserver"):
         own = ["--grpc-address=127.0.0.1", f"--grpc-port={port}"]
-        return ["tritonserver", f"--model-repository={repository}", *options, *own]
-    docker = ["docker", "run", "--rm", "--gpus", "all", "--shm-size", "1g", "--name", CONTAINER]
+        return [
+            "env",
+            f"CUDA_VISIBLE_DEVICES={gpu}",
+            "tritonserver",
+            f"--model-repository={repository}",
+            *options,
+            *own,
+        ]
+    docker = ["docker", "run", "--rm", "--gpus", f"device={gpu}", "--shm-size", "1g", "--name", CONTAINER]
     mounts = ["-p", f"127.0.0.1:{port}:8001", "-v", f"{repository.resolve()}:/models:ro", SERVER_IMAGE]
     return [*docker, *mounts, "tritonserver", "--model-repository=/models", *options]
 

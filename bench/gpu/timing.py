@@ -117,13 +117,16 @@ class Clocks:
         return self._sample
 
 
+def current_gpu() -> str:
+    """Return the current device's own name. Tools number all GPUs, and CUDA only the visible ones."""
+    return f"GPU-{torch.cuda.get_device_properties('cuda').uuid}"
+
+
 def sample_clocks() -> dict[str, float]:
     """Ask nvidia-smi once for the clocks of the current device."""
     if not shutil.which("nvidia-smi") or not torch.cuda.is_available():
         return {}
-    # By its name, because the tool numbers all GPUs and CUDA only the visible ones.
-    device = f"GPU-{torch.cuda.get_device_properties('cuda').uuid}"
-    query = ["nvidia-smi", "-i", device, f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader,nounits"]
+    query = ["nvidia-smi", "-i", current_gpu(), f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader,nounits"]
     try:
         told = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout.split(",")
         return {name: float(value) for name, value in zip(CLOCKS, told, strict=True)}

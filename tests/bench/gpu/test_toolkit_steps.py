@@ -109,10 +109,12 @@ def test_a_build_that_fails_is_a_row_with_its_own_words(monkeypatch: pytest.Monk
 
 def test_the_server_is_a_local_one_or_a_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("shutil.which", lambda name: name)
-    assert server_command(tmp_path, 7)[:2] == ["tritonserver", f"--model-repository={tmp_path}"]
+    environment, *local = server_command(tmp_path, 7, "GPU-1")[1:]
+    assert environment == "CUDA_VISIBLE_DEVICES=GPU-1"
+    assert local[:2] == ["tritonserver", f"--model-repository={tmp_path}"]
     monkeypatch.setattr("shutil.which", lambda name: None)
-    command = server_command(tmp_path, 7)
-    assert command[:2] == ["docker", "run"]
+    command = server_command(tmp_path, 7, "GPU-1")
+    assert command[:2] == ["docker", "run"] and command[command.index("--gpus") + 1] == "device=GPU-1"
     assert f"{tmp_path}:/models:ro" in command and "127.0.0.1:7:8001" in command
 
 
