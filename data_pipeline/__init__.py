@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from data_pipeline.records import Split as Split
     from data_pipeline.scan import BadSample as BadSample
     from data_pipeline.scan import drop_bad as drop_bad
+    from data_pipeline.scan import open_splits as open_splits
     from data_pipeline.scan import open_usable as open_usable
     from data_pipeline.scan import scan_samples as scan_samples
     from data_pipeline.serving import Preprocessor as Preprocessor
@@ -64,6 +65,7 @@ _MODULES = {
     "TrainingLoader": "data_pipeline.loader",
     "drop_bad": "data_pipeline.scan",
     "open_source": "data_pipeline.sources",
+    "open_splits": "data_pipeline.scan",
     "open_usable": "data_pipeline.scan",
     "scan_samples": "data_pipeline.scan",
     "serialize_serving": "data_pipeline.serving",

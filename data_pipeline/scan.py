@@ -5,11 +5,11 @@ The scan decodes with DALI, as training does, so that the two agree about what i
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import nvidia.dali as dali
@@ -98,6 +98,59 @@ def open_usable(
             f"first {bad[0].record.image}: {bad[0].reason}"
         )
     return usable
+
+
+def open_splits(
+    source: str,
+    samples: Mapping[Split, int | None],
+    *,
+    skip_bad: bool,
+    report: Callable[[str], object],
+    seed: int = 0,
+    cache: Path = CACHE,
+) -> dict[Split, Dataset]:
+    """Open several splits of a data source, scan them, and check that they belong together.
+
+    Args:
+        source: as for `open_source`.
+        samples: at most this many records, or None for all, by the split to open.
+        skip_bad: as for `open_usable`, and so are the others.
+        report: called with each line on what was left out or looks wrong.
+        seed: as for `open_source`.
+        cache: as for `open_source`.
+
+    Raises:
+        DataError: a split cannot be opened or used, or differs from the first in its source, seed, classes or labels.
+    """
+    opening: dict[str, Any] = {"skip_bad": skip_bad, "report": report, "seed": seed, "cache": cache}
+    splits = {split: open_usable(source, split, samples=count, **opening) for split, count in samples.items()}
+    first, *others = splits
+    for split in others:
+        _require_alike(source, {first: splits[first], split: splits[split]})
+    return splits
+
+
+def _require_alike(source: str, pair: dict[Split, Dataset]) -> None:
+    """Raise DataError where two splits do not belong together, as those that two commands have prepared."""
+    # Other seeds would put an image into both, and the index of an output has no other meaning than its name.
+    facts = {split: _common_facts(dataset) for split, dataset in pair.items()}
+    (first, wanted), (second, found) = facts.items()
+    for what, value in wanted.items():
+        if found[what] != value:
+            raise DataError(
+                f"{source}: all splits must have the same {what}, {first} has {value} and {second} has {found[what]}; "
+                "prepare both with the same options"
+            )
+
+
+def _common_facts(dataset: Dataset) -> dict[str, str]:
+    """Return what all splits of a source have in common, as a message shows it."""
+    return {
+        "source": dataset.name,
+        "seed of the split": str(dataset.split_seed),
+        "mask classes": ", ".join(dataset.seg_classes),
+        "labels": ", ".join(dataset.labels),
+    }
 
 
 def drop_bad(dataset: Dataset, *, skip_bad: bool, cache: Path = CACHE) -> tuple[Dataset, tuple[BadSample, ...]]:

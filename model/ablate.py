@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from data_pipeline import Dataset, Split, open_usable
+from data_pipeline import Dataset, Split, open_splits
 from data_pipeline.command_line import Output, new_parser, positive, run_command
 from data_pipeline.files import write_whole
 from model.ablation import ARMS, Arm, count_parameters
@@ -68,10 +68,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def ablate(options: argparse.Namespace, console: Console) -> None:
     """Plan the runs or read the plan of a stopped command, train what is missing, report after every run."""
-    names: tuple[Split, ...] = ("train", "validation", "test")
-    samples = {"train": options.samples}
-    opening = {"skip_bad": options.skip_bad, "report": console.print}
-    splits = {name: open_usable(options.data, name, samples=samples.get(name), **opening) for name in names}
+    samples: dict[Split, int | None] = {"train": options.samples, "validation": None, "test": None}
+    splits = open_splits(options.data, samples, skip_bad=options.skip_bad, report=console.print)
     info = checkpoint_info(options, splits["train"], {})
     setting = _setting(options, info, splits, console)
     # Seeds outside, arms inside: a command that is stopped has then given every arm as many seeds, to within one.

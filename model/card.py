@@ -7,13 +7,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 from rich.console import Console
 
-from data_pipeline import SOURCES, DataError, Dataset, Split, open_usable
+from data_pipeline import SOURCES, DataError, Dataset, Split, open_splits
 from data_pipeline.command_line import Output, new_parser, run_command
 from data_pipeline.files import require_writable, write_whole
 from model.calibration import fit_calibration
@@ -71,7 +70,10 @@ def make_card(options: argparse.Namespace, console: Console) -> None:
     checkpoint, device = load_checkpoint(options.checkpoint), "cuda" if torch.cuda.is_available() else "cpu"
     source = options.data or checkpoint.info.data
     opening = {"skip_bad": options.skip_bad, "report": console.print}
-    validation, test = (open_split(checkpoint, source, split, **opening) for split in SPLITS)
+    # Divided as for the training, and under the checkpoint's classes.
+    splits = open_splits(source, dict.fromkeys(SPLITS), seed=split_seed(checkpoint.info), **opening)
+    fitting = (checkpoint.info.seg_classes, checkpoint.info.labels)
+    validation, test = (splits[split].fit_classes(*fitting) for split in SPLITS)
     checkpoint = calibrate(checkpoint, validation, device)
     spec, network = checkpoint.info.preprocessing, checkpoint.build().to(device)
     cases = tracked(score_cases(network, test, spec), len(test.records), console)
@@ -116,12 +118,6 @@ def draw_pictures(
         write_whole(masks, file.getvalue())
     made = {curves: known, reliability: True, masks: gallery is not None}
     return {path.name: shows for path, shows in zip(made, PICTURES.values(), strict=True) if made[path]}
-
-
-def open_split(checkpoint: Checkpoint, source: str, split: Split, **opening: Any) -> Dataset:
-    """Open a split under the checkpoint's classes, divided as it was for the training."""
-    dataset = open_usable(source, split, seed=split_seed(checkpoint.info), **opening)
-    return dataset.fit_classes(checkpoint.info.seg_classes, checkpoint.info.labels)
 
 
 def calibrate(checkpoint: Checkpoint, validation: Dataset, device: str) -> Checkpoint:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data_pipeline import open_usable
+from data_pipeline import Split, open_splits
 from data_pipeline.command_line import Output, new_parser, positive, run_command, seed
 from data_pipeline.files import require_writable
 from model.config import PRESETS
@@ -63,10 +63,12 @@ def train(options: argparse.Namespace, command: list[str], console: Console) -> 
         found = options.output / earlier[0]
         raise TrainingError(f"{found} is of a run before: add --resume to go on with it, or give another --output")
     require_writable(options.output)
+    few = validation_samples(options.samples)
+    samples: dict[Split, int | None] = {"train": options.samples, "validation": few}
     opening = {"skip_bad": options.skip_bad, "seed": options.seed, "report": console.print}
     with processes.in_turn():
-        data = open_usable(options.data, "train", samples=options.samples, **opening)
-        validation = open_usable(options.data, "validation", samples=validation_samples(options.samples), **opening)
+        splits = open_splits(options.data, samples, **opening)
+    data, validation = splits["train"], splits["validation"]
     options.output.mkdir(parents=True, exist_ok=True)
     settings = training_options(options, data, epochs=options.epochs, seed=options.seed)
     # Every checkpoint tells how to make it again, in one run. argparse takes --res and the like as well.

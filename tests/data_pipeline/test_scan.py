@@ -17,11 +17,13 @@ from data_pipeline import (
     Record,
     TrainingLoader,
     drop_bad,
+    open_splits,
     scan_samples,
 )
 from data_pipeline import scan as scan_module
+from data_pipeline.prepare import prepare
 from tests.helpers.kinds import BAD, JPEG, KINDS
-from tests.helpers.samples import blob, make_dataset, picture
+from tests.helpers.samples import assert_refused, blob, make_dataset, picture
 
 
 @pytest.fixture
@@ -134,3 +136,32 @@ def dataset_of(files: dict[str, bytes], folder: Path) -> Dataset:
         Image.fromarray(blob(size[1], size[0])).save(folder / f"{kind}.mask.png")
         records.append(Record(image=folder / kind, mask=folder / f"{kind}.mask.png", labels=(1,)))
     return Dataset(name="kinds", records=tuple(records), seg_classes=("background", "blob"), labels=("one",))
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "found"),
+    [
+        ({"name": "folder:other"}, "source, train has test", "folder:other"),
+        ({"split_seed": 4}, "seed of the split, train has None", "4"),
+        ({"seg_classes": ("background", "blob", "more")}, "mask classes, train has background, blob", "more"),
+        ({"labels": ("even", "odd")}, "labels, train has odd, even", "even, odd"),
+    ],
+)
+def test_splits_that_were_prepared_differently_are_refused(
+    change: dict[str, object], what: str, found: str, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    source = make_dataset(tmp_path / "data", 4)
+    opening = {"skip_bad": False, "report": print, "cache": tmp_path}
+    prepare(source, 32, tmp_path / "out" / "train")
+    for split in ("validation", "test"):
+        prepare(source, 32, tmp_path / "out" / split)
+    samples = {"train": 3, "validation": None, "test": None}
+    splits = open_splits(f"prepared:{tmp_path / 'out'}", samples, **opening)  # type: ignore[arg-type]
+    assert [len(dataset.records) for dataset in splits.values()] == [3, 4, 4]
+    prepare(replace(source, **change), 32, tmp_path / "out" / "test")  # type: ignore[arg-type]
+    assert_refused(
+        lambda: open_splits(f"prepared:{tmp_path / 'out'}", samples, **opening),  # type: ignore[arg-type]
+        f"all splits must have the same {what} and test has ",
+        f"{found}; prepare both with the same options",
+    )

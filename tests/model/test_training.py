@@ -8,6 +8,7 @@ import shlex
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 from unittest.mock import Mock
 
@@ -21,14 +22,16 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_pipeline import Batch, Dataset, open_source
+from data_pipeline.prepare import prepare
 from deploy.building.plan import contract_of
-from model import PRESETS, MultiTaskResFormer, Prediction, evaluate, train
+from model import PRESETS, MultiTaskResFormer, Prediction, ablate, evaluate, train
 from model.checkpoint import CheckpointError, load_checkpoint, write_tensors
 from model.metrics import TaskScores
 from model.training import EARLIER, TrainingError, TrainingOptions
 from model.training.learner import BETAS, WEIGHT_DECAY, MultiTaskLoss, balanced_weights
 from model.training.trainer import Trainer
 from tests.helpers.networks import SMALLEST, info_of
+from tests.helpers.samples import make_dataset
 
 QUIET = Console(quiet=True)
 OPTIONS = TrainingOptions(epochs=3, batch_size=4, learning_rate=3e-3, seed=1)
@@ -364,3 +367,18 @@ def test_a_trial_validates_on_a_share_of_the_images() -> None:
     assert [train.validation_samples(count) for count in (4, 64, 999)] == [8, 12, 199]
     # A full run, as those of the shipped weights were, takes the source's whole split.
     assert [train.validation_samples(count) for count in (None, 1000, 1500)] == [None, None, None]
+
+
+@pytest.mark.parametrize("command", [train, ablate], ids=["train", "ablate"])
+def test_prepared_splits_with_swapped_labels_are_refused_before_training(
+    command: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = make_dataset(tmp_path, 4)
+    for split, labels in {"train": ("odd", "even"), "validation": ("even", "odd"), "test": ("odd", "even")}.items():
+        prepare(replace(source, labels=labels), 32, tmp_path / "out" / split)
+    assert command.main(["--data", "prepared:out", "--preset", "tiny", "--output", "run", "--epochs", "1"]) == 1
+    assert capsys.readouterr().err == (
+        "error: prepared:out: all splits must have the same labels, train has odd, even and validation has even, odd; "
+        "prepare both with the same options\n"
+    )
