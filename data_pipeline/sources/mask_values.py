@@ -37,6 +37,18 @@ class MaskRules:
     colours: dict[int, int] | None = None
 
 
+@dataclass(frozen=True)
+class Indices:
+    """Hold the class indices of a mask.
+
+    values: (H, W), which may be larger than any class.
+    black_white: whether class 1 is what the file shows in white, and no index that it stores.
+    """
+
+    values: Values
+    black_white: bool = False
+
+
 class MaskError(Exception):
     """Report a mask whose meaning is in doubt.
 
@@ -63,11 +75,8 @@ class _Mask:
     lossy: bool
 
 
-def read_indices(data: bytes, rules: MaskRules) -> Values:
+def read_indices(data: bytes, rules: MaskRules) -> Indices:
     """Read the class indices of a mask file, turned upright.
-
-    Returns:
-        (H, W) class indices, which may be larger than any class.
 
     Raises:
         MaskError: it is in doubt what the values mean.
@@ -77,9 +86,9 @@ def read_indices(data: bytes, rules: MaskRules) -> Values:
     image = mask.image
     _refuse_alpha(image)
     if rules.colours is not None:
-        return _by_colour(image, rules.colours)
+        return Indices(_by_colour(image, rules.colours))
     if rules.threshold is not None:
-        return (_grey_values(image) >= rules.threshold).astype(np.int32)
+        return Indices((_grey_values(image) >= rules.threshold).astype(np.int32))
     if image.mode == "P":
         return _by_palette(image)
     values = _grey_values(image)
@@ -199,7 +208,12 @@ def _by_colour(image: Image.Image, colours: dict[int, int]) -> Values:
     return np.asarray(classes[places])
 
 
-def _by_palette(image: Image.Image) -> Values:
+def _of_white(white: NDArray[np.bool_]) -> Indices:
+    """Return what is white as class 1. Without any white, black is the background whichever way it is read."""
+    return Indices(white.astype(np.int32), black_white=bool(white.any()))
+
+
+def _by_palette(image: Image.Image) -> Indices:
     """Read a palette by its indices or as black and white, where it is certain which of them is meant."""
     indices = np.asarray(image).astype(np.int32)
     rgb = np.asarray(image.convert("RGB")).astype(np.int32)
@@ -213,10 +227,11 @@ def _by_palette(image: Image.Image) -> Values:
     # Where the colours are black and white, that is what may be meant. A palette of no others leaves no doubt.
     shape = np.isin(rgb, (0, 255)).all() and (rgb == grey[..., None]).all()
     alone = bool(np.isin(palette, (0, 255)).all() and (palette == palette[:, :1]).all())
-    if shape and (alone or not classes or np.array_equal(indices, grey > 0)):
-        return (grey > 0).astype(np.int32)
-    if classes and not shape:
-        return indices
+    if shape and (alone or not classes):
+        return _of_white(grey > 0)
+    # White as index 1 among other colours is class 1 by both.
+    if classes and (not shape or np.array_equal(indices, grey > 0)):
+        return Indices(indices)
     packed = rgb @ np.array([65536, 256, 1])
     raise MaskError(
         f'masks with a palette whose indices may be no classes: list its colours in {RULES}, {{"colours": ...}}',
@@ -224,7 +239,7 @@ def _by_palette(image: Image.Image) -> Values:
     )
 
 
-def _of_lossy(values: Values) -> Values:
+def _of_lossy(values: Values) -> Indices:
     """Read a mask of black and white whose compression, as that of a JPEG, has blurred both."""
     between = float(((values > DARK) & (values < BRIGHT)).mean())
     bright = values > 127
@@ -235,7 +250,7 @@ def _of_lossy(values: Values) -> Values:
             f'or put {{"threshold": 128}} into {RULES}',
             _shares(values, str),
         )
-    return bright.astype(np.int32)
+    return _of_white(bright)
 
 
 def _has_third_grey(values: Values) -> bool:
@@ -246,14 +261,14 @@ def _has_third_grey(values: Values) -> bool:
     return bool(((high - low <= EVEN) & (low > THIRD_GREY) & (high < 255 - THIRD_GREY)).any())
 
 
-def _of_few_bits(values: Values, depth: int) -> Values:
+def _of_few_bits(values: Values, depth: int) -> Indices:
     """Read a grey mask of 2 to 7 bits, which decoders stretch to 255, by the values that it stores."""
     white = 2**depth - 1
     stored: Values = (values * white + 254) // 255
     found = set(np.unique(stored).tolist())
     if found <= {0, white} and white in found:
         if white >= MAX_CLASSES:
-            return (stored > 0).astype(np.int32)
+            return _of_white(stored > 0)
         # White, or the last class.
         raise MaskError(
             "masks of 2 to 6 bits in black and white alone: save them of 8 bits", f"0 and {white} of {depth} bits"
@@ -261,13 +276,13 @@ def _of_few_bits(values: Values, depth: int) -> Values:
     return _of_grey(stored)
 
 
-def _of_grey(values: Values) -> Values:
+def _of_grey(values: Values) -> Indices:
     """Read a mask of 0 and 255 (or 65535) or of class indices, or raise MaskError for anything else."""
     found = set(np.unique(values).tolist())
     if found <= {0, 255} or found <= {0, 65535}:
-        return (values > 0).astype(np.int32)
+        return _of_white(values > 0)
     if max(found) < MAX_CLASSES:
-        return values
+        return Indices(values)
     void = max(found - {255}) < MAX_CLASSES
     advice = (
         'indices with 255 for void: give these pixels a class, or list all in {}, {{"colours": {{"#ffffff": 0, ...}}}}'

@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -24,6 +25,11 @@ from data_pipeline.sources.pairing import Problems
 READERS = ("image_header.py", "image_file.py", "orientation.py", "tiff.py", "sources/mask_values.py")
 VERSION = code_version(__file__, *READERS)
 UNREADABLE = "masks that cannot be read"
+# White may be class 1, another class, or void.
+MIXED = (
+    "masks of black and white among masks of class indices: save white as the index of its class, "
+    f'or list all colours in {RULES}, {{"colours": {{"#ffffff": 0, ...}}}}'
+)
 
 
 @dataclass(kw_only=True)
@@ -40,6 +46,21 @@ class ConvertedMasks:
     classes: set[int] = field(default_factory=set)
     grey: bool = True
     problems: Problems = field(default_factory=dict)
+
+
+class _Converted(NamedTuple):
+    """Hold what is known of one mask after conversion.
+
+    file: the converted mask.
+    classes: the class indices that occur in it.
+    size: (width, height) in pixels.
+    black_white: as in `Indices`.
+    """
+
+    file: Path
+    classes: list[int]
+    size: tuple[int, int]
+    black_white: bool
 
 
 def read_rules(folder: Path) -> MaskRules:
@@ -81,28 +102,44 @@ def convert_masks(
         rules: how to read masks whose own values leave it open.
     """
     result = ConvertedMasks()
+    fitting: dict[str, tuple[_Converted, bool]] = {}
     for stem, (image, mask) in track(sorted(pairs.items()), "checking masks", disable=len(pairs) < 200):
         try:
-            result.files[stem], found, mask_size = _convert(mask, cache, rules or MaskRules())
+            converted = _convert(mask, cache, rules or MaskRules())
         except (MaskError, ImageError) as error:
             kind = error.kind if isinstance(error, MaskError) else UNREADABLE
             # With what was found in the first one: the others are counted.
             known = next((one for one in result.problems if one.startswith(kind)), _described(error))
             result.problems.setdefault(known, []).append(stem)
             continue
+        result.files[stem] = converted.file
         try:
             size, grey = _shape(image.read_bytes())
         except (ImageError, OSError):
             # An image that cannot be read stays in the set. The scan reports it, and --skip-bad can drop it.
             continue
-        if size != mask_size:
+        if size != converted.size:
             result.problems.setdefault("masks of another size than their image", []).append(stem)
-        elif max(found) >= classes:
+        elif max(converted.classes) >= classes:
             result.problems.setdefault(f"masks with class indices over {classes - 1}", []).append(stem)
         else:
-            result.grey = result.grey and grey
-            result.classes |= set(found)
+            fitting[stem] = converted, grey
+    mixed = _find_mixed({stem: converted for stem, (converted, _) in fitting.items()})
+    result.problems |= mixed
+    for stem in fitting.keys() - {stem for stems in mixed.values() for stem in stems}:
+        converted, grey = fitting[stem]
+        result.grey = result.grey and grey
+        result.classes |= set(converted.classes)
     return result
+
+
+def _find_mixed(masks: dict[str, _Converted]) -> Problems:
+    """Find masks of black and white where others have more classes than these two."""
+    white = [stem for stem, mask in masks.items() if mask.black_white]
+    indexed = [stem for stem, mask in masks.items() if max(mask.classes) > 1]
+    if not white or not indexed:
+        return {}
+    return {f"{MIXED} ({len(indexed)} have indices over 1, {indexed[0]} first)": white}
 
 
 def _described(error: MaskError | ImageError) -> str:
@@ -118,8 +155,8 @@ def _shape(data: bytes) -> tuple[tuple[int, int], bool]:
     return header.upright_size, header.grey
 
 
-def _convert(mask: Path, cache: Path, rules: MaskRules) -> tuple[Path, list[int], tuple[int, int]]:
-    """Return the converted file of a mask, its class indices and its (width, height)."""
+def _convert(mask: Path, cache: Path, rules: MaskRules) -> _Converted:
+    """Convert a mask, or return what an earlier conversion left in the cache."""
     try:
         data = mask.read_bytes()
     except OSError as error:
@@ -131,8 +168,13 @@ def _convert(mask: Path, cache: Path, rules: MaskRules) -> tuple[Path, list[int]
         indices = read_indices(data, rules)
         with whole_file(file) as temporary:
             # Indices beyond a byte are refused by the caller. Until then they must not wrap around to valid ones.
-            Image.fromarray(np.minimum(indices, 255).astype(np.uint8)).save(temporary, "PNG")
+            Image.fromarray(np.minimum(indices.values, 255).astype(np.uint8)).save(temporary, "PNG")
+        found = {
+            "classes": np.unique(indices.values).tolist(),
+            "size": indices.values.shape[::-1],
+            "black_white": indices.black_white,
+        }
         # The facts come last, so facts that exist belong to a whole mask.
-        write_whole(facts, json.dumps({"classes": np.unique(indices).tolist(), "size": indices.shape[::-1]}))
+        write_whole(facts, json.dumps(found))
     known = json.loads(facts.read_text())
-    return file, known["classes"], tuple(known["size"])
+    return _Converted(file, known["classes"], tuple(known["size"]), known["black_white"])

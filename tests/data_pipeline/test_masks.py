@@ -123,7 +123,7 @@ DOUBTFUL: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("name", CERTAIN)
 def test_certain_masks_are_read_as_they_are_meant(name: str) -> None:
-    indices = read_indices(CERTAIN[name], MaskRules())
+    indices = read_indices(CERTAIN[name], MaskRules()).values
     wrong = indices != SHAPE
     # A JPEG may move the outline by a pixel.
     assert wrong.mean() <= (0.01 if name.startswith("JPEG") else 0)
@@ -139,16 +139,16 @@ def test_doubtful_masks_are_refused_with_what_was_found(name: str) -> None:
 
 def test_an_inverted_outline_of_several_classes_keeps_its_indices() -> None:
     classes = SHAPE * 2 + (np.arange(80) > 60)
-    assert np.array_equal(read_indices(grey(classes), MaskRules()), classes)
+    assert np.array_equal(read_indices(grey(classes), MaskRules()).values, classes)
     voc = palette(classes, [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0])
-    assert np.array_equal(read_indices(voc, MaskRules()), classes)
+    assert np.array_equal(read_indices(voc, MaskRules()).values, classes)
 
 
 def test_rules_settle_what_is_in_doubt() -> None:
     for name in ("0 and 128", "0 and 128 as JPEG", "antialiased"):
-        assert (read_indices(DOUBTFUL[name][0], MaskRules(threshold=64)) != SHAPE).mean() < 0.05
+        assert (read_indices(DOUBTFUL[name][0], MaskRules(threshold=64)).values != SHAPE).mean() < 0.05
     colours = MaskRules(colours={0: 0, 0x800000: 1})
-    assert np.array_equal(read_indices(DOUBTFUL["colours"][0], colours), SHAPE)
+    assert np.array_equal(read_indices(DOUBTFUL["colours"][0], colours).values, SHAPE)
     with pytest.raises(MaskError, match=r"does not list \(#ffffff"):
         read_indices(CERTAIN["0 and 255"], colours)
 
@@ -191,6 +191,46 @@ def test_a_folder_names_the_masks_in_doubt_and_takes_the_remedy(tmp_path: Path) 
     assert "left out 2 of" in good.notes[0]
     (tmp_path / "masks.json").write_text(json.dumps({"threshold": 1}))
     assert len(open_source(source, "all", cache=tmp_path).records) == 3
+
+
+MIXED = {"indices.png": grey(2 * SHAPE), "white.png": grey(255 * SHAPE), "empty.png": grey(0 * SHAPE)}
+# What shows class 1 by its indices or nothing at all, and what shows white.
+BY_INDEX = {"0 and 1", "TIFF of 16 bits", "palette of colours", "indices of 4 bits"}
+
+
+@pytest.mark.parametrize("name", CERTAIN)
+def test_masks_of_black_and_white_are_told_from_indices(name: str) -> None:
+    assert read_indices(CERTAIN[name], MaskRules()).black_white is (name not in BY_INDEX)
+
+
+def test_white_among_class_indices_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, {**MIXED, "one.png": grey(SHAPE), "photo.jpg": grey(255 * SHAPE, "JPEG")})
+    source = f"folder:{tmp_path}"
+    # The second time from the cache.
+    for _ in range(2):
+        assert_refused(
+            lambda: open_source(source, "all", cache=tmp_path),
+            "2 masks of black and white among masks of class indices: save white as ",
+            "(1 have indices over 1, indices first): photo, white",
+        )
+    good = open_source(source, "all", cache=tmp_path, skip_bad=True)
+    assert sorted(record.image.stem for record in good.records) == ["empty", "indices", "one"]
+    assert "left out 2 of" in good.notes[0]
+
+
+def test_white_among_class_indices_is_settled_by_rules(tmp_path: Path) -> None:
+    write(tmp_path, MIXED)
+    rules = {"colours": {"#000000": 0, "#020202": 2, "#ffffff": 0}}
+    (tmp_path / "masks.json").write_text(json.dumps(rules))
+    records = open_source(f"folder:{tmp_path}", "all", cache=tmp_path).records
+    highest = {record.image.stem: int(np.asarray(Image.open(record.mask)).max()) for record in records}
+    assert highest == {"indices": 2, "white": 0, "empty": 0}
+
+
+def test_a_class_of_left_out_masks_alone_is_told_as_missing(tmp_path: Path) -> None:
+    write(tmp_path, MIXED)
+    good = open_source(f"folder:{tmp_path}", "all", cache=tmp_path, skip_bad=True)
+    assert "shows class 1" in good.notes[1]
 
 
 def test_a_class_that_no_mask_shows_is_told_before_training(tmp_path: Path) -> None:

@@ -189,4 +189,4 @@ def test_a_saved_mask_is_one_that_training_reads(browser: Browser, server: Serve
         seen.drop({"photo.png": make_image((64, 48))})
         seen.settled(1)
         saved = seen.saved("#save-mask")[1]
-    np.testing.assert_array_equal(read_indices(saved, MaskRules()), np.asarray(Image.open(io.BytesIO(saved))))
+    np.testing.assert_array_equal(read_indices(saved, MaskRules()).values, np.asarray(Image.open(io.BytesIO(saved))))
