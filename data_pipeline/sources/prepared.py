@@ -5,8 +5,10 @@ The arrays are uncompressed .npy files. A row of their memory map goes to DALI f
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from errno import EINVAL, EOPNOTSUPP
 from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
 from typing import Any
@@ -56,15 +58,46 @@ def create_pixels(folder: Path, count: int, size: int) -> PreparedPixels:
         folder: where the arrays are.
         count: number of samples.
         size: side of the images in pixels.
+
+    Raises:
+        OSError: the disk has no room for them. Arrays that this call created are removed again.
     """
     shapes = {IMAGES: (count, size, size, 3), MASKS: (count, MASK_SCALE * size, MASK_SCALE * size, 1)}
+    new = [folder / name for name, shape in shapes.items() if not _has_shape(folder / name, shape)]
+    try:
+        return PreparedPixels(
+            *(_open_map(folder / name, shape, folder / name in new) for name, shape in shapes.items())
+        )
+    except OSError:
+        # They would keep a full disk full.
+        for file in new:
+            file.unlink(missing_ok=True)
+        raise
+
+
+def _open_map(file: Path, shape: tuple[int, ...], new: bool) -> NDArray[np.uint8]:
     open_map: Callable[..., NDArray[np.uint8]] = np.lib.format.open_memmap
-    maps = []
-    for name, shape in shapes.items():
+    try:
         # "r+" keeps the samples of an interrupted run, "w+" starts with zeros.
-        mode = "r+" if _has_shape(folder / name, shape) else "w+"
-        maps.append(open_map(folder / name, mode=mode, dtype=np.uint8, shape=shape))
-    return PreparedPixels(*maps)
+        pixels = open_map(file, mode="w+" if new else "r+", dtype=np.uint8, shape=shape)
+        _reserve(file)
+    except OSError as error:
+        # That of a full disk names no file.
+        raise OSError(error.errno, error.strerror, str(file)) from None
+    return pixels
+
+
+def _reserve(file: Path) -> None:
+    """Give a file all of its disk space, because a write to a memory map of a full disk kills the process."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with file.open("r+b") as opened:
+        try:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+        except OSError as error:
+            # Some file systems cannot.
+            if error.errno not in (EINVAL, EOPNOTSUPP):
+                raise
 
 
 def _has_shape(file: Path, shape: tuple[int, ...]) -> bool:

@@ -1,6 +1,8 @@
 """Test that prepared data give the same training pixels, are verified and can be resumed."""
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -75,6 +77,38 @@ def test_two_runs_into_one_folder_are_refused(source: Dataset, tmp_path: Path) -
     with locked(tmp_path / "out" / "train"), pytest.raises(DataError, match="is being prepared by another process"):
         prepare(source, 48, tmp_path / "out" / "train")
     assert len(open_prepared(tmp_path / "out", "train", None).records) == 19
+
+
+def fail_to_reserve(monkeypatch: pytest.MonkeyPatch, code: int, size: int) -> None:
+    """Let the reservation of disk space fail for files of more than `size` bytes."""
+
+    def reserve(_: int, offset: int, length: int) -> None:
+        if offset + length > size:
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "posix_fallocate", reserve, raising=False)
+
+
+def test_a_full_disk_is_told_in_one_line_and_left_as_it_was(
+    source: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("data_pipeline.prepare.open_usable", lambda *_, **__: source)
+    command = ["--data", "folder:data", "--size", "48", "--split", "train", "--output", str(tmp_path / "out")]
+    # Room for the images, and none for the masks, which are three times as large.
+    fail_to_reserve(monkeypatch, errno.ENOSPC, 200_000)
+    assert main(command) == 1
+    message = f"No space left on device: '{tmp_path / 'out' / 'train' / 'masks.npy'}'\n"
+    assert capsys.readouterr().err == f"error: [Errno {errno.ENOSPC}] {message}"
+    assert list((tmp_path / "out" / "train").iterdir()) == []
+    # A file system that cannot reserve.
+    fail_to_reserve(monkeypatch, errno.EOPNOTSUPP, 0)
+    assert main(command) == 0
+    # What a run before has written stays, which did not reserve.
+    fail_to_reserve(monkeypatch, errno.ENOSPC, 0)
+    with pytest.raises(OSError, match=r"images\.npy"):
+        prepare(source, 48, tmp_path / "out" / "train")
+    monkeypatch.undo()
+    assert prepare(source, 48, tmp_path / "out" / "train") == 0
 
 
 def test_pixels_of_another_code_are_decoded_again(
