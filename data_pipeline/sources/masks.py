@@ -6,6 +6,7 @@ A mask is used only where it is certain what its values mean. All others are ref
 import hashlib
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -164,17 +165,26 @@ def _convert(mask: Path, cache: Path, rules: MaskRules) -> _Converted:
     # By content and by the code, so that neither a copied file nor an older version's result is taken for another's.
     key = hashlib.sha256(f"{VERSION} {rules} ".encode() + data).hexdigest()[:32]
     file, facts = cache / "masks" / f"{key}.png", cache / "masks" / f"{key}.json"
-    if not facts.is_file():
-        indices = read_indices(data, rules)
-        with whole_file(file) as temporary:
-            # Indices beyond a byte are refused by the caller. Until then they must not wrap around to valid ones.
-            Image.fromarray(np.minimum(indices.values, 255).astype(np.uint8)).save(temporary, "PNG")
-        found = {
-            "classes": np.unique(indices.values).tolist(),
-            "size": indices.values.shape[::-1],
-            "black_white": indices.black_white,
-        }
-        # The facts come last, so facts that exist belong to a whole mask.
-        write_whole(facts, json.dumps(found))
-    known = json.loads(facts.read_text())
-    return _Converted(file, known["classes"], tuple(known["size"]), known["black_white"])
+    if known := _read_converted(file, facts):
+        return known
+    indices = read_indices(data, rules)
+    with whole_file(file) as temporary:
+        # Indices beyond a byte are refused by the caller. Until then they must not wrap around to valid ones.
+        Image.fromarray(np.minimum(indices.values, 255).astype(np.uint8)).save(temporary, "PNG")
+    height, width = indices.values.shape
+    found = _Converted(file, np.unique(indices.values).tolist(), (width, height), indices.black_white)
+    # The facts come last, so facts that exist belong to a whole mask.
+    write_whole(facts, json.dumps({"classes": found.classes, "size": found.size, "black_white": found.black_white}))
+    return found
+
+
+def _read_converted(file: Path, facts: Path) -> _Converted | None:
+    """Return what an earlier conversion left, or None where there is none or something else has changed it."""
+    # A cache: what cannot be read is converted again.
+    with suppress(OSError, ValueError, TypeError, LookupError):
+        known = json.loads(facts.read_text())
+        width, height = map(int, known["size"])
+        classes = [int(index) for index in known["classes"]]
+        if classes and file.stat().st_size:
+            return _Converted(file, classes, (width, height), bool(known["black_white"]))
+    return None

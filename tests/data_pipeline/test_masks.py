@@ -240,6 +240,23 @@ def test_a_class_that_no_mask_shows_is_told_before_training(tmp_path: Path) -> N
     assert "shows class 1" in open_source(f"folder:{tmp_path}", "all", cache=tmp_path).notes[0]
 
 
+DAMAGED_FACTS = (None, b"", b'{"cl', b"[]", b"7", b"\xff", b'{"classes": [], "size": [80, 60]}')
+
+
+@pytest.mark.parametrize(
+    ("ending", "content"), [*(("json", content) for content in DAMAGED_FACTS), ("png", None), ("png", b"")]
+)
+def test_a_damaged_cache_is_made_again(ending: str, content: bytes | None, tmp_path: Path) -> None:
+    write(tmp_path, {"a.png": grey(255 * SHAPE)})
+    source, cache = f"folder:{tmp_path}", tmp_path / "cache"
+    opened = open_source(source, "all", cache=cache)
+    (cached,) = cache.glob(f"masks/*.{ending}")
+    whole = cached.read_bytes()
+    cached.unlink() if content is None else cached.write_bytes(content)
+    assert open_source(source, "all", cache=cache) == opened
+    assert cached.read_bytes() == whole
+
+
 def test_a_mask_of_the_same_size_and_date_is_read_again(tmp_path: Path) -> None:
     """Replace a mask as a copying program does that keeps dates."""
     from os import utime
