@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.fields import MOST_LABELS, require_names
+from data_pipeline.fields import MOST_LABELS, require_names, shown
 from data_pipeline.files import is_left_behind
 from data_pipeline.records import DataError, Split
 
@@ -87,19 +87,25 @@ def read_labels(path: Path, key: str) -> Table:
     blank = [f"row {number}" for number, line in enumerate(lines, 1) if not line[0]]
     lines = [line for line in lines if line[0]]
     stems = [stem_of(line[0]) for line in lines]
-    wrong = [stem for stem, line in zip(stems, lines, strict=True) if not _is_binary(line[1:], len(header) - 1)]
+    wrong = [(stem, fault) for stem, line in zip(stems, lines, strict=True) if (fault := _fault(stem, names, line[1:]))]
+    # With what was found in the first one: the others are counted.
+    described = f" ({wrong[0][1]})" if wrong else ""
     problems = {
         f"rows of {path.name} that name no image, counted without the header and empty rows": blank,
-        f"rows of {path.name} with values other than 0 or 1": wrong,
+        f"rows of {path.name} with values other than 0 or 1{described}": [stem for stem, _ in wrong],
         f"images listed twice in {path.name}": find_repeated(stems),
     }
     # Wrong values become 0 for now: the rows' names are still needed to find files without a counterpart.
-    values = [tuple(BINARY.get(value.strip(), 0) for value in line[1:]) for line in lines]
+    values = [tuple(BINARY.get(value, 0) for value in line[1:]) for line in lines]
     return Table(names, dict(zip(stems, values, strict=True)), problems)
 
 
-def _is_binary(values: list[str], count: int) -> bool:
-    return len(values) == count and all(value.strip() in BINARY for value in values)
+def _fault(stem: str, names: tuple[str, ...], values: list[str]) -> str:
+    """Say what is wrong with the values of a row and what to do, or return "" for a good one."""
+    if len(values) != len(names):
+        return f"{stem} has {len(values)} values for {len(names)} labels; write 0 or 1 for each"
+    wrong = ((name, value) for name, value in zip(names, values, strict=True) if value not in BINARY)
+    return next((f"{name} is {shown(value)} for {stem}; write 0 or 1" for name, value in wrong), "")
 
 
 def stem_of(name: str) -> str:

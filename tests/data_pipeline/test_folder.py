@@ -93,7 +93,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     Image.fromarray(picture(9, 9)).save(folder / "images" / "stray.png")
     assert_refused(
         lambda: opened(folder),
-        "2 rows of labels.csv with values other than 0 or 1: s5, s6",
+        "2 rows of labels.csv with values other than 0 or 1 (second is '2' for s5; write 0 or 1): s5, s6",
         "2 images listed twice in labels.csv: s5, s6",
         "2 images without a mask: s1, stray",
         "1 images without a row in labels.csv: stray",
@@ -171,7 +171,13 @@ def test_a_cache_that_cannot_be_written_is_no_fault_of_the_masks(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("image,first\ns0.png,2\n", "1 rows of labels.csv with values other than 0 or 1: s0"),
+        (
+            "image,first\ns0.png,2\n",
+            "1 rows of labels.csv with values other than 0 or 1 (first is '2' for s0; write 0 or 1): s0",
+        ),
+        ("image,mel\ns0.png,True\ns1.png,False\n", "0 or 1 (mel is 'True' for s0; write 0 or 1): s0, s1"),
+        ("image,mel,age\ns0.png,1,45\n", "0 or 1 (age is '45' for s0; write 0 or 1): s0"),
+        ("image,mel,bcc\ns0.png,1\n", "0 or 1 (s0 has 1 values for 2 labels; write 0 or 1 for each): s0"),
         ("image,first\ns0.png,0\ns0.jpg,1\n", "1 images listed twice in labels.csv: s0"),
         ("file,first\ns0.png,0\n", "the first line must be 'image'"),
         ("", "the first line must be 'image'"),

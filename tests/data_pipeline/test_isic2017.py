@@ -53,7 +53,8 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     [
         (
             "image_id,melanoma,seborrheic_keratosis\nISIC_0000000,0.5,0\n",
-            f"1 rows of {TRAIN}_Part3_GroundTruth.csv with values other than 0 or 1: ISIC_0000000",
+            f"1 rows of {TRAIN}_Part3_GroundTruth.csv with values other than 0 or 1 "
+            "(melanoma is '0.5' for ISIC_0000000; write 0 or 1): ISIC_0000000",
         ),
         ("image_id,melanoma,seborrheic_keratosis\nISIC_0000000,1.0,1.0\n", "1 images with both diagnoses"),
         ("image_id,MEL,SK\nISIC_0000000,1.0,0.0\n", "the columns must be image_id, melanoma, seborrheic_keratosis"),
