@@ -1,7 +1,8 @@
 """Define what every data source returns: records of an image, its mask and its image-level labels."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -67,6 +68,8 @@ class Dataset:
     labels: names of the image-level labels.
     grey: whether the images carry no colour. Augmentation then changes tone and speckle instead.
     split_seed: seed that divided the source into its splits, or None where the source has splits of its own.
+    divided: hash of the names that the seed divided, by group of those that are divided on their own. One name more or
+        fewer gives other splits.
     prepared: folder with the records' decoded pixels in the order of `records` (see `data_pipeline.prepare`).
     notes: lines about what was left out or looks wrong, to be shown before the data are used.
     """
@@ -77,6 +80,7 @@ class Dataset:
     labels: tuple[str, ...]
     grey: bool = False
     split_seed: int | None = None
+    divided: Mapping[str, str] = field(default_factory=dict)
     prepared: Path | None = None
     notes: tuple[str, ...] = ()
 

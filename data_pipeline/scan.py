@@ -148,6 +148,7 @@ def _common_facts(dataset: Dataset) -> dict[str, str]:
     return {
         "source": dataset.name,
         "seed of the split": str(dataset.split_seed),
+        "names in the source": ", ".join(f"{group} {names}" for group, names in dataset.divided.items()),
         "mask classes": ", ".join(dataset.seg_classes),
         "labels": ", ".join(dataset.labels),
     }

@@ -14,6 +14,7 @@ from data_pipeline.sources.pairing import (
     find_rivals,
     find_strangers,
     find_unpaired,
+    hash_names,
     match,
     read_labels,
     require_some,
@@ -68,6 +69,7 @@ def open_folder(
         labels=table.names,
         grey=converted.grey,
         split_seed=seed,
+        divided={"images": hash_names(table.rows)},
         notes=notes + _missing_classes(folder, converted, seg_classes),
     )
 

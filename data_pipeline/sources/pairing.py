@@ -1,6 +1,7 @@
 """Pair images, masks and rows of labels by name, choose splits, and raise all problems at once."""
 
 import csv
+import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -241,6 +242,11 @@ def find_repeated(names: list[str]) -> list[str]:
 
 def _shorten(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def hash_names(names: Collection[str]) -> str:
+    """Hash the names that `choose_split` divides, in any order."""
+    return hashlib.sha256(repr(sorted(names)).encode()).hexdigest()[:16]
 
 
 def choose_split(names: Collection[str], split: Split, seed: int | tuple[int, ...]) -> list[str]:

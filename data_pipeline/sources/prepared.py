@@ -164,12 +164,14 @@ def open_prepared(folder: Path, split: Split, samples: int | None) -> Dataset:
         )
     try:
         manifest = read_object((place / MANIFEST).read_text(), MANIFEST)
-        require_keys(manifest, MANIFEST, ("size", "name", "seg_classes", "labels", "grey", "split_seed", "records"))
+        fields = ("size", "name", "seg_classes", "labels", "grey", "split_seed", "records")
+        # What was prepared before the names were hashed lacks them, as their sizes what is older.
+        require_keys(manifest, MANIFEST, fields, optional=("divided",))
+        divided = object_of(manifest.get("divided", {}), "divided")
         require(isinstance(manifest["records"], tuple), "records", "a list", manifest["records"])
         rows = [object_of(row, "each record") for row in manifest["records"][:samples]]
         for row in rows:
             needed = ("image", "mask", "labels", "volume", "source", "pixels")
-            # What was prepared before sizes were measured lacks them.
             require_keys(row, "each record", needed, optional=("smallest",))
         pixels = load_pixels(place, manifest["size"])
         held = len(pixels.images)
@@ -187,6 +189,7 @@ def open_prepared(folder: Path, split: Split, samples: int | None) -> Dataset:
         labels=manifest["labels"],
         grey=manifest["grey"],
         split_seed=manifest["split_seed"],
+        divided=divided,
         prepared=place,
     )
 

@@ -14,7 +14,7 @@ from rich.progress import track
 from data_pipeline.files import code_version, is_left_behind, whole_folder
 from data_pipeline.image_header import ImageError
 from data_pipeline.records import BACKGROUND, DataError, Dataset, Record, SourceVolume, Split
-from data_pipeline.sources.pairing import Problems, choose_split, require_some, set_aside
+from data_pipeline.sources.pairing import Problems, choose_split, hash_names, require_some, set_aside
 from data_pipeline.volume_header import check_volume, pixel_files
 
 PREFIX = "RETOUCH-TrainingSet-"
@@ -78,10 +78,9 @@ def open_retouch(
     bad, notes = set_aside(folder, problems, skip_bad)
     # Each vendor is split by a separate seed, so a vendor's folder alone is split as it is among the others: a network
     # that was trained on all vendors can be scored on one without having seen its test volumes.
+    of_vendor = {vendor: [name for name in volumes if name.startswith(f"{vendor}/")] for vendor in VENDORS}
     chosen = [
-        name
-        for index, vendor in enumerate(VENDORS)
-        for name in choose_split([name for name in volumes if name.startswith(f"{vendor}/")], split, (seed, index))
+        name for index, vendor in enumerate(VENDORS) for name in choose_split(of_vendor[vendor], split, (seed, index))
     ]
     records = [record for name in chosen if name not in bad for record in slices[name]]
     require_some(folder, split, len(volumes), chosen, records, "volumes")
@@ -92,6 +91,7 @@ def open_retouch(
         labels=FLUIDS,
         grey=True,
         split_seed=seed,
+        divided={vendor: hash_names(names) for vendor, names in of_vendor.items() if names},
         notes=notes,
     )
 

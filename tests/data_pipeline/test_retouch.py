@@ -73,6 +73,8 @@ def test_volumes_are_split_whole_and_for_each_vendor(folder: Path) -> None:
 def test_a_vendor_alone_is_split_as_among_the_others(folder: Path) -> None:
     alone = volumes(opened(folder / "RETOUCH-TrainingSet-Topcon", "test", folder / "cache"))
     assert alone == {name: n for name, n in volumes(opened(folder, "test")).items() if name.startswith("Topcon")}
+    names = opened(folder / "RETOUCH-TrainingSet-Topcon", "test", folder / "cache").divided
+    assert names.items() < opened(folder, "test").divided.items()
 
 
 def test_fewer_samples_are_spread_over_the_volumes(folder: Path) -> None:

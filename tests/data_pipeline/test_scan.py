@@ -142,6 +142,7 @@ def dataset_of(files: dict[str, bytes], folder: Path) -> Dataset:
     ("change", "what", "found"),
     [
         ({"name": "folder:other"}, "source, train has test", "folder:other"),
+        ({"divided": {"images": "abc"}}, "names in the source, train has ", "images abc"),
         ({"split_seed": 4}, "seed of the split, train has None", "4"),
         ({"seg_classes": ("background", "blob", "more")}, "mask classes, train has background, blob", "more"),
         ({"labels": ("even", "odd")}, "labels, train has odd, even", "even, odd"),

@@ -91,6 +91,10 @@ def test_notes_are_what_follows_a_line_of_their_own(tmp_path: Path) -> None:
         # Of before both were recorded.
         ({"seed": 3}, 3, "test", True, True),
         ({}, 0, "test", True, True),
+        # The same folder, written otherwise, and one with more or fewer images.
+        ({"source": f"folder:{Path('a').resolve()}", "split_seed": 3}, 3, "test", True, True),
+        ({"source": "folder:a", "split_seed": 3, "divided": {"images": "1", "others": "3"}}, 3, "test", True, True),
+        ({"source": "folder:a", "split_seed": 3, "divided": {"images": "2"}}, 3, "test", True, False),
         # A source with splits of its own.
         ({"source": "folder:a", "split_seed": None}, None, "test", True, True),
     ],
@@ -99,7 +103,8 @@ def test_images_are_unseen_only_where_that_is_known(
     training: dict[str, Any], seed: int | None, split: Any, of_training: bool, unseen: bool
 ) -> None:
     info = replace(info_of(SMALLEST, ("background", *"abc"), tuple("abc"), "folder:a"), training=training)
-    dataset = Dataset(name="folder:a", records=(), seg_classes=("background", "a"), labels=("a",), split_seed=seed)
+    classes = {"seg_classes": ("background", "a"), "labels": ("a",)}
+    dataset = Dataset(name="folder:a", records=(), split_seed=seed, divided={"images": "1"}, **classes)  # type: ignore[arg-type]
     assert is_of_the_training(info, dataset) == of_training
     assert is_unseen(info, dataset, split) == unseen
     assert split_seed(info) == (training.get("split_seed") or training.get("seed", 0))
