@@ -35,6 +35,7 @@ from model.training import (
     checkpoint_info,
     training_options,
 )
+from model.training.run_files import alone_in
 from model.training.trainer import BEST, LAST, Trainer, differences
 
 EXAMPLES = """examples:
@@ -67,6 +68,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def ablate(options: argparse.Namespace, console: Console) -> None:
+    """Run the ablation in a folder that no other command writes to."""
+    with alone_in(options.output):
+        _ablate(options, console)
+
+
+def _ablate(options: argparse.Namespace, console: Console) -> None:
     """Plan the runs or read the plan of a stopped command, train what is missing, report after every run."""
     samples: dict[Split, int | None] = {"train": options.samples, "validation": None, "test": None}
     splits = open_splits(options.data, samples, skip_bad=options.skip_bad, report=console.print)
@@ -109,10 +116,13 @@ def _setting(
     counts = {str(name): len(split.records) for name, split in splits.items()}
     asked = {name: value for name, value in vars(options).items() if name not in ("output", "epochs")} | counts
     asked["arm"] = [arm.name for arm in chosen_arms(options)]
+    # By names and labels: results of other data must not stand beside these.
+    asked["images"] = "; ".join(split.fingerprint() for split in splits.values())
     path = options.output / "plan.json"
     # Measured once and kept: a second measurement could give other epochs to the arms that are still missing.
     if path.is_file():
-        kept: dict[str, Any] = EARLIER | json.loads(path.read_text())
+        # Plans from before the images were compared do not tell of them.
+        kept: dict[str, Any] = EARLIER | {"images": asked["images"]} | json.loads(path.read_text())
         if changed := differences(kept, {**asked, "epochs": options.epochs or kept["epochs"]}):
             raise TrainingError(f"{path} was planned with {changed}; give the same options, or another --output")
         return kept

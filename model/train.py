@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,12 +11,12 @@ from rich.console import Console
 
 from data_pipeline import Split, open_splits
 from data_pipeline.command_line import Output, new_parser, positive, run_command, seed
-from data_pipeline.files import require_writable
 from model.config import PRESETS
 from model.origin import training_origin
 from model.training import FAILURES, TrainingError, add_training_options, checkpoint_info, training_options
 from model.training.pretrained import load_pretrained
 from model.training.processes import Processes
+from model.training.run_files import alone_in
 from model.training.trainer import BEST, LAST, Trainer
 
 # As many training images as the generated data have. Fewer are a trial, which validates on a share of them only.
@@ -49,27 +50,32 @@ def validation_samples(samples: int | None) -> int | None:
 
 
 def train(options: argparse.Namespace, command: list[str], console: Console) -> None:
-    """Open the data, train, and report the best epoch.
+    """Train in a folder that no other run writes to.
 
     Args:
         options: the command line.
         command: its words, which checkpoints keep.
         console: where to report.
     """
-    # Under torchrun one process speaks for all, and writes the caches that the others then read.
+    # Under torchrun one process speaks and writes for all.
     processes = Processes.join()
     console.quiet = processes.rank > 0
+    with alone_in(options.output) if processes.rank == 0 else nullcontext():
+        _train(options, command, processes, console)
+
+
+def _train(options: argparse.Namespace, command: list[str], processes: Processes, console: Console) -> None:
+    """Open the data, train, and report the best epoch."""
     if not options.resume and (earlier := [name for name in (LAST, BEST) if (options.output / name).exists()]):
         found = options.output / earlier[0]
         raise TrainingError(f"{found} is of a run before: add --resume to go on with it, or give another --output")
-    require_writable(options.output)
     few = validation_samples(options.samples)
     samples: dict[Split, int | None] = {"train": options.samples, "validation": few}
     opening = {"skip_bad": options.skip_bad, "seed": options.seed, "report": console.print}
+    # The first process writes the caches that the others then read.
     with processes.in_turn():
         splits = open_splits(options.data, samples, **opening)
     data, validation = splits["train"], splits["validation"]
-    options.output.mkdir(parents=True, exist_ok=True)
     settings = training_options(options, data, epochs=options.epochs, seed=options.seed)
     # Every checkpoint tells how to make it again, in one run. argparse takes --res and the like as well.
     whole_run = [word for word in command if len(word) <= len("--") or not "--resume".startswith(word)]

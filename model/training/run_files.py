@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,40 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from data_pipeline.files import whole_file, write_whole
+from data_pipeline.fields import require_keys, shown
+from data_pipeline.files import drop_unfinished, locked, require_writable, whole_file, write_whole
 from model.checkpoint import CheckpointError, write_tensors
+from model.training import TrainingError
 from model.training.learner import Learner
 
 Row = dict[str, float]
 CURVES = ("loss", "dice", "auc")
-PLACE = ("settings", "loader", "losses", "history", "best")  # what `save_state` is given beside the tensors
+# What `save_state` is given beside the tensors.
+PLACE: dict[str, type] = {"settings": dict, "loader": dict, "losses": list, "history": list, "best": dict}
+
+
+@contextmanager
+def alone_in(output: Path) -> Iterator[None]:
+    """Keep other runs out of an output folder until the block ends, and remove what killed ones were writing to it.
+
+    Raises TrainingError where another run is in it.
+    """
+    require_writable(output)
+    output.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(output))
+        except BlockingIOError:
+            raise TrainingError(
+                f"{output} is written to by a run that has not ended; wait for it, or give another --output"
+            ) from None
+        drop_unfinished(output)
+        try:
+            yield
+        finally:
+            # Where nothing came of the run.
+            with suppress(OSError):
+                output.rmdir()
 
 
 def save_state(path: Path, learner: Learner, place: dict[str, Any]) -> None:
@@ -50,7 +79,8 @@ def load_state(path: Path, learner: Learner) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             found = json.loads(file.metadata()["place"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        place = {name: found[name] for name in PLACE}
+        place = {name: _of_kind(name, found[name]) for name in PLACE}
+        require_keys(place["loader"], "loader", ("epoch", "position"))
         moments = _moments(_under(tensors, "optimizer/"))
         learner.network.load_state_dict(_under(tensors, "model/"))
         learner.average.load_state_dict(_under(tensors, "average/"))
@@ -71,6 +101,12 @@ def load_state(path: Path, learner: Learner) -> dict[str, Any]:
             if value.shape == parameter.shape:
                 values[name] = torch.empty_like(parameter).copy_(value)
     return place
+
+
+def _of_kind(name: str, value: Any) -> Any:
+    if not isinstance(value, PLACE[name]):
+        raise ValueError(f"{name} must be of type {PLACE[name].__name__}, got {shown(value)}")
+    return value
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
