@@ -189,7 +189,8 @@ class Trainer:
         tasks = " and ".join(names[name] for name in selection_tasks(self.options))
         learned = {"label_weight": self.learner.loss.label_weight} if self.options.learned_weights else {}
         self.history.append({"epoch": epoch, "loss": loss, **learned, **scores})
-        if not self.best or chosen > selection_score(self.best, self.options):
+        # Of equals the later one, which has learned more.
+        if not self.best or chosen >= selection_score(self.best, self.options):
             self.best = scores
             info = replace(
                 self.info,
@@ -226,5 +227,7 @@ def selection_tasks(options: TrainingOptions) -> list[str]:
 
 def selection_score(scores: dict[str, float], options: TrainingOptions) -> float:
     """Return what makes an epoch the best: pooled Dice, AUC, or the mean of both so that neither task is given up."""
-    # An undefined score counts less than any other.
-    return mean(scores.get(name, -1.0) for name in selection_tasks(options))
+    # Masks without a lesion have no Dice where none is predicted, which is right, and 0 where one is. Whether there is
+    # an AUC depends on the targets alone: every epoch has it, or none.
+    undefined = {"pooled_dice": 1.0, "auc": 0.0}
+    return mean(scores.get(name, undefined[name]) for name in selection_tasks(options))

@@ -29,7 +29,7 @@ from model.checkpoint import CheckpointError, load_checkpoint, write_tensors
 from model.metrics import TaskScores
 from model.training import EARLIER, TrainingError, TrainingOptions
 from model.training.learner import BETAS, WEIGHT_DECAY, MultiTaskLoss, balanced_weights
-from model.training.trainer import Trainer
+from model.training.trainer import Trainer, selection_score
 from tests.helpers.networks import SMALLEST, info_of
 from tests.helpers.samples import make_dataset
 
@@ -221,6 +221,11 @@ def test_resuming_something_else_is_refused(data: Dataset, tmp_path: Path) -> No
     cast(MultiTaskResFormer, other.learner.network).decoder.classify = torch.nn.Conv2d(8, 2, 1)
     with pytest.raises(CheckpointError, match="another preset or data"):
         other.resume()
+    kept = {"settings": {}, "loader": {"epoch": 0, "position": 0}, "losses": [], "history": [], "best": {}}
+    for name, value in (("settings", []), ("loader", {}), ("losses", 5), ("history", {}), ("best", None)):
+        write_tensors(tmp_path / "last.safetensors", {}, {"place": json.dumps({**kept, name: value})})
+        with pytest.raises(CheckpointError, match=f"not a training state .*{name}"):
+            trainer(data, tmp_path, short).resume()
     for place in ("no JSON", '{"settings": {}}'):
         write_tensors(tmp_path / "last.safetensors", {}, {"place": place})
         with pytest.raises(CheckpointError, match="not a training state"):
@@ -258,14 +263,19 @@ def test_an_epoch_is_saved_before_its_validation(
     assert (tmp_path / "history.csv").read_text() == (whole.output / "history.csv").read_text()
 
 
-def test_the_first_epoch_is_kept_though_its_scores_are_undefined(
+def test_of_epochs_without_a_score_the_last_is_kept(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trainer(data, tmp_path, replace(OPTIONS, epochs=2, segmentation_weight=0))
     computed = TaskScores.compute
     monkeypatch.setattr(TaskScores, "compute", lambda self: {k: v for k, v in computed(self).items() if k != "auc"})
     run.run(QUIET)
-    assert load_checkpoint(tmp_path / "best.safetensors").info.training["epoch"] == 1
+    assert load_checkpoint(tmp_path / "best.safetensors").info.training["epoch"] == 2
+
+
+def test_right_masks_without_a_lesion_are_better_than_false_alarms() -> None:
+    lowest = selection_score({"pooled_dice": 0.0, "auc": 1.0}, OPTIONS)
+    assert selection_score({"auc": 1.0}, OPTIONS) > selection_score({"pooled_dice": 0.9, "auc": 1.0}, OPTIONS) > lowest
 
 
 def test_what_was_saved_is_known_when_a_reader_is_gone(data: Dataset, tmp_path: Path) -> None:
