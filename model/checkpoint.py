@@ -27,6 +27,7 @@ from model.config import ModelConfig, resolve_config
 from model.network import MultiTaskResFormer, build_model
 
 FORMAT = "resformer-deploy/1"
+COUNTER = "num_batches_tracked"
 RANDOM_PREFIX = "random:"
 
 
@@ -143,7 +144,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Matrices and kernels are stored as fp16 where that holds them, vectors (norms, biases, running statistics) as they
     are. Raises CheckpointError where it cannot be written, or holds weights that are not finite.
     """
-    _check_finite(path, checkpoint.state)
+    _check_values(path, checkpoint.state)
     tensors = {name: _on_disk(tensor) for name, tensor in checkpoint.state.items()}
     write_tensors(path, tensors, {"format": FORMAT, "info": checkpoint.info.to_json()})
 
@@ -194,7 +195,7 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
             state = {name: _in_memory(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read as safetensors ({_one_line(error)})") from None
-    _check_finite(path, state)
+    _check_values(path, state)
     return Checkpoint(_parse_info(path, metadata), state)
 
 
@@ -202,7 +203,15 @@ def _in_memory(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _check_finite(path: Path, state: dict[str, Tensor]) -> None:
+def _check_values(path: Path, state: dict[str, Tensor]) -> None:
+    # Batch norms count their steps. All else would be taken for weights, whatever scale it needs.
+    other = [name for name, tensor in state.items() if not tensor.is_floating_point() and not name.endswith(COUNTER)]
+    if other:
+        kind = str(state[other[0]].dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"checkpoint {path} must hold floating-point weights, got {kind} in {len(other)} tensors, first in "
+            f"{other[0]}; save them as float32"
+        )
     bad = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
     if bad:
         raise CheckpointError(

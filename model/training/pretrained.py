@@ -11,6 +11,7 @@ from model.checkpoint import CheckpointError
 
 EXPECTED = "give a state_dict as torch.save writes it, or a .safetensors file"
 NESTED = ("state_dict", "model_state_dict", "model")
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # torchvision's names -> ours, tried in this order. The stem's are followed by the tensor's own name and nothing else:
 # "conv1.0.weight" is a tensor of some other network.
 RENAMES = (
@@ -44,6 +45,13 @@ def load_pretrained(network: nn.Module, source: str) -> str:
             f"no tensor of {source} has a name and shape of this network; it has {_named(given)}, the network "
             f"{_named(own)}"
         )
+    if other := [name for name, tensor in matching.items() if not _converts(tensor, own[name])]:
+        kind = matching[other[0]].dtype
+        raise CheckpointError(
+            f"{source} holds {kind} weights in {len(other)} tensors, first in {other[0]}; save them as float32"
+        )
+    # In the network's own type, in which large float64 values are infinite.
+    matching = {name: tensor.to(own[name].dtype) for name, tensor in matching.items()}
     bad = [name for name, tensor in matching.items() if not bool(torch.isfinite(tensor).all())]
     if bad:
         raise CheckpointError(f"{source} holds NaN or infinite weights in {len(bad)} tensors, first in {bad[0]}")
@@ -91,6 +99,13 @@ def _is_weight(name: object, tensor: object) -> bool:
     # A dictionary may hold other things, as an epoch or an optimiser's state.
     dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_complex()
     return isinstance(name, str) and dense
+
+
+def _converts(given: Tensor, own: Tensor) -> bool:
+    """Tell whether a tensor has values that mean the same in the type of the network's own."""
+    # A meta tensor has none, and those of a quantised one or of 8 bits need a scale.
+    has_values = not given.is_meta and not given.is_quantized
+    return has_values and (given.dtype in FLOATS if own.is_floating_point() else given.dtype == own.dtype)
 
 
 def _named(tensors: dict[str, Tensor]) -> str:

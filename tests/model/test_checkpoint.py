@@ -89,6 +89,10 @@ def test_weights_that_do_not_fit_or_are_not_finite_are_refused(tmp_path: Path, n
     save_file(broken, path, metadata={"format": FORMAT, "info": info.to_json()})
     with pytest.raises(CheckpointError, match=r"NaN.*head.classify.1.bias"):
         load_checkpoint(path)
+    whole = {**state, "head.classify.1.bias": torch.ones(3, dtype=torch.int8)}
+    save_file(whole, path, metadata={"format": FORMAT, "info": info.to_json()})
+    with pytest.raises(CheckpointError, match=r"got int8 in 1 tensors, first in head.classify.1.bias; save them as"):
+        load_checkpoint(path)
 
 
 def test_a_weight_that_fp16_cannot_hold_stays_as_it_is(tmp_path: Path, network: MultiTaskResFormer) -> None:

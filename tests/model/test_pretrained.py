@@ -112,6 +112,14 @@ def test_what_does_not_fit_is_refused(untouched: MultiTaskResFormer, tmp_path: P
     torch.save({own: untouched.state_dict()[own] * float("nan")}, tmp_path / "nan.pth")
     with pytest.raises(CheckpointError, match=f"holds NaN or infinite weights in 1 tensors, first in {own}"):
         load_pretrained(untouched, str(tmp_path / "nan.pth"))
+    weight = untouched.state_dict()[own]
+    for other in (weight.to(torch.int8), weight.to(torch.float8_e4m3fn), weight.to("meta")):
+        torch.save({own: other}, tmp_path / "other.pth")
+        with pytest.raises(CheckpointError, match=f"weights in 1 tensors, first in {own}; save them as float32"):
+            load_pretrained(untouched, str(tmp_path / "other.pth"))
+    torch.save({own: torch.full_like(weight, 1e300, dtype=torch.float64)}, tmp_path / "large.pth")
+    with pytest.raises(CheckpointError, match=f"holds NaN or infinite weights in 1 tensors, first in {own}"):
+        load_pretrained(untouched, str(tmp_path / "large.pth"))
     torch.save([torch.ones(1)], tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match="holds a list; give a state_dict"):
         load_pretrained(untouched, str(tmp_path / "list.pth"))
