@@ -20,6 +20,10 @@ DARK, BRIGHT = 63, 192  # a JPEG's black and white, with the ripples of its comp
 MOST_BETWEEN = 0.05  # share of a JPEG's pixels that may lie between, along the outlines
 # An even area of a third grey lies at least so far from black and white. Along an outline no 3x3 pixels are as even.
 THIRD_GREY, EVEN = 24, 20
+INVERTED = (
+    "masks of 1 bit whose tags call 0 white, as tifffile writes True for black: save them of 8 bits with the lesion in "
+    f'255, or if what they show in white is the lesion put {{"threshold": 128}} into {RULES}'
+)
 SHOWN = 6  # values that a refusal lists
 
 Values = NDArray[np.int32]
@@ -42,7 +46,7 @@ class Indices:
     """Hold the class indices of a mask.
 
     values: (H, W), which may be larger than any class.
-    black_white: whether class 1 is what the file shows in white, and no index that it stores.
+    black_white: whether class 1 is what the file shows in white.
     """
 
     values: Values
@@ -68,11 +72,13 @@ class _Mask:
     image: upright, in the mode of its file.
     depth: bits a channel.
     lossy: whether its compression may have changed values.
+    inverted: whether its writer may have meant the opposite of what it shows.
     """
 
     image: Image.Image
     depth: int
     lossy: bool
+    inverted: bool = False
 
 
 def read_indices(data: bytes, rules: MaskRules) -> Indices:
@@ -89,6 +95,8 @@ def read_indices(data: bytes, rules: MaskRules) -> Indices:
         return Indices(_by_colour(image, rules.colours))
     if rules.threshold is not None:
         return Indices((_grey_values(image) >= rules.threshold).astype(np.int32))
+    if mask.inverted:
+        raise MaskError(INVERTED, "a TIFF of PhotometricInterpretation 0")
     if image.mode == "P":
         return _by_palette(image)
     values = _grey_values(image)
@@ -121,9 +129,6 @@ def _open_read(data: bytes) -> _Mask:
             raise _transparent("a TIFF", *extra)
         if pages:
             raise MaskError("masks of several pages: save the one that is meant alone", "a TIFF")
-        if _may_be_inverted(header.directory):
-            kind = "masks of 1 bit whose tags call 0 white, as tifffile writes True for black: save them of 8 bits"
-            raise MaskError(kind, "a TIFF, PhotometricInterpretation 0")
     try:
         image = open_image(data)
         image.load()
@@ -134,7 +139,8 @@ def _open_read(data: bytes) -> _Mask:
         kind = "masks of more than 8 bits in colour or with alpha: save them in grey, or of 8 bits"
         raise MaskError(kind, f"{header.kind} of {header.depth} bits a channel")
     tiff = header.directory is not None and header.directory.compression not in LOSSLESS
-    return _Mask(image=image, depth=header.depth, lossy=tiff or header.kind == "JPEG")
+    inverted = header.directory is not None and _may_be_inverted(header.directory)
+    return _Mask(image=image, depth=header.depth, lossy=tiff or header.kind == "JPEG", inverted=inverted)
 
 
 def _may_be_inverted(page: Directory) -> bool:

@@ -28,8 +28,8 @@ VERSION = code_version(__file__, *READERS)
 UNREADABLE = "masks that cannot be read"
 # White may be class 1, another class, or void.
 MIXED = (
-    "masks of black and white among masks of class indices: save white as the index of its class, "
-    f'or list all colours in {RULES}, {{"colours": {{"#ffffff": 0, ...}}}}'
+    "masks that are the fewer of black and white and of class indices over 1, which leave open what white is: save all "
+    f'as indices, or list all colours in {RULES}, {{"colours": {{"#ffffff": 0, ...}}}}'
 )
 
 
@@ -135,12 +135,17 @@ def convert_masks(
 
 
 def _find_mixed(masks: dict[str, _Converted]) -> Problems:
-    """Find masks of black and white where others have more classes than these two."""
+    """Find the fewer of the masks of black and white and those of more classes, where there are both."""
     white = [stem for stem, mask in masks.items() if mask.black_white]
     indexed = [stem for stem, mask in masks.items() if max(mask.classes) > 1]
     if not white or not indexed:
         return {}
-    return {f"{MIXED} ({len(indexed)} have indices over 1, {indexed[0]} first)": white}
+    # One mask with a stray index does not put all others in the wrong.
+    fewer = min(white, indexed, key=len)
+    found = (
+        f"{white[0]} and {len(white) - 1} more in black and white, {indexed[0]} and {len(indexed) - 1} more in indices"
+    )
+    return {f"{MIXED} ({found})": fewer}
 
 
 def _described(error: MaskError | ImageError) -> str:
@@ -165,8 +170,8 @@ def _convert(mask: Path, cache: Path, rules: MaskRules) -> _Converted:
     # By content and by the code, so that neither a copied file nor an older version's result is taken for another's.
     key = hashlib.sha256(f"{VERSION} {rules} ".encode() + data).hexdigest()[:32]
     file, facts = cache / "masks" / f"{key}.png", cache / "masks" / f"{key}.json"
-    if known := _read_converted(file, facts):
-        return known
+    if earlier := _read_converted(file, facts):
+        return earlier
     indices = read_indices(data, rules)
     with whole_file(file) as temporary:
         # Indices beyond a byte are refused by the caller. Until then they must not wrap around to valid ones.
@@ -174,17 +179,18 @@ def _convert(mask: Path, cache: Path, rules: MaskRules) -> _Converted:
     height, width = indices.values.shape
     found = _Converted(file, np.unique(indices.values).tolist(), (width, height), indices.black_white)
     # The facts come last, so facts that exist belong to a whole mask.
-    write_whole(facts, json.dumps({"classes": found.classes, "size": found.size, "black_white": found.black_white}))
+    known = {"classes": found.classes, "size": found.size, "black_white": found.black_white}
+    write_whole(facts, json.dumps({**known, "bytes": file.stat().st_size}))
     return found
 
 
 def _read_converted(file: Path, facts: Path) -> _Converted | None:
-    """Return what an earlier conversion left, or None where there is none or something else has changed it."""
+    """Return what an earlier conversion left, or None where that is missing or seen to be damaged."""
     # A cache: what cannot be read is converted again.
     with suppress(OSError, ValueError, TypeError, LookupError):
         known = json.loads(facts.read_text())
         width, height = map(int, known["size"])
         classes = [int(index) for index in known["classes"]]
-        if classes and file.stat().st_size:
+        if classes and file.stat().st_size == known["bytes"]:
             return _Converted(file, classes, (width, height), bool(known["black_white"]))
     return None

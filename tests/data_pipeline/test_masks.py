@@ -147,6 +147,10 @@ def test_an_inverted_outline_of_several_classes_keeps_its_indices() -> None:
 def test_rules_settle_what_is_in_doubt() -> None:
     for name in ("0 and 128", "0 and 128 as JPEG", "antialiased"):
         assert (read_indices(DOUBTFUL[name][0], MaskRules(threshold=64)).values != SHAPE).mean() < 0.05
+    # tifffile reads its own as it wrote it, and all others as they show it.
+    inverted = DOUBTFUL["bool by tifffile"][0]
+    assert np.array_equal(read_indices(inverted, MaskRules(threshold=128)).values, 1 - SHAPE)
+    assert np.array_equal(read_indices(inverted, MaskRules(colours={0: 1, 0xFFFFFF: 0})).values, SHAPE)
     colours = MaskRules(colours={0: 0, 0x800000: 1})
     assert np.array_equal(read_indices(DOUBTFUL["colours"][0], colours).values, SHAPE)
     with pytest.raises(MaskError, match=r"does not list \(#ffffff"):
@@ -204,18 +208,27 @@ def test_masks_of_black_and_white_are_told_from_indices(name: str) -> None:
 
 
 def test_white_among_class_indices_is_refused(tmp_path: Path) -> None:
-    write(tmp_path, {**MIXED, "one.png": grey(SHAPE), "photo.jpg": grey(255 * SHAPE, "JPEG")})
+    more = {f"more{index}.png": grey(2 * SHAPE) for index in range(2)}
+    write(tmp_path, {**MIXED, **more, "one.png": grey(SHAPE), "photo.jpg": grey(255 * SHAPE, "JPEG")})
     source = f"folder:{tmp_path}"
     # The second time from the cache.
     for _ in range(2):
         assert_refused(
             lambda: open_source(source, "all", cache=tmp_path),
-            "2 masks of black and white among masks of class indices: save white as ",
-            "(1 have indices over 1, indices first): photo, white",
+            "2 masks that are the fewer of black and white and of class indices over 1, which leave open what white is",
+            "(photo and 1 more in black and white, indices and 2 more in indices): photo, white",
         )
     good = open_source(source, "all", cache=tmp_path, skip_bad=True)
-    assert sorted(record.image.stem for record in good.records) == ["empty", "indices", "one"]
+    assert sorted(record.image.stem for record in good.records) == ["empty", "indices", "more0", "more1", "one"]
     assert "left out 2 of" in good.notes[0]
+
+
+def test_one_stray_index_does_not_put_all_other_masks_in_the_wrong(tmp_path: Path) -> None:
+    write(tmp_path, {**{f"{index}.png": grey(255 * SHAPE) for index in range(5)}, "stray.png": grey(SHAPE * 2)})
+    source = f"folder:{tmp_path}"
+    assert_refused(lambda: open_source(source, "all", cache=tmp_path), "1 masks that are the fewer", ": stray")
+    good = open_source(source, "all", cache=tmp_path, skip_bad=True)
+    assert len(good.records) == 5 and good.seg_classes == ("background", "foreground")
 
 
 def test_white_among_class_indices_is_settled_by_rules(tmp_path: Path) -> None:
@@ -244,7 +257,8 @@ DAMAGED_FACTS = (None, b"", b'{"cl', b"[]", b"7", b"\xff", b'{"classes": [], "si
 
 
 @pytest.mark.parametrize(
-    ("ending", "content"), [*(("json", content) for content in DAMAGED_FACTS), ("png", None), ("png", b"")]
+    ("ending", "content"),
+    [*(("json", content) for content in DAMAGED_FACTS), ("png", None), ("png", b""), ("png", b"cut")],
 )
 def test_a_damaged_cache_is_made_again(ending: str, content: bytes | None, tmp_path: Path) -> None:
     write(tmp_path, {"a.png": grey(255 * SHAPE)})
