@@ -56,6 +56,12 @@ class Record:
     smallest: float | None = None
 
 
+def place_of(source: str) -> str:
+    """Write a source with the whole path of its folder, so that two ways to write one are the same."""
+    kind, _, folder = source.partition(":")
+    return f"{kind}:{Path(folder).resolve()}" if folder else source
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """Hold the records of one split and the names of their classes.

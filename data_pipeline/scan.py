@@ -26,7 +26,7 @@ from data_pipeline.files import CACHE, code_version, write_whole
 from data_pipeline.graph import as_input
 from data_pipeline.image_file import decodable
 from data_pipeline.image_header import Header, ImageError, read_header
-from data_pipeline.records import DataError, Dataset, Record, Split
+from data_pipeline.records import DataError, Dataset, Record, Split, place_of
 from data_pipeline.sources import open_source
 
 Numbers = NDArray[np.int64]
@@ -136,7 +136,8 @@ def _require_alike(source: str, pair: dict[Split, Dataset]) -> None:
     facts = {split: _common_facts(dataset) for split, dataset in pair.items()}
     (first, wanted), (second, found) = facts.items()
     for what, value in wanted.items():
-        if found[what] != value:
+        # What was prepared by an older version does not tell the names of its source.
+        if value and found[what] and value != found[what]:
             raise DataError(
                 f"{source}: all splits must have the same {what}, {first} has {value} and {second} has {found[what]}; "
                 "prepare both with the same options"
@@ -146,7 +147,7 @@ def _require_alike(source: str, pair: dict[Split, Dataset]) -> None:
 def _common_facts(dataset: Dataset) -> dict[str, str]:
     """Return what all splits of a source have in common, as a message shows it."""
     return {
-        "source": dataset.name,
+        "source": place_of(dataset.name),
         "seed of the split": str(dataset.split_seed),
         "names in the source": ", ".join(f"{group} {names}" for group, names in dataset.divided.items()),
         "mask classes": ", ".join(dataset.seg_classes),

@@ -1,12 +1,12 @@
 """Tell whether images to be scored are others than those that a checkpoint was trained on."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from data_pipeline import Dataset, Split
 from data_pipeline.command_line import LARGEST_SEED
 from data_pipeline.fields import is_whole
+from data_pipeline.records import place_of
 from model.checkpoint import CheckpointInfo
 
 
@@ -25,7 +25,7 @@ def split_seed(info: CheckpointInfo) -> int:
 
 def is_of_the_training(info: CheckpointInfo, dataset: Dataset) -> bool:
     """Tell whether a data set is from the source of the training, as far as its name tells."""
-    return _place(dataset.name) == _place(str(info.training.get("source", info.data)))
+    return place_of(dataset.name) == place_of(str(info.training.get("source", info.data)))
 
 
 def is_unseen(info: CheckpointInfo, dataset: Dataset, split: Split) -> bool:
@@ -40,9 +40,3 @@ def _is_divided_alike(info: CheckpointInfo, dataset: Dataset) -> bool:
     names = known if isinstance(known, Mapping) else {}
     same_names = all(names.get(group, found) == found for group, found in dataset.divided.items())
     return same_names and dataset.split_seed in (None, split_seed(info))
-
-
-def _place(source: str) -> str:
-    """Write a source with the whole path of its folder, so that two ways to write one are the same."""
-    kind, _, folder = source.partition(":")
-    return f"{kind}:{Path(folder).resolve()}"

@@ -141,8 +141,8 @@ def dataset_of(files: dict[str, bytes], folder: Path) -> Dataset:
 @pytest.mark.parametrize(
     ("change", "what", "found"),
     [
-        ({"name": "folder:other"}, "source, train has test", "folder:other"),
-        ({"divided": {"images": "abc"}}, "names in the source, train has ", "images abc"),
+        ({"name": "folder:other"}, "source, train has test", "/other"),
+        ({"divided": {"images": "abc"}}, "names in the source, train has images 123", "images abc"),
         ({"split_seed": 4}, "seed of the split, train has None", "4"),
         ({"seg_classes": ("background", "blob", "more")}, "mask classes, train has background, blob", "more"),
         ({"labels": ("even", "odd")}, "labels, train has odd, even", "even, odd"),
@@ -152,7 +152,7 @@ def test_splits_that_were_prepared_differently_are_refused(
     change: dict[str, object], what: str, found: str, tmp_path: Path
 ) -> None:
     (tmp_path / "data").mkdir()
-    source = make_dataset(tmp_path / "data", 4)
+    source = replace(make_dataset(tmp_path / "data", 4), divided={"images": "123"})
     opening = {"skip_bad": False, "report": print, "cache": tmp_path}
     prepare(source, 32, tmp_path / "out" / "train")
     for split in ("validation", "test"):
@@ -160,6 +160,9 @@ def test_splits_that_were_prepared_differently_are_refused(
     samples = {"train": 3, "validation": None, "test": None}
     splits = open_splits(f"prepared:{tmp_path / 'out'}", samples, **opening)  # type: ignore[arg-type]
     assert [len(dataset.records) for dataset in splits.values()] == [3, 4, 4]
+    # What an older version has prepared does not tell the names.
+    prepare(replace(source, divided={}), 32, tmp_path / "out" / "test")
+    assert len(open_splits(f"prepared:{tmp_path / 'out'}", samples, **opening)) == 3  # type: ignore[arg-type]
     prepare(replace(source, **change), 32, tmp_path / "out" / "test")  # type: ignore[arg-type]
     assert_refused(
         lambda: open_splits(f"prepared:{tmp_path / 'out'}", samples, **opening),  # type: ignore[arg-type]
