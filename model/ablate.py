@@ -18,7 +18,7 @@ from rich.console import Console
 
 from data_pipeline import Dataset, Split, open_splits
 from data_pipeline.command_line import Output, new_parser, positive, run_command
-from data_pipeline.files import write_whole
+from data_pipeline.files import drop_unfinished, write_whole
 from model.ablation import ARMS, Arm, count_parameters
 from model.ablation.plan import Size, plan_epochs
 from model.ablation.results import Run, Runs, score_run, write_report
@@ -117,14 +117,18 @@ def _setting(
     asked = {name: value for name, value in vars(options).items() if name not in ("output", "epochs")} | counts
     asked["arm"] = [arm.name for arm in chosen_arms(options)]
     # By names and labels: results of other data must not stand beside these.
-    asked["images"] = "; ".join(split.fingerprint() for split in splits.values())
+    images = {f"{name} images": split.fingerprint() for name, split in splits.items()}
+    asked |= images
     path = options.output / "plan.json"
     # Measured once and kept: a second measurement could give other epochs to the arms that are still missing.
     if path.is_file():
         # Plans from before the images were compared do not tell of them.
-        kept: dict[str, Any] = EARLIER | {"images": asked["images"]} | json.loads(path.read_text())
+        kept: dict[str, Any] = EARLIER | images | json.loads(path.read_text())
         if changed := differences(kept, {**asked, "epochs": options.epochs or kept["epochs"]}):
-            raise TrainingError(f"{path} was planned with {changed}; give the same options, or another --output")
+            raise TrainingError(
+                f"{path} was planned with {changed}; give the same options and data, or another --output"
+            )
+        write_whole(path, json.dumps(kept, indent=2) + "\n")
         return kept
     epochs = options.epochs or plan_epochs(
         chosen_arms(options),
@@ -153,6 +157,7 @@ def _run(
     # Scores of before the seeds were resampled too lack some fields: the trained network is scored once more.
     if stored.keys() != {each.name for each in fields(Run)}:
         output.mkdir(parents=True, exist_ok=True)
+        drop_unfinished(output)
         record = {**asdict(options), **training_origin(splits["train"])}
         info = replace(info, config=arm.config(info.config), training=record)
         validation = splits["validation"]

@@ -3,7 +3,6 @@
 import argparse
 import shlex
 import sys
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from model.origin import training_origin
 from model.training import FAILURES, TrainingError, add_training_options, checkpoint_info, training_options
 from model.training.pretrained import load_pretrained
 from model.training.processes import Processes
-from model.training.run_files import alone_in
+from model.training.run_files import all_alone_in
 from model.training.trainer import BEST, LAST, Trainer
 
 # As many training images as the generated data have. Fewer are a trial, which validates on a share of them only.
@@ -60,7 +59,7 @@ def train(options: argparse.Namespace, command: list[str], console: Console) -> 
     # Under torchrun one process speaks and writes for all.
     processes = Processes.join()
     console.quiet = processes.rank > 0
-    with alone_in(options.output) if processes.rank == 0 else nullcontext():
+    with all_alone_in(options.output, processes):
         _train(options, command, processes, console)
 
 

@@ -20,6 +20,7 @@ from data_pipeline.files import drop_unfinished, locked, require_writable, whole
 from model.checkpoint import CheckpointError, write_tensors
 from model.training import TrainingError
 from model.training.learner import Learner
+from model.training.processes import Processes
 
 Row = dict[str, float]
 CURVES = ("loss", "dice", "auc")
@@ -34,6 +35,7 @@ def alone_in(output: Path) -> Iterator[None]:
     Raises TrainingError where another run is in it.
     """
     require_writable(output)
+    made = [folder for folder in (output, *output.parents) if not folder.exists()]
     output.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
@@ -46,9 +48,28 @@ def alone_in(output: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # Where nothing came of the run.
+            # Where nothing came of the run, it leaves nothing.
             with suppress(OSError):
-                output.rmdir()
+                for folder in made:
+                    folder.rmdir()
+
+
+@contextmanager
+def all_alone_in(output: Path, processes: Processes) -> Iterator[None]:
+    """Hold the folder for all processes of a run, as `alone_in` does in the first one.
+
+    Where that fails all of them raise, before one waits for another.
+    """
+    with ExitStack() as stack:
+        failure: TrainingError | OSError | None = None
+        if processes.rank == 0:
+            try:
+                stack.enter_context(alone_in(output))
+            except (TrainingError, OSError) as error:
+                failure = error
+        if processes.any(failure is not None):
+            raise failure or TrainingError(f"{output} cannot be used, as the first process says")
+        yield
 
 
 def save_state(path: Path, learner: Learner, place: dict[str, Any]) -> None:

@@ -5,10 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from data_pipeline.files import locked
 from model import ablate, evaluate, train
+from model.training import TrainingError
+from model.training.processes import Processes
+from model.training.run_files import all_alone_in
 from tests.model.test_processes import small_folder
 
 SMALL = ["--preset", "tiny", "--epochs", "1", "--batch-size", "4", "--output", "out"]
@@ -39,14 +43,31 @@ def test_two_runs_do_not_share_an_output(
 
 def test_what_a_killed_run_was_writing_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("out").mkdir()
+    Path("out/inner").mkdir(parents=True)
     # Of a process that is gone for certain.
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    Path(f"out/.last.safetensors.{gone.pid}.tmp").touch()
-    assert train.main(["--data", f"folder:{tmp_path}", *SMALL]) == 1
-    # Nothing came of the run, so that the folder is gone as well.
-    assert not Path("out").exists()
+    Path(f"out/inner/.last.safetensors.{gone.pid}.tmp").touch()
+    assert train.main(["--data", f"folder:{tmp_path}", *SMALL, "--output", "out/inner"]) == 1
+    assert not list(Path("out/inner").iterdir())
+
+
+def test_a_run_of_which_nothing_came_leaves_the_folders_that_there_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    for output in ("mine", "mine/new/newer"):
+        assert train.main(["--data", f"folder:{tmp_path}", *SMALL, "--output", output]) == 1
+        assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+
+
+def test_processes_of_one_run_all_say_that_its_output_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Processes, "any", lambda self, flag: flag or self.rank > 0)
+    for rank, message in ((0, "has not ended"), (1, "as the first process says")):
+        processes = Processes(rank, 2, torch.device("cpu"))
+        with locked(tmp_path), pytest.raises(TrainingError, match=message), all_alone_in(tmp_path, processes):
+            pass
 
 
 def test_a_folder_with_one_more_image_is_not_taken_for_unseen(
@@ -71,4 +92,4 @@ def test_an_ablation_does_not_go_on_with_other_labels(
     assert ablate.main(command) == 0
     add_image(tmp_path / "data", "another.png")
     assert ablate.main(command) == 1
-    assert "give the same options" in capsys.readouterr().err
+    assert "train images " in (error := capsys.readouterr().err) and "give the same options and data" in error
