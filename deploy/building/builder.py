@@ -34,7 +34,7 @@ from deploy.errors import BuildError
 from deploy.export import check_onnx, export_onnx
 from deploy.precision import lower_precision
 from deploy.precision.layer_errors import INSPECTED, worst_layers
-from deploy.report import CPU_TARGETS, EngineRecord, Report, machine
+from deploy.report import EngineRecord, Report, machine
 from deploy.traced_graph import GraphCache
 from deploy.verify import Verification
 from deploy.verify.task_gate import Samples, load_samples
@@ -243,9 +243,9 @@ class Builder:
         try:
             return self._open(record.target, record.precision, self.job.output / record.file)
         except BuildError:
-            if record.target in CPU_TARGETS:
+            # The key knows the GPU. That of another one is kept for its machine, without a time beside those of this.
+            if record.key == self.state.keys[record.file]:
                 raise
-            # Kept for the machine that has it, and without a time beside engines that were timed on this one.
             return None
 
     def _refuse_failures(self, spec: EngineSpec, verification: Verification) -> None:

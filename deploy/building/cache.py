@@ -121,7 +121,9 @@ def _is_unchanged(record: EngineRecord, keys: Mapping[str, str], asked: Sequence
     """Tell whether an engine of the last build is what would be made now."""
     # One for a GPU that is not asked for this time may have been built with other options for it.
     kept = record.target not in CPU_TARGETS and record.file not in {spec.file for spec in asked}
-    return kept or record.key == keys[record.file]
+    # One that a build on a machine without its GPU has left without a time is timed, and so made, again.
+    timed = record.parity is None or record.latency_ms is not None or name_here() is None
+    return kept or (record.key == keys[record.file] and timed)
 
 
 def _is_whole(record: EngineRecord, published: Mapping[str, str], whole: set[str]) -> bool:
