@@ -103,9 +103,9 @@ def _is_weight(name: object, tensor: object) -> bool:
 
 def _converts(given: Tensor, own: Tensor) -> bool:
     """Tell whether a tensor has values that mean the same in the type of the network's own."""
-    # A meta tensor has none, and those of a quantised one or of 8 bits need a scale.
+    # A meta tensor has none, and those of a quantised one or of 8 bits need a scale. The rest are numbers of steps.
     has_values = not given.is_meta and not given.is_quantized
-    return has_values and (given.dtype in FLOATS if own.is_floating_point() else given.dtype == own.dtype)
+    return has_values and (given.dtype in FLOATS or not own.is_floating_point())
 
 
 def _named(tensors: dict[str, Tensor]) -> str:

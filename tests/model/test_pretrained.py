@@ -117,6 +117,9 @@ def test_what_does_not_fit_is_refused(untouched: MultiTaskResFormer, tmp_path: P
         torch.save({own: other}, tmp_path / "other.pth")
         with pytest.raises(CheckpointError, match=f"weights in 1 tensors, first in {own}; save them as float32"):
             load_pretrained(untouched, str(tmp_path / "other.pth"))
+    whole = {name: tensor.float() for name, tensor in untouched.state_dict().items()}
+    torch.save(whole, tmp_path / "floats.pth")
+    assert f"took {len(whole)} of its {len(whole)} tensors" in load_pretrained(untouched, str(tmp_path / "floats.pth"))
     torch.save({own: torch.full_like(weight, 1e300, dtype=torch.float64)}, tmp_path / "large.pth")
     with pytest.raises(CheckpointError, match=f"holds NaN or infinite weights in 1 tensors, first in {own}"):
         load_pretrained(untouched, str(tmp_path / "large.pth"))
