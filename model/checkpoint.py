@@ -27,7 +27,7 @@ from model.config import ModelConfig, resolve_config
 from model.network import MultiTaskResFormer, build_model
 
 FORMAT = "resformer-deploy/1"
-COUNTER = "num_batches_tracked"
+COUNTER = "num_batches_tracked"  # ends the name of a batch norm's number of steps
 RANDOM_PREFIX = "random:"
 
 
