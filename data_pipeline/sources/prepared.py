@@ -165,7 +165,7 @@ def open_prepared(folder: Path, split: Split, samples: int | None) -> Dataset:
     try:
         manifest = read_object((place / MANIFEST).read_text(), MANIFEST)
         fields = ("size", "name", "seg_classes", "labels", "grey", "split_seed", "records")
-        # What was prepared before the names were hashed lacks them, as their sizes what is older.
+        # What older versions have prepared lacks the hashes of names, and below the sizes in masks.
         require_keys(manifest, MANIFEST, fields, optional=("divided",))
         divided = object_of(manifest.get("divided", {}), "divided")
         require(isinstance(manifest["records"], tuple), "records", "a list", manifest["records"])

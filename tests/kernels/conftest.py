@@ -1,6 +1,7 @@
 """Run the Triton kernels on the GPU if there is one, else in Triton's interpreter."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -32,10 +33,16 @@ def poisoned_memory() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def exact_float32() -> Iterator[None]:
     """Keep float32 references from being computed with the 10 bits of TF32: a kernel may err twice as much as they."""
-    for library in (torch.backends.cudnn, torch.backends.cuda.matmul):
-        monkeypatch.setattr(library, "allow_tf32", False)
+    # Not by monkeypatch, which deletes what is no attribute of the object itself.
+    libraries: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [library.allow_tf32 for library in libraries]
+    for library in libraries:
+        library.allow_tf32 = False
+    yield
+    for library, allowed in zip(libraries, before, strict=True):
+        library.allow_tf32 = allowed
 
 
 @pytest.fixture
