@@ -124,24 +124,22 @@ def open_splits(
     """
     opening: dict[str, Any] = {"skip_bad": skip_bad, "report": report, "seed": seed, "cache": cache}
     splits = {split: open_usable(source, split, samples=count, **opening) for split, count in samples.items()}
-    first, *others = splits
-    for split in others:
-        _require_alike(source, {first: splits[first], split: splits[split]})
+    _require_alike(source, splits)
     return splits
 
 
-def _require_alike(source: str, pair: dict[Split, Dataset]) -> None:
-    """Raise DataError where two splits do not belong together, as those that two commands have prepared."""
+def _require_alike(source: str, splits: dict[Split, Dataset]) -> None:
+    """Raise DataError where splits do not belong together, as those that two commands have prepared."""
     # Other seeds would put an image into both, and the index of an output has no other meaning than its name.
-    facts = {split: _common_facts(dataset) for split, dataset in pair.items()}
-    (first, wanted), (second, found) = facts.items()
-    for what, value in wanted.items():
-        # What was prepared by an older version does not tell the names of its source.
-        if value and found[what] and value != found[what]:
-            raise DataError(
-                f"{source}: all splits must have the same {what}, {first} has {value} and {second} has {found[what]}; "
-                "prepare both with the same options"
-            )
+    (first, wanted), *others = ((split, _common_facts(dataset)) for split, dataset in splits.items())
+    for split, found in others:
+        for what, value in wanted.items():
+            # What was prepared by an older version does not tell the names of its source.
+            if value and found[what] and value != found[what]:
+                raise DataError(
+                    f"{source}: all splits must have the same {what}, {first} has {value} and {split} has "
+                    f"{found[what]}; prepare both with the same options"
+                )
 
 
 def _common_facts(dataset: Dataset) -> dict[str, str]:

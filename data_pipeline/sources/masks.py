@@ -28,8 +28,7 @@ VERSION = code_version(__file__, *READERS)
 UNREADABLE = "masks that cannot be read"
 # White may be class 1, another class, or void.
 MIXED = (
-    "masks that are the fewer of black and white and of class indices over 1, which leave open what white is: save all "
-    f'as indices, or list all colours in {RULES}, {{"colours": {{"#ffffff": 0, ...}}}}'
+    f'so that white may mean any of them: save all as indices, or put {{"colours": {{"#ffffff": 0, ...}}}} into {RULES}'
 )
 
 
@@ -135,17 +134,16 @@ def convert_masks(
 
 
 def _find_mixed(masks: dict[str, _Converted]) -> Problems:
-    """Find the fewer of the masks of black and white and those of more classes, where there are both."""
-    white = [stem for stem, mask in masks.items() if mask.black_white]
-    indexed = [stem for stem, mask in masks.items() if max(mask.classes) > 1]
-    if not white or not indexed:
+    """Find masks of black and white among masks of class indices over 1, or the other way round."""
+    kinds = {
+        "black and white": [stem for stem, mask in masks.items() if mask.black_white],
+        "class indices over 1": [stem for stem, mask in masks.items() if max(mask.classes) > 1],
+    }
+    # The fewer: one mask with a stray index does not put all others in the wrong.
+    few, many = sorted(kinds, key=lambda kind: len(kinds[kind]))
+    if not kinds[few]:
         return {}
-    # One mask with a stray index does not put all others in the wrong.
-    fewer = min(white, indexed, key=len)
-    found = (
-        f"{white[0]} and {len(white) - 1} more in black and white, {indexed[0]} and {len(indexed) - 1} more in indices"
-    )
-    return {f"{MIXED} ({found})": fewer}
+    return {f"masks of {few} among {len(kinds[many])} of {many}, {MIXED} ({kinds[many][0]} is one)": kinds[few]}
 
 
 def _described(error: MaskError | ImageError) -> str:

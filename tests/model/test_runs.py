@@ -1,5 +1,6 @@
 """Run the commands of training side by side and again later: nothing of another run or of other data is mixed in."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from data_pipeline.files import locked
 from model import ablate, evaluate, train
 from model.training import TrainingError
 from model.training.processes import Processes
-from model.training.run_files import all_alone_in
+from model.training.run_files import all_alone_in, alone_in
 from tests.model.test_processes import small_folder
 
 SMALL = ["--preset", "tiny", "--epochs", "1", "--batch-size", "4", "--output", "out"]
@@ -60,6 +61,16 @@ def test_a_run_of_which_nothing_came_leaves_the_folders_that_there_were(
     for output in ("mine", "mine/new/newer"):
         assert train.main(["--data", f"folder:{tmp_path}", *SMALL, "--output", output]) == 1
         assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+
+
+def test_a_file_system_without_locks_takes_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with alone_in(tmp_path):
+        (tmp_path / "file").touch()
+    assert (tmp_path / "file").exists()
 
 
 def test_processes_of_one_run_all_say_that_its_output_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
