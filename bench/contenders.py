@@ -184,7 +184,9 @@ def main() -> None:
 def peak_mb() -> float:
     """Return the largest resident size of this process since it began, in MB."""
     # Not `getrusage`, whose maximum includes the process that started this one.
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    (line,) = [
+        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")
+    ]
     return int(line.split()[1]) * 1024 / 1e6
 
 

@@ -48,21 +48,23 @@ def family() -> list[int]:
     own = os.getpid()
     # A child is listed under the thread that started it, so every thread is asked.
     tasks = Path(f"/proc/{own}/task").iterdir()
-    children = " ".join((task / "children").read_text() for task in tasks if (task / "children").exists())
+    children = " ".join(
+        (task / "children").read_text(encoding="utf-8") for task in tasks if (task / "children").exists()
+    )
     return [own, *map(int, children.split())]
 
 
 def cpu_seconds() -> float:
     """Return the CPU time that this process and its children have used."""
     # Split behind the last bracket: the command's name may hold blanks. utime and stime are then fields 11 and 12.
-    fields = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in family()]
+    fields = [Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split() for pid in family()]
     return sum(int(field[11]) + int(field[12]) for field in fields) / TICKS
 
 
 def memory_mb() -> float:
     """Return the proportional set size of this process and its children, in MB."""
     # Proportional, because it counts pages that the processes share once.
-    rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in family()]
+    rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8") for pid in family()]
     return sum(int(line.split()[1]) for text in rollups for line in text.splitlines() if line.startswith("Pss:")) / 1024
 
 

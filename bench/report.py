@@ -31,7 +31,7 @@ def read_results(path: Path) -> Results:
     Raises ResultsError where the file holds no benchmark of this project.
     """
     try:
-        results = json.loads(path.read_text())
+        results = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ResultsError(f"{path} must be a JSON file of `{COMMAND}`, it cannot be read: {error}") from error
     if isinstance(results, dict) and "steps" in results:

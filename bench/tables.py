@@ -19,7 +19,7 @@ def updated(file: Path, tables: Mapping[str, str]) -> str:
 
     Raises ResultsError where a table has no such place.
     """
-    page = file.read_text()
+    page = file.read_text(encoding="utf-8")
     for name, text in tables.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         before, _, rest = page.partition(begin)

@@ -130,7 +130,7 @@ def test_worker_killed_again_and_again(benchmark: BenchmarkFixture, subject: Sub
 
 def resident_bytes(server: Server) -> int:
     """Return the resident memory of the server and its workers."""
-    status = [Path(f"/proc/{pid}/status").read_text() for pid in (server.pid, *children_of(server.pid))]
+    status = [Path(f"/proc/{pid}/status").read_text(encoding="utf-8") for pid in (server.pid, *children_of(server.pid))]
     # The kernel's "kB" are 1024 bytes.
     return sum(1024 * int(text.partition("VmRSS:")[2].split()[0]) for text in status)
 

@@ -25,7 +25,7 @@ def processor() -> str:
     """Return the processor's name."""
     # `platform` does not know it on Linux.
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -37,7 +37,7 @@ def _quotas() -> Iterator[float]:
         for names in _FILES:
             # Most groups have no limit, and those of a container's host cannot be seen.
             with suppress(OSError, ValueError):
-                quota, period = " ".join((folder / name).read_text() for name in names).split()
+                quota, period = " ".join((folder / name).read_text(encoding="utf-8") for name in names).split()
                 if quota != "max" and float(quota) > 0:
                     yield float(quota) / float(period)
 
@@ -46,7 +46,7 @@ def _groups() -> Iterator[Path]:
     """Yield the folders of the control groups of this process that may limit its cores, up to the root."""
     lines: list[str] = []
     with suppress(OSError):
-        lines = _OWN.read_text().splitlines()
+        lines = _OWN.read_text(encoding="utf-8").splitlines()
     for line in lines:
         # NUMBER:CONTROLLERS:PATH, without controllers in version 2.
         _, controllers, path = line.split(":", 2)

@@ -18,7 +18,7 @@ TUNING = "tuning.json"  # in a repository, outside of what is hashed: it decides
 
 def write_config(folder: Path, config: schema.ModelConfig) -> None:
     """Write a model's configuration in the text form that the server reads."""
-    (folder / CONFIGURATION).write_text(text_format.MessageToString(config))
+    (folder / CONFIGURATION).write_text(text_format.MessageToString(config), encoding="utf-8")
 
 
 def read_config(folder: Path) -> schema.ModelConfig:
@@ -26,7 +26,7 @@ def read_config(folder: Path) -> schema.ModelConfig:
 
     Raises OSError where the file cannot be read, and text_format.ParseError where it is not a configuration.
     """
-    return text_format.Parse((folder / CONFIGURATION).read_text(), schema.ModelConfig())
+    return text_format.Parse((folder / CONFIGURATION).read_text(encoding="utf-8"), schema.ModelConfig())
 
 
 def config_fingerprint(config: schema.ModelConfig) -> str:

@@ -123,7 +123,7 @@ def _setting(
     # Measured once and kept: a second measurement could give other epochs to the arms that are still missing.
     if path.is_file():
         # Plans from before the images were compared do not tell of them.
-        kept: dict[str, Any] = EARLIER | images | json.loads(path.read_text())
+        kept: dict[str, Any] = EARLIER | images | json.loads(path.read_text(encoding="utf-8"))
         if changed := differences(kept, {**asked, "epochs": options.epochs or kept["epochs"]}):
             raise TrainingError(
                 f"{path} was planned with {changed}; give the same options and data, or another --output"
@@ -153,7 +153,7 @@ def _run(
 ) -> Run:
     """Score an arm's best validation epoch on the test split, or read the scores where they are already on disk."""
     path = output / "test.json"
-    stored = json.loads(path.read_text()) if path.is_file() else {}
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     # Scores of before the seeds were resampled too lack some fields: the trained network is scored once more.
     if stored.keys() != {each.name for each in fields(Run)}:
         output.mkdir(parents=True, exist_ok=True)

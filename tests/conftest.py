@@ -36,7 +36,7 @@ def no_look_up_of_another_host() -> Iterator[None]:
     """Fail the test during which a process of the tests asked for another host."""
     before = LOG.stat().st_size
     yield
-    with LOG.open() as log:
+    with LOG.open(encoding="utf-8") as log:
         log.seek(before)
         asked = log.read()
     assert not asked, f"asked for other hosts:\n{asked}"

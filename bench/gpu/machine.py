@@ -145,7 +145,11 @@ def _ask(command: Sequence[str]) -> subprocess.CompletedProcess[str] | None:
 
 def _host() -> dict[str, str]:
     info = Path("/proc/cpuinfo")
-    names = [line for line in (info.read_text().splitlines() if info.exists() else []) if line.startswith("model name")]
+    names = [
+        line
+        for line in (info.read_text(encoding="utf-8").splitlines() if info.exists() else [])
+        if line.startswith("model name")
+    ]
     return {
         "processor": names[0].partition(":")[2].strip() if names else platform.machine(),
         "cores": str(cores()),

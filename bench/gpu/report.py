@@ -129,7 +129,8 @@ def page(results: Results) -> str:
         if rows := [row for row in _rows(results) if row["table"] == name]:
             header = ["case", "contender", f"median, {unit}", "10 to 90 %", "rounds", "error", "of eager's", "MHz", ""]
             parts += [f"<h2>{title}</h2>", html_table(header, [_page_row(row, scale) for row in rows], words=2)]
-    head = f'<meta charset="utf-8"><title>{escape(_name(results))}</title><style>\n{STYLE.read_text()}</style>'
+    style = STYLE.read_text(encoding="utf-8")
+    head = f'<meta charset="utf-8"><title>{escape(_name(results))}</title><style>\n{style}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(parts) + "\n</body></html>\n"
 
 

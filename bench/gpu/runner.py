@@ -155,7 +155,7 @@ def run_process(command: Sequence[str], limit: float, log: Path, cache: Path) ->
     # cuBLAS asks for it where tests want deterministic results.
     environment = os.environ | folders | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment, start_new_session=True
         )
@@ -189,14 +189,14 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     What was begun has a row that says it was cut off. It counts only where nothing came after it.
     """
     rows: list[dict[str, Any]] = []
-    for line in file.read_text().splitlines() if file.exists() else []:
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
         with suppress(ValueError):
             rows.append(json.loads(line))
     return [row for row in rows[:-1] if row["state"] != "cut off"] + rows[-1:]
 
 
 def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     return next((line for line in reversed(lines) if line), "")[:300]
 
 

@@ -41,7 +41,7 @@ def main() -> None:
     # As Ctrl-C, so that a server that the step has started is stopped, and pytest takes it for no failure of a test.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     deadline = time.monotonic() + options.seconds
-    with options.rows.open("w") as file:
+    with options.rows.open("w", encoding="utf-8") as file:
         write = writer(file)
 
         def announce(row: Row) -> None:

@@ -34,7 +34,7 @@ def load_machine_code(folder: Path, needed: Collection[str]) -> dict[str, dict[s
     if not path.is_file():
         raise MachineCodeError(f"{path} must exist, {command} first")
     try:
-        rows = {row["file"]: row for row in json.loads(path.read_text())["kernels"]}
+        rows = {row["file"]: row for row in json.loads(path.read_text(encoding="utf-8"))["kernels"]}
     except (ValueError, KeyError, TypeError) as error:
         raise MachineCodeError(f"{path} must be a table of kernels.aot, it cannot be read: {command} again") from error
     if missing := sorted(set(needed) - rows.keys()):

@@ -186,7 +186,7 @@ def _read_converted(file: Path, facts: Path) -> _Converted | None:
     """Return what an earlier conversion left, or None where that is missing or seen to be damaged."""
     # A cache: what cannot be read is converted again.
     with suppress(OSError, ValueError, TypeError, LookupError):
-        known = json.loads(facts.read_text())
+        known = json.loads(facts.read_text(encoding="utf-8"))
         width, height = map(int, known["size"])
         classes = [int(index) for index in known["classes"]]
         if classes and file.stat().st_size == known["bytes"]:

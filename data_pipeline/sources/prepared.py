@@ -163,7 +163,7 @@ def open_prepared(folder: Path, split: Split, samples: int | None) -> Dataset:
             f"--output {folder} with the --data, --size and --seed of its other splits"
         )
     try:
-        manifest = read_object((place / MANIFEST).read_text(), MANIFEST)
+        manifest = read_object((place / MANIFEST).read_text(encoding="utf-8"), MANIFEST)
         fields = ("size", "name", "seg_classes", "labels", "grey", "split_seed", "records")
         # What older versions have prepared lacks the hashes of names, and below the sizes in masks.
         require_keys(manifest, MANIFEST, fields, optional=("divided",))

@@ -147,7 +147,7 @@ def volume_records(folder: Path, name: str, cache: Path) -> tuple[Record, ...]:
     target = cache / "volumes" / f"{name.replace('/', '-')}-{_key(folder)}"
     if not target.is_dir():
         _write(target, read_volume(folder))
-    facts = json.loads((target / FACTS).read_text())
+    facts = json.loads((target / FACTS).read_text(encoding="utf-8"))
     volume = SourceVolume(name, facts["slice_mm3"])
     files = [_slice_files(target, index) for index in range(len(facts["labels"]))]
     return tuple(
@@ -208,7 +208,7 @@ def _write(target: Path, scan: Scan) -> None:
                 Image.fromarray(values).save(file, compress_level=1)
         fluids = range(1, len(SEG_CLASSES))
         labels = [[int((indices == value).any()) for value in fluids] for indices in scan.classes]
-        (temporary / FACTS).write_text(json.dumps({"slice_mm3": scan.slice_mm3, "labels": labels}))
+        (temporary / FACTS).write_text(json.dumps({"slice_mm3": scan.slice_mm3, "labels": labels}), encoding="utf-8")
 
 
 def _slice_files(folder: Path, index: int) -> tuple[Path, Path]:

@@ -52,7 +52,7 @@ def read_results(output: Path, wanted: Wanted) -> dict[str, Finished]:
     if not file.exists():
         return {}
     try:
-        read = json.loads(file.read_text())
+        read = json.loads(file.read_text(encoding="utf-8"))
         # What was wanted goes through JSON as well, which has no tuples.
         if read["wanted"] != json.loads(json.dumps(wanted.to_fields())):
             return {}

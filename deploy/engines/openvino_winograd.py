@@ -36,7 +36,7 @@ class Choices:
         here = f"{processor()}, {winograd.instructions()}, {threads} threads"
         self._key = f"{here}, OpenVINO {openvino.__version__}, code {code}"
         try:
-            self._all = json.loads(file.read_text()) if file else {}
+            self._all = json.loads(file.read_text(encoding="utf-8")) if file else {}
             self._own = {str(name): bool(faster) for name, faster in self._all.get(self._key, {}).items()}
         except (OSError, ValueError, AttributeError):
             self._all, self._own = {}, {}

@@ -108,7 +108,7 @@ class TensorRtTarget(Target):
         trt = importlib.import_module(self.module)
         path.write_bytes(build_plan(trt, request, progress))
         if runner := self.runner(path):
-            path.with_suffix(".layers.json").write_text(runner.layers())
+            path.with_suffix(".layers.json").write_text(runner.layers(), encoding="utf-8")
 
     def runner(self, path: Path) -> PlanRunner | None:
         """Open the engine on this machine's GPU, or return None where there is none or it was built for others."""

@@ -136,7 +136,7 @@ def machine() -> dict[str, str]:
 
 def _cpuinfo() -> list[str]:
     path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def write_report(output: Path, report: Report) -> None:
@@ -148,7 +148,7 @@ def write_report(output: Path, report: Report) -> None:
 def read_report(output: Path) -> Report | None:
     """Read the report of an earlier build, or return None where there is none, or one that was changed or is older."""
     try:
-        fields = json.loads((output / REPORT).read_text())
+        fields = json.loads((output / REPORT).read_text(encoding="utf-8"))
         if fields.pop(DIGEST) != _digest(fields):
             return None
         engines = tuple(_engine(record) for record in fields.pop("engines"))

@@ -102,14 +102,14 @@ def _listening() -> Iterator[tuple[Path, Outcome]]:
         with suppress(OSError, ValueError, TypeError):
             # What other users named like this is no server of this user.
             if folder.stat().st_uid == os.geteuid() and Path("/proc", str(_pid(folder))).exists():
-                yield folder, Outcome(**json.loads((folder / _FILE).read_text()))
+                yield folder, Outcome(**json.loads((folder / _FILE).read_text(encoding="utf-8")))
 
 
 def _wait(folder: Path, before: Outcome) -> Outcome:
     while Path("/proc", str(_pid(folder))).exists():
         # The folder is missing while the server is started again.
         with suppress(OSError):
-            now = Outcome(**json.loads((folder / _FILE).read_text()))
+            now = Outcome(**json.loads((folder / _FILE).read_text(encoding="utf-8")))
             # One that was under way when it was asked may have read what the repository held before.
             if now.count > before.begun:
                 return now

@@ -62,7 +62,7 @@ def write_tuning(repository: Path, tuned: Tuned) -> None:
 def _read(repository: Path) -> Tuned | None:
     """Read the choices, None where there are none, or a file of something else."""
     try:
-        fields = json.loads((repository / TUNING).read_text())
+        fields = json.loads((repository / TUNING).read_text(encoding="utf-8"))
         choices: dict[str, Any] = {name: Workers(**fields.pop(name)) for name in ("tuned", "latency", "throughput")}
         for choice in choices.values():
             for name, number in vars(choice).items():

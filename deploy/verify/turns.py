@@ -58,7 +58,7 @@ def _runs(task: Path) -> bool:
     # A thread may end between the listing and the reading.
     with suppress(OSError):
         # The name, in brackets, may hold anything. The state follows it.
-        return (task / "stat").read_text().rpartition(")")[2].split()[0] == "R"
+        return (task / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "R"
     return False
 
 

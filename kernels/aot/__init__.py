@@ -174,7 +174,7 @@ def build(index: int, capability: int, output: Path) -> dict[str, Any]:
     compiled = compile_kernel(configuration, capability)
     stem = f"{configuration.name}-sm{capability}"
     (output / f"{stem}.cubin").write_bytes(compiled.cubin)
-    (output / f"{stem}.ptx").write_text(without_scratch(compiled))
+    (output / f"{stem}.ptx").write_text(without_scratch(compiled), encoding="utf-8")
     return {**describe(configuration, capability, compiled), "file": stem}
 
 
@@ -216,5 +216,5 @@ def build_all(output: Path, capabilities: list[int], kernels: list[str]) -> list
     table = {"triton": triton.__version__, "kernels": rows}
     # The last file to be written, so its presence means that all others are there. It needs no temporary file: a JSON
     # object that was cut off does not parse, so no reader takes it for a whole one.
-    (output / "kernels.json").write_text(json.dumps(table, indent=1))
+    (output / "kernels.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
     return rows

@@ -164,7 +164,7 @@ def notes_of(card: Path) -> str:
     """
     if not card.exists():
         return ""
-    lines = card.read_text(errors="replace").splitlines() if card.is_file() else []
+    lines = card.read_text(encoding="utf-8", errors="replace").splitlines() if card.is_file() else []
     # A line of its own: the card's text may hold a name that reads like it.
     if NOTES not in lines:
         raise DataError(f"{card} is there and is no card, which has a line '{NOTES}'; choose another --output")

@@ -57,7 +57,7 @@ def test_modules_import_only_the_layers_above_them(file: Path) -> None:
 
 def imported(file: Path) -> set[str]:
     """Return the first part of each `data_pipeline.X` that a file imports when it runs."""
-    tree = ast.parse(file.read_text())
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     # Imports under TYPE_CHECKING never run.
     typed = {id(node) for branch in ast.walk(tree) if isinstance(branch, ast.If) for node in ast.walk(branch)}
     modules = [

@@ -93,7 +93,7 @@ class EmulatedGpu:
 
     def _loaded(self, module: int, function: int, name: str, files: dict[str, str], key: str) -> None:
         """Read the PTX of a function that Triton has loaded the machine code of."""
-        self.sources[function] = Path(files[f"{name}.ptx"]).read_text()
+        self.sources[function] = Path(files[f"{name}.ptx"]).read_text(encoding="utf-8")
 
     def _launched(self, function: int, config: Any, parameters: Any) -> int:
         """Execute a launch as the driver gets it."""

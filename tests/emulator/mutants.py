@@ -73,7 +73,7 @@ def main() -> None:
         gpu.edit, gpu.withheld = str, 1024
         verdicts[f"{case.name} without 1 KB"] = verdict(case, gpu)
         gpu.withheld = 0
-    Path(output).write_text(json.dumps(verdicts))
+    Path(output).write_text(json.dumps(verdicts), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main() -> None:
         start = time.perf_counter()
         results[case.name] = {**outcome(case, gpu), "seconds": round(time.perf_counter() - start, 1)}
         print(case.name, results[case.name], flush=True)
-    Path(output).write_text(json.dumps(results))
+    Path(output).write_text(json.dumps(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,9 @@ def debian_archive(package: str, folder: Path) -> bytes:
     binary = Path("/etc/apt/sources.list.d/debian.sources")
     if shutil.which("apt-get") is None or not binary.is_file():
         raise ArchiveError("not a machine with Debian's packages")
-    (folder / "debian.sources").write_text(binary.read_text().replace("Types: deb\n", "Types: deb-src\n"))
+    (folder / "debian.sources").write_text(
+        binary.read_text(encoding="utf-8").replace("Types: deb\n", "Types: deb-src\n")
+    )
     options = {
         "Dir::State::lists": lists.parent,
         "Dir::Cache": folder,

@@ -52,7 +52,7 @@ def reachable(modules: Iterable[str]) -> frozenset[str]:
 
 def exported(file: Path) -> bool:
     """Say whether a file sets `__all__`."""
-    return _assigned(ast.parse(file.read_text()), "__all__") is not None
+    return _assigned(ast.parse(file.read_text(encoding="utf-8")), "__all__") is not None
 
 
 def lazy(module: str) -> bool:

@@ -13,6 +13,6 @@ def resident_bytes(server: Server) -> int:
 
 def resident(*processes: int) -> int:
     """Return the resident memory of processes in bytes."""
-    status = [Path(f"/proc/{pid}/status").read_text() for pid in processes]
+    status = [Path(f"/proc/{pid}/status").read_text(encoding="utf-8") for pid in processes]
     # The kernel's "kB" are 1024 bytes.
     return sum(1024 * int(text.partition("VmRSS:")[2].split()[0]) for text in status)

@@ -139,7 +139,7 @@ def main() -> None:
         # The plugins ask torch for the GPU that builds.
         with patch.object(torch.cuda, "get_device_capability", return_value=divmod(int(capability), 10)):
             made[capability] = {name: build(name, **case) for name, case in CASES.items()}
-    Path(output).write_text(json.dumps(made))
+    Path(output).write_text(json.dumps(made), encoding="utf-8")
 
 
 if __name__ == "__main__":

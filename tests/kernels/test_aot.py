@@ -205,7 +205,7 @@ def test_the_processes_that_compile_end_with_a_command_that_is_killed(tmp_path: 
     # The first file comes from a process that compiles.
     while command.poll() is None and not list(tmp_path.glob("*.cubin")):
         time.sleep(0.05)
-    started = [int(pid) for pid in children.read_text().split()]
+    started = [int(pid) for pid in children.read_text(encoding="utf-8").split()]
     assert len(started) > 1
     command.kill()
     command.wait()

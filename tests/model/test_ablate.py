@@ -49,8 +49,8 @@ def test_an_interrupted_run_goes_on_and_ends_with_every_arm_in_the_table(
     assert ablate.main([*command, "--budget", "9"]) == 0
     default = [arm for arm in ARMS if not arm.extra and arm.name != "half-resolution"]
     assert trained == [f"{arm.name}-seed0" for arm in (*default[:3], *default[2:])]
-    report = json.loads(Path("out/ablation.json").read_text())
-    table = Path("out/ablation.md").read_text()
+    report = json.loads(Path("out/ablation.json").read_text(encoding="utf-8"))
+    table = Path("out/ablation.md").read_text(encoding="utf-8")
     for arm in default:
         runs = {arm.name: [Run(**run) for run in report["runs"][arm.name]]}
         metrics = [metric for metric in METRICS if scored(arm, metric, runs)]
@@ -77,12 +77,12 @@ def test_a_budget_too_small_says_what_is_needed(command: list[str], capsys: pyte
 def test_chosen_arms_train_for_the_epochs_that_are_given(command: list[str]) -> None:
     chosen = ["--epochs", "1", "--arm", "dilations-scaled", "--arm", "base"]
     assert ablate.main([*command, *chosen]) == 0
-    report = json.loads(Path("out/ablation.json").read_text())
+    report = json.loads(Path("out/ablation.json").read_text(encoding="utf-8"))
     assert list(report["runs"]) == ["base", "dilations-scaled"]
     assert report["setting"]["epochs"] == 1
     # At 32 px, a sixteenth of the paper's size, every dilation would be 1 or less.
     assert load_checkpoint("out/dilations-scaled-seed0/best.safetensors").info.config.dilations == (1, 1, 1)
-    assert "without DFE" not in Path("out/ablation.md").read_text()
+    assert "without DFE" not in Path("out/ablation.md").read_text(encoding="utf-8")
 
 
 def test_an_arm_that_is_the_preset_itself_is_refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,15 +107,15 @@ def test_runs_of_before_the_seeds_were_resampled_are_scored_again_and_not_traine
 ) -> None:
     chosen = [*command, "--epochs", "1", "--arm", "base", "--augmentation", "basic"]
     assert ablate.main(chosen) == 0
-    table = Path("out/ablation.md").read_text()
+    table = Path("out/ablation.md").read_text(encoding="utf-8")
     plan, result = Path("out/plan.json"), Path("out/base-seed0/test.json")
-    kept = json.loads(plan.read_text())
-    plan.write_text(json.dumps({name: value for name, value in kept.items() if name not in EARLIER}))
-    scores = json.loads(result.read_text())
-    result.write_text(json.dumps({name: scores[name] for name in ("scores", "bounds")}))
+    kept = json.loads(plan.read_text(encoding="utf-8"))
+    plan.write_text(json.dumps({name: value for name, value in kept.items() if name not in EARLIER}), encoding="utf-8")
+    scores = json.loads(result.read_text(encoding="utf-8"))
+    result.write_text(json.dumps({name: scores[name] for name in ("scores", "bounds")}), encoding="utf-8")
     monkeypatch.setattr("model.training.learner.Learner.step", None)
     assert ablate.main(chosen) == 0
-    assert Path("out/ablation.md").read_text() == table
+    assert Path("out/ablation.md").read_text(encoding="utf-8") == table
 
 
 def test_intervals_hold_what_images_and_seeds_change() -> None:

@@ -38,17 +38,17 @@ def test_a_card_holds_the_scores_and_keeps_its_notes(
     calibrated = load_checkpoint("cards/mine.safetensors").info.calibration
     assert calibrated is not None and calibrated.images == 8
     assert evaluate.main(["--checkpoint", "cards/mine.safetensors", "--data", info.data, "--output", "out"]) == 0
-    scores = json.loads(Path("out/metrics.json").read_text())["scores"]
-    text = Path("cards/mine.md").read_text()
+    scores = json.loads(Path("out/metrics.json").read_text(encoding="utf-8"))["scores"]
+    text = Path("cards/mine.md").read_text(encoding="utf-8")
     assert f"| {calibrated.temperatures[0]:.2f} |" in text
     for group, title in (("dice", "Dice"), ("ece_uncalibrated", "ECE of each label, as trained"), ("auc", "AUC")):
         members = [scores[name] for name in scores if name.split("/")[0] == group]
         cells = ["{value:.3f} ({low:.3f} to {high:.3f})".format(**member) for member in members]
         assert f"| {title} | {' | '.join(cells)} |" in text
-    Path("cards/mine.md").write_text(f"{text}\nIt is weak.\n")
+    Path("cards/mine.md").write_text(f"{text}\nIt is weak.\n", encoding="utf-8")
     # In place, and from what is calibrated already.
     assert card.main(["--checkpoint", "cards/mine.safetensors", "--output", "cards/mine"]) == 0
-    again = Path("cards/mine.md").read_text()
+    again = Path("cards/mine.md").read_text(encoding="utf-8")
     assert again.endswith("## Notes\n\nIt is weak.\n")
     assert [line for line in again.splitlines() if "this card by" not in line][:-2] == [
         line for line in text.splitlines() if "this card by" not in line
@@ -57,7 +57,7 @@ def test_a_card_holds_the_scores_and_keeps_its_notes(
     # Curves of another training are not shown as those of these weights.
     Path("curves.png").unlink()
     assert card.main(arguments) == 0
-    assert "mine.png" not in Path("cards/mine.md").read_text()
+    assert "mine.png" not in Path("cards/mine.md").read_text(encoding="utf-8")
     capsys.readouterr()
     for wrong in (["--checkpoint", "random:tiny"], ["--output", "."]):
         with pytest.raises(SystemExit, match="2"):

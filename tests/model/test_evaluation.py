@@ -259,13 +259,13 @@ def test_the_command_writes_scores_rows_and_a_gallery(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert evaluate.main([*retouch, "--output", "out"]) == 0
-    report = json.loads(Path("out/metrics.json").read_text())
+    report = json.loads(Path("out/metrics.json").read_text(encoding="utf-8"))
     assert sum(sum(counts.values()) for counts in report["confusion"].values()) == 36
     assert report["sizes"][0].keys() == {"above", "up_to", "count", "dice", "missed"}
     assert Image.open("out/reliability.png").width > 500
     assert report["images"] == 12 and {"volume_dice", "hausdorff95", "volume_difference_mm3"} <= set(report["scores"])
     assert Estimate(**report["scores"]["accuracy"]).high <= 1
-    rows = list(csv.DictReader(Path("out/cases.csv").read_text().splitlines()))
+    rows = list(csv.DictReader(Path("out/cases.csv").read_text(encoding="utf-8").splitlines()))
     assert len(rows) == 12 and len({row["volume"] for row in rows}) == 3
     means = np.mean([float(row["probability/IRF"]) > 0.5 for row in rows if row["truth/IRF"] == "1"])
     assert report["scores"]["sensitivity/IRF"]["value"] == pytest.approx(means)

@@ -58,7 +58,7 @@ def train_both_ways(
     assert train.main([*command, "--skip-bad"]) == 0
     assert f"left out {BROKEN} of {count} samples (train)" in " ".join(capsys.readouterr().out.split())
     assert seen == count - BROKEN
-    assert len(Path("out/history.csv").read_text().splitlines()) == 2
+    assert len(Path("out/history.csv").read_text(encoding="utf-8").splitlines()) == 2
 
 
 def test_40_images_of_which_5_are_broken(

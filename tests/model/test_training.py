@@ -343,7 +343,7 @@ def test_the_commands_train_and_evaluate(
     assert best.info.training["source"] == "synthetic:oct" and best.info.training["split_seed"] is None
     scoring = ["--checkpoint", "out/best.safetensors", "--output", "out", "--samples", "4"]
     assert evaluate.main([*scoring, "--data", "synthetic:oct"]) == 0
-    assert '"pooled_dice"' in Path("out/metrics.json").read_text()
+    assert '"pooled_dice"' in Path("out/metrics.json").read_text(encoding="utf-8")
     capsys.readouterr()
     assert evaluate.main([*scoring, "--data", "synthetic:skin"]) == 1
     assert capsys.readouterr().err == (

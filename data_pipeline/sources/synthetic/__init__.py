@@ -75,7 +75,7 @@ def _write_labels(path: Path, kind: str, rows: list[tuple[str, tuple[int, ...]]]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", *GENERATORS[kind].LABELS])
     writer.writerows([name, *labels] for name, labels in rows)
-    path.write_text(text.getvalue())
+    path.write_text(text.getvalue(), encoding="utf-8")
 
 
 def _read(folder: Path, kind: str) -> Dataset:

@@ -29,7 +29,7 @@ def compile_operator() -> Path:
     """
     package, file = Path(openvino.__file__).parent, _file()
     # What OpenVINO itself was compiled with. Its own CMake package would give the same, but CMake is not everywhere.
-    targets = (package / "cmake" / "OpenVINOTargets.cmake").read_text()
+    targets = (package / "cmake" / "OpenVINOTargets.cmake").read_text(encoding="utf-8")
     definitions = re.findall(r'INTERFACE_COMPILE_DEFINITIONS "([^"]+)"', targets)
     libraries = [file for name in ("libopenvino", "libtbb") for file in (package / "libs").glob(f"{name}.so.*")]
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:

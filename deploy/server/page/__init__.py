@@ -31,8 +31,8 @@ class Page:
 
     def __init__(self) -> None:
         """Put the page together, which takes some milliseconds."""
-        style, script = (FOLDER / "style.css").read_text(), join_modules()
-        text = (FOLDER / "page.html").read_text()
+        style, script = (FOLDER / "style.css").read_text(encoding="utf-8"), join_modules()
+        text = (FOLDER / "page.html").read_text(encoding="utf-8")
         for place, content in (("style", style), ("settings", settings()), ("script", script)):
             text = text.replace(f"/* {place} */", content)
         self._body = text.encode()
@@ -49,7 +49,9 @@ class Page:
 
 def join_modules() -> str:
     """Return all JavaScript as one module: each file once, behind those that it imports."""
-    return "\n".join(EXPORT.sub("", IMPORT.sub("", (FOLDER / f"{name}.js").read_text())) for name in in_order())
+    return "\n".join(
+        EXPORT.sub("", IMPORT.sub("", (FOLDER / f"{name}.js").read_text(encoding="utf-8"))) for name in in_order()
+    )
 
 
 def in_order() -> Iterator[str]:
@@ -58,7 +60,7 @@ def in_order() -> Iterator[str]:
 
     def visit(name: str) -> Iterator[str]:
         done.add(name)
-        for match in IMPORT.finditer((FOLDER / f"{name}.js").read_text()):
+        for match in IMPORT.finditer((FOLDER / f"{name}.js").read_text(encoding="utf-8")):
             if match[1] not in done:
                 yield from visit(match[1])
         yield name

@@ -88,6 +88,7 @@ class ServerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            encoding="utf-8",
             errors="replace",
             start_new_session=True,
         )
@@ -97,6 +98,7 @@ class ServerProcess:
         first = self._output.readline().strip()
         if not first.isdecimal():
             self._guardian.kill()
+            self._guardian.communicate()
             raise ServerError(f"tritonserver's guardian does not run: {first or 'it says nothing'}")
         # Its workers are its children.
         self.pid = int(first)

@@ -29,8 +29,8 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     ticks = 0
     for pid in pids:
         with suppress(FileNotFoundError, ProcessLookupError):
-            # Of what follows the name, 11 and 12 are the time in user mode and in the system.
-            ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+            # The times in user mode and in the system.
+            ticks += sum(map(int, _state_of(pid)[11:13]))
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -42,11 +42,16 @@ def kill_workers(server_pid: int, model: str) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def _state_of(pid: int) -> list[str]:
+    """Return what Linux says of a process, from its state on."""
+    # Before it comes the command's name, in brackets, which may hold anything.
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+
+
 def _is_live_child(pid: int, parent: int) -> bool:
     # A process may end between the listing and the reading.
     with suppress(FileNotFoundError, ProcessLookupError):
-        # The command's name, in brackets, may hold anything. State and parent follow it.
-        state, its_parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+        state, its_parent = _state_of(pid)[:2]
         # A killed worker whose exit the server has not collected is still listed, as a zombie.
         return int(its_parent) == parent and state != _ZOMBIE
     return False

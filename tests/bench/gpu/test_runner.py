@@ -110,7 +110,7 @@ def test_only_what_the_end_found_at_work_is_cut_off(tmp_path: Path) -> None:
 def runs(pid: int) -> bool:
     """Tell whether a process is there and no zombie that nobody has asked for."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 

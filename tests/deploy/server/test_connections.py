@@ -146,7 +146,7 @@ def test_a_client_that_reads_nothing_is_given_up(hasty: Server) -> None:
 
 def established() -> set[tuple[int, int]]:
     """Return the two ports of each TCP connection that is open, this end first."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="utf-8").splitlines()[1:]]
     # sl local_address rem_address st ..., in hexadecimal.
     ports = [tuple(int(address.rpartition(":")[2], 16) for address in row[1:3]) for row in rows if row[3] == "01"]
     return {(here, there) for here, there in ports}

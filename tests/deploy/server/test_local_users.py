@@ -133,6 +133,6 @@ def listening(pid: int) -> set[int]:
     rows = [
         line.split()
         for version in ("tcp", "tcp6")
-        for line in Path(f"/proc/{pid}/net/{version}").read_text().splitlines()[1:]
+        for line in Path(f"/proc/{pid}/net/{version}").read_text(encoding="utf-8").splitlines()[1:]
     ]
     return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes}

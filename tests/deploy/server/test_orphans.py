@@ -67,7 +67,7 @@ def environments_of(server: Served) -> list[Path]:
 def exists(pid: int) -> bool:
     """Say whether a process is there and not only waits for its parent to notice its end."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 

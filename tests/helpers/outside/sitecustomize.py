@@ -35,7 +35,7 @@ def _is_local(host: str) -> bool:
 def _refuse_other_hosts(event: str, arguments: tuple[Any, ...]) -> None:
     if event.startswith("socket.") and (host := other_host(event, arguments)):
         # A file, because a library may ask in a process of its own, and catch the error.
-        with open(os.environ[LOG], "a") as log:  # noqa: PTH123 - pathlib would be imported into every process
+        with open(os.environ[LOG], "a", encoding="utf-8") as log:  # noqa: PTH123 - pathlib would be imported into every process
             log.write(f"{event} {host}\n")
         raise PermissionError(f"a test asked for another host: {host}")
 

@@ -4,7 +4,10 @@ import asyncio
 import gzip
 import http.client
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -23,6 +26,17 @@ from deploy.server.proxy import Proxy
 from deploy.server.proxy.admission import Admission
 
 LARGEST = 60_000
+
+
+def test_the_page_is_the_same_whatever_the_encoding_of_the_machine() -> None:
+    code = "import hashlib; from deploy.server.page import Page; print(hashlib.sha256(Page()._body).hexdigest())"
+    # Python would take UTF-8 for a machine that says nothing.
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    told = [
+        subprocess.run([sys.executable, "-c", code], env=os.environ | extra, capture_output=True, text=True, check=True)
+        for extra in (ascii_only, {"PYTHONUTF8": "1"})
+    ]
+    assert len({one.stdout for one in told}) == 1
 
 
 @contextmanager
