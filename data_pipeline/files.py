@@ -6,15 +6,17 @@ This module needs the standard library only, because the client imports it on ma
 import fcntl
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from errno import ENOTDIR
+from errno import ENOLCK, ENOSYS, ENOTDIR, EOPNOTSUPP
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 PACKAGE = Path(__file__).parent
 # What names begin with of what systems leave among the files of people: hidden ones, Synology's, QNAP's, macOS's.
 LEFT_BEHIND = (".", "@eaDir", "@Recycle", "@__thumb", "__MACOSX")
+WITHOUT_LOCKS = (ENOSYS, ENOLCK, EOPNOTSUPP)
 CACHE = Path("build/data")  # generated and converted files, and the results of the scan
 
 
@@ -128,16 +130,37 @@ def is_left_behind(name: str) -> bool:
     return name.startswith(LEFT_BEHIND) or name.lower() in ("thumbs.db", "desktop.ini")
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or make a copy of it where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        # Where it is not for that reason, this fails as well, and says why.
+        shutil.copy2(source, target)
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes that lock the same folder out until the block ends.
+def locked(folder: Path) -> Iterator[bool]:
+    """Keep other processes that lock the same folder out until the block ends, and yield whether that holds.
+
+    Some file systems of clusters have no locks. Users there give each run a folder of its own, and nothing that another
+    run left may be removed, since a run on another machine may be writing it.
 
     Raises BlockingIOError at once where another process has locked it.
     """
     # On the folder itself and not on a file in it, which would be left behind. A lock ends with its process.
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        yield _lock(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        return False
+    return True

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from data_pipeline.files import WITHOUT_LOCKS
+
 # Beside the network in a version's folder: images with PyTorch's answers, what the server's Python backend runs, and
 # the labels' names, one a line.
 GOLDEN, CODE, LABELS = "golden.npz", "model.py", "labels.txt"
@@ -92,8 +94,10 @@ def is_held(folder: Path) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+    except OSError as error:
+        # Without locks nothing is marked. In doubt, as on NFS, which locks only what is open for writing, it is held: a
+        # version that is kept costs a place, one that is removed a server's files.
+        return error.errno not in WITHOUT_LOCKS
     finally:
         os.close(descriptor)
     return False

@@ -60,18 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Send what the options name to the server, and return the exit code."""
     pacs = Pacs(options.dicomweb) if options.dicomweb else None
-    fetched = pacs.fetch(options.study, options.output) if pacs else []
-    files = find_files([*options.images, *fetched], options.output)
-    # A misuse rather than a success with nothing done: the folder was probably a wrong one.
-    if not files:
-        print("error: no images or volumes in the folders named", file=sys.stderr)
-        return 2
     connect = connector(options)
     try:
+        fetched = fetch(pacs, options, connect) if pacs else []
+        files = find_files([*options.images, *fetched], options.output)
+        # A misuse rather than a success with nothing done: the folder was probably a wrong one.
+        if not files:
+            print("error: no images or volumes in the folders named", file=sys.stderr)
+            return 2
         served = read_served(connect)
         options.output.mkdir(parents=True, exist_ok=True)
-        with locked(options.output):
-            drop_unfinished(options.output)
+        with locked(options.output) as is_alone:
+            if is_alone:
+                drop_unfinished(options.output)
             code = process_and_show(options, served, connect, files)
             if pacs:
                 store(pacs, fetched, options)
@@ -81,6 +82,13 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         abandon()
         raise
+
+
+def fetch(pacs: Pacs, options: argparse.Namespace, connect: Callable[[float], Client]) -> list[Path]:
+    """Fetch the study that the options name, and return its files."""
+    # No patient's images are brought here for a server that is not there.
+    read_served(connect)
+    return pacs.fetch(options.study, options.output)
 
 
 def store(pacs: Pacs, fetched: Sequence[Path], options: argparse.Namespace) -> None:
@@ -149,7 +157,7 @@ def process_and_show(
                 options.output,
                 options.jobs,
                 wanted,
-                contract,
+                served,
                 lambda share: progress.advance(bar, share),
             )
             for number, outcome in enumerate(answered, 1):

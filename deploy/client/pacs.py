@@ -78,8 +78,9 @@ class Pacs:
             series, instance, modality = (_value(entry, tag) for tag in ("0020000E", "00080018", "00080060"))
             if modality in NO_IMAGES:
                 continue
-            # The names come from the server, and must not lead out of the folder.
-            file = output / RECEIVED / f"{read_uid(instance)}.dcm"
+            with self._one_line():
+                # The names come from the server, and must not lead out of the folder.
+                file = output / RECEIVED / f"{read_uid(instance)}.dcm"
             if not file.exists():
                 with self._one_line():
                     dataset = self._client.retrieve_instance(study, series, instance)

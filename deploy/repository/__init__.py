@@ -1,6 +1,5 @@
 """Write the model repository for a CPU: for each model its configuration, its code and the network's file."""
 
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from tritonclient.grpc import model_config_pb2 as schema
 
 from data_pipeline.cores import processor
-from data_pipeline.files import whole_folder
+from data_pipeline.files import link_or_copy, whole_folder
 from deploy.content import CODE, FILES_HASH, GOLDEN, HASH, LABELS, network_files, read_version, version_fingerprint
 from deploy.contract import CLASS_PROBS, NETWORK_MODEL, PIPELINE_MODEL, Contract, TensorSpec
 from deploy.files import DIRECTORY, TUNING, config_fingerprint, write_config
@@ -72,13 +71,13 @@ def _write_version(
     model_class, source = _MODELS[name]
     version = repository / name / NEW
     version.mkdir(parents=True)
-    (version / CODE).write_text(_MODEL_FILE.format(model_class=model_class))
+    (version / CODE).write_text(_MODEL_FILE.format(model_class=model_class), encoding="utf-8")
     (version / LABELS).write_text("".join(f"{label}\n" for label in contract.labels), encoding="utf-8")
     shared = [file.name for file in network_files(network)] + [GOLDEN]
     written = next((folder for folder in repository.glob(f"*/{NEW}") if (folder / GOLDEN).exists()), None)
     if written:
         for file in shared:
-            os.link(written / file, version / file)
+            link_or_copy(written / file, version / file)
     else:
         # Copied once, so that a later build cannot change what is served, and linked for the second model.
         for path in network_files(network):

@@ -1,6 +1,5 @@
 """Give what is served the number of a version, and keep the versions that running servers hold."""
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
+from data_pipeline.files import link_or_copy
 from deploy.content import FILES_HASH, HASH, is_held, read_version, version_fingerprint
 from deploy.files import read_config, version_of
 
@@ -45,7 +45,7 @@ def place(earlier: Path, model: Path, number: int, config: schema.ModelConfig) -
             (model / version.name).mkdir()
             for file in version.iterdir():
                 if file.is_file():
-                    os.link(file, model / version.name / file.name)
+                    link_or_copy(file, model / version.name / file.name)
     if (model / str(number)).exists():
         shutil.rmtree(model / NEW)
     else:

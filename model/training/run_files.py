@@ -5,7 +5,6 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from errno import ENOLCK, ENOSYS, EOPNOTSUPP
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from model.training.learner import Learner
 from model.training.processes import Processes
 
 Row = dict[str, float]
-WITHOUT_LOCKS = (ENOSYS, ENOLCK, EOPNOTSUPP)
 CURVES = ("loss", "dice", "auc")
 # What `save_state` is given beside the tensors.
 PLACE: dict[str, type] = {"settings": dict, "loader": dict, "losses": list, "history": list, "best": dict}
@@ -41,17 +39,12 @@ def alone_in(output: Path) -> Iterator[None]:
     output.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(output))
+            is_alone = stack.enter_context(locked(output))
         except BlockingIOError:
             raise TrainingError(
                 f"{output} is written to by a run that has not ended; wait for it, or give another --output"
             ) from None
-        except OSError as error:
-            # Some file systems of clusters have no locks. Users there give each run a folder of its own, and nothing is
-            # removed, which may be what a run on another machine is writing.
-            if error.errno not in WITHOUT_LOCKS:
-                raise
-        else:
+        if is_alone:
             drop_unfinished(output)
         try:
             yield

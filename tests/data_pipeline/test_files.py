@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from data_pipeline.files import require_writable, whole_folder, write_whole
+from data_pipeline.files import link_or_copy, locked, require_writable, whole_folder, write_whole
 
 
 def test_the_folder_of_the_faster_process_stays(tmp_path: Path) -> None:
@@ -67,3 +67,25 @@ def test_a_folder_is_known_to_be_writable_before_it_is_made(tmp_path: Path, monk
     with pytest.raises(PermissionError) as caught:
         require_writable(tmp_path / "new")
     assert caught.value.filename == str(tmp_path)
+
+
+@pytest.mark.parametrize("reason", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_says_that_nobody_is_kept_out(
+    reason: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with locked(tmp_path) as is_alone:
+        assert is_alone
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(reason, "no locks")))
+    with locked(tmp_path) as is_alone:
+        assert not is_alone
+
+
+def test_a_file_system_without_hard_links_gets_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "one").write_text("content")
+    link_or_copy(tmp_path / "one", tmp_path / "two")
+    assert (tmp_path / "two").samefile(tmp_path / "one")
+    monkeypatch.setattr("os.link", Mock(side_effect=PermissionError(errno.EPERM, "Operation not permitted")))
+    link_or_copy(tmp_path / "one", tmp_path / "three")
+    assert (tmp_path / "three").read_text() == "content"
+    with pytest.raises(FileNotFoundError):
+        link_or_copy(tmp_path / "none", tmp_path / "four")

@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import highdicom
 import numpy as np
@@ -113,10 +114,36 @@ def test_misuse_is_said_at_once(arguments: list[str], message: str, capsys: pyte
     assert message in capsys.readouterr().err
 
 
-def test_a_pacs_that_does_not_answer_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+class Foreign:
+    """Answer searches as a PACS that gives an object a name that is no UID."""
+
+    def search_for_instances(self, *_: Any, **__: Any) -> list[dict[str, Any]]:
+        return [{"00080018": {"Value": ["../../1"]}, "00080060": {"Value": ["OPT"]}}]
+
+
+def test_an_object_without_a_uid_is_the_fault_of_the_pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pacs = Pacs("http://localhost:8042/dicom-web")
+    monkeypatch.setattr(pacs, "_client", Foreign())
+    with pytest.raises(OSError, match="localhost:8042/dicom-web sends what is no DICOM"):
+        pacs.fetch("1.2.3", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_fetched_for_a_server_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Pacs, "fetch", lambda *_: pytest.fail("fetched"))
+    command = ["--dicomweb", "http://localhost:8042/dicom-web", "--study", "1.2.3", "--url", "127.0.0.1:9"]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 1
+    assert "127.0.0.1:9" in capsys.readouterr().err
+
+
+def test_a_pacs_that_does_not_answer_is_one_line(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # Port 9 (discard) is not listened on.
     command = ["--dicomweb", "http://user:secret@127.0.0.1:9/dicom-web", "--study", "1.2.3"]
-    assert main([*command, "--output", str(tmp_path / "out")]) == 1
+    assert main([*command, "--url", server.grpc_url, "--output", str(tmp_path / "out")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: the DICOMweb server at http://127.0.0.1:9/dicom-web does not answer")
     with pytest.raises(ValueError, match="no address of a DICOMweb server"):

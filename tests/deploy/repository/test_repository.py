@@ -4,16 +4,18 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from tritonclient.grpc import model_config_pb2 as schema
 
-from deploy.content import hold
+from deploy.content import hold, is_held
 from deploy.contract import NETWORK_MODEL, PIPELINE_MODEL, Contract
 from deploy.errors import ServerError
 from deploy.files import TUNING, config_fingerprint, read_config, version_of
 from deploy.network.golden import Golden
 from deploy.repository import write_repository
+from deploy.server.model_configs import read_repository
 from deploy.server.options import ServerOptions
 from deploy.server.release import Release
 
@@ -106,6 +108,25 @@ def test_versions_that_a_server_holds_stay_the_same_files(
     os.close(mark)
     write_repository(tmp_path, contract, network, golden, execution="onnxruntime literal")
     assert not first.exists()
+
+
+@pytest.mark.parametrize(("reason", "held"), [(errno.EBADF, True), (errno.ENOLCK, False)])
+def test_a_version_is_held_in_doubt(reason: int, held: bool, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = repository / PIPELINE_MODEL / version_of(read_config(repository / PIPELINE_MODEL))
+    assert not is_held(folder)
+    # NFS locks only what is open for writing, and other file systems have no locks.
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(reason, "no lock")))
+    assert is_held(folder) == held
+
+
+def test_a_repository_needs_no_hard_links(
+    tmp_path: Path, contract: Contract, network: Path, golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.link", Mock(side_effect=PermissionError(errno.EPERM, "Operation not permitted")))
+    assert read_repository(write_repository(tmp_path, contract, network, golden)).keys() == {
+        PIPELINE_MODEL,
+        NETWORK_MODEL,
+    }
 
 
 def test_what_was_measured_of_the_server_comes_along(
