@@ -102,6 +102,7 @@ def run(server: "Server", log: Log) -> int:
         return 0 if server.stop() else 1
     finally:
         server.stop()
+        server.release.close()
 
 
 def reload(repository: Path) -> int:

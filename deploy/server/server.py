@@ -158,7 +158,8 @@ class Server:
         try:
             # tritonserver moves a model's requests once the new version is up, and not at all where it does not load.
             self._load_all(fresh, probe)
-        except ServerError:
+        # Also what the machine lacks, such as memory or descriptors (OSError).
+        except Exception:
             fresh.close()
             # One of the two models may have changed already. For one that has not, this does nothing.
             self._load_all(before, self._probe)
@@ -203,7 +204,12 @@ class Server:
             self._resources.close()
 
     def __enter__(self) -> "Server":
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            # Python calls no `__exit__` then, and builds would take the version for one that is served.
+            self.release.close()
+            raise
         return self
 
     def __exit__(

@@ -86,9 +86,11 @@ class Proxy:
         self._thread.start()
         try:
             asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(START_SECONDS)
-        except (OSError, ServerError) as error:
+        except BaseException as error:
             self.stop()
-            raise ServerError(f"the proxy cannot start: {error}") from None
+            if isinstance(error, (OSError, ServerError)):
+                raise ServerError(f"the proxy cannot start: {error}") from None
+            raise
 
     def stop(self) -> None:
         """Finish the responses that are being written, then stop listening and end the thread."""
@@ -143,8 +145,8 @@ class Proxy:
         )
         await self._serve(handlers.application(), options.http_port, server_context(options.tls))
         await self._serve(handlers.metrics_application(), options.metrics_port, None)
-        await self._grpc.start()
         self._resources.push_async_callback(self._grpc.stop, CLOSE_SECONDS)
+        await self._grpc.start()
 
     async def _close(self) -> None:
         await self._resources.aclose()

@@ -1,6 +1,7 @@
 """Bring a new version into service under load, and try to bring in one that must not be served."""
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import onnx
 import pytest
 
 from deploy.client import AsyncClient, Client, ClientError, Result
-from deploy.content import HASH
+from deploy.content import HASH, is_held
 from deploy.contract import PIPELINE_MODEL, Contract
 from deploy.files import read_config, version_of
 from deploy.network.golden import Golden
@@ -24,6 +25,7 @@ from deploy.serve import main
 from deploy.server import Server, ServerError
 from deploy.server.options import FREE_PORTS
 from deploy.server.process.workers import children_of, workers_of
+from deploy.server.release import Release
 from deploy.server.reload import Reloads, request_reload
 from tests.deploy.conftest import small_network
 from tests.helpers.golden import golden_of
@@ -250,6 +252,28 @@ def test_a_network_that_changes_on_disk_is_not_loaded_again(
         flip(next(repository.glob("resformer/*/5.onnx")))
         with pytest.raises(ServerError, match="the files of version 1 are not those that were verified"):
             server.replace_workers(PIPELINE_MODEL)
+
+
+def test_a_machine_without_descriptors_for_a_new_version_goes_on_with_the_old(
+    publish: Callable[[Path, int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = publish(tmp_path, 5)
+    server, loaded = Server(repository, FREE_PORTS), []
+
+    def load(release: Release, probe: object) -> None:
+        loaded.append(str(release))
+        if len(loaded) == 1:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(server, "_load_all", load)
+    before = server.release
+    publish(tmp_path, 6)
+    with pytest.raises(OSError, match="Too many open files"):
+        server.roll_out()
+    assert server.release is before
+    assert len(loaded) == 2 and loaded[1] == str(before)
+    assert not is_held(repository / PIPELINE_MODEL / "2")
+    before.close()
 
 
 def test_a_reload_that_was_under_way_is_not_taken_for_the_one_that_was_asked_for(

@@ -17,9 +17,9 @@ from google.protobuf import text_format
 
 from deploy.access import read_token
 from deploy.client import Client, ServerUnavailable
-from deploy.content import FILES_HASH
-from deploy.contract import Contract
-from deploy.files import CONFIGURATION, read_config, write_config
+from deploy.content import FILES_HASH, is_held
+from deploy.contract import PIPELINE_MODEL, Contract
+from deploy.files import CONFIGURATION, read_config, version_of, write_config
 from deploy.network.golden import Golden
 from deploy.repository import write_repository
 from deploy.serve import MOST_MEGABYTES, main
@@ -75,6 +75,18 @@ def test_taken_port_is_the_servers_own_reason(repository: Path, side: str, capsy
         assert main(["--repository", str(repository), *flags]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert str(port) in line
+
+
+def test_a_server_that_did_not_start_holds_no_version(repository: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model_repository"
+    shutil.copytree(repository, copy)
+    folder = copy / PIPELINE_MODEL / version_of(read_config(copy / PIPELINE_MODEL))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = Server(copy, replace(FREE_PORTS, http_port=taken.getsockname()[1]))
+        assert is_held(folder)
+        with pytest.raises(ServerError, match="the proxy cannot start"), server:
+            pass
+    assert not is_held(folder)
 
 
 def older(root: Path) -> None:
