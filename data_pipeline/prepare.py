@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import nvidia.dali as dali
 import nvidia.dali.fn as fn
 import nvidia.dali.types as types
 from nvidia.dali.data_node import DataNode
@@ -30,7 +31,8 @@ from data_pipeline.spec import Preprocessing
 
 JOURNAL = "journal.jsonl"  # one line for each finished sample, so that an interrupted run can be continued
 BATCH = 16
-VERSION = code_version(__file__, *READERS)
+# What decides the pixels that are kept: the readers, the graph and what runs it.
+VERSION = f"{code_version(__file__, 'graph/__init__.py', 'spec.py', *READERS)} {dali.__version__}"
 EXAMPLES = """examples:
   python -m data_pipeline.prepare --data synthetic:skin --size 128 --output build/prepared
   python -m data_pipeline.prepare --data folder:my_data --size 224 --output build/prepared --skip-bad
@@ -72,7 +74,7 @@ def _prepare(dataset: Dataset, size: int, folder: Path, threads: int) -> int:
     done = _read_journal(folder / JOURNAL, pixels)
     hashes = [_file_hash(record) for record in track(dataset.records, "hashing files")]
     missing = [index for index, file_hash in enumerate(hashes) if done.get(index) != file_hash]
-    with (folder / JOURNAL).open("a") as journal:
+    with (folder / JOURNAL).open("a", encoding="utf-8") as journal:
         for indices in track(list(_batches(missing)), f"preparing {len(missing)} samples", disable=not missing):
             _decode(dataset, indices, size, pixels, threads)
             for index in indices:
@@ -90,7 +92,7 @@ def _read_journal(path: Path, pixels: PreparedPixels) -> dict[int, str]:
     if not path.is_file():
         return {}
     latest: dict[int, dict[str, Any]] = {}
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         # A run that was killed or met a full disk may have left half a line.
         with suppress(json.JSONDecodeError, KeyError, TypeError):
             entry = json.loads(line)

@@ -204,8 +204,9 @@ def measure_samples(dataset: Dataset, *, cache: Path) -> list[Finding]:
         chunk = fresh[start : start + BATCH]
         findings = examine([record for _, record in chunk], classes, THREADS)
         known.update({key: finding for (key, _), finding in zip(chunk, findings, strict=True)})
-    # Whole, because a scan that is killed must not leave a file that later scans cannot read.
-    write_whole(store, json.dumps(known))
+    if fresh:
+        # Whole, because a scan that is killed must not leave a file that later scans cannot read.
+        write_whole(store, json.dumps(known))
     return [known[key] for key in keys]
 
 
@@ -213,7 +214,7 @@ def _read_findings(store: Path) -> dict[str, Finding]:
     """Read earlier results, or none where the file was changed by something else."""
     # A cache: what cannot be read is found again.
     with suppress(OSError, ValueError, TypeError, AttributeError):
-        stored = json.loads(store.read_text()).items()
+        stored = json.loads(store.read_text(encoding="utf-8")).items()
         return {key: Finding(str(reason), float(smallest)) for key, (reason, smallest) in stored}
     return {}
 

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from deploy.tuning.plot import plot, table
 
 FIGURES, PICTURE = "tune.json", "tune.png"
 PHOTOGRAPH = (1024, 768)
+RUNTIMES = ("openvino", "onnxruntime", "nvidia-pytriton")  # what answers
 EXAMPLES = """examples:
   python -m deploy.tune                                              (the most answers a second)
   python -m deploy.tune --repository build/mine/model_repository --p99-ms 100
@@ -54,7 +56,7 @@ class Study:
     def load(cls, subject: dict[str, Any], output: Path) -> "Study":
         """Go on with what an earlier run has measured of the same subject, if there is any."""
         try:
-            earlier = json.loads((output / FIGURES).read_text())
+            earlier = json.loads((output / FIGURES).read_text(encoding="utf-8"))
             points = [Point(**fields) for fields in earlier["points"]] if earlier["subject"] == subject else []
         except (OSError, ValueError, KeyError, TypeError):
             points = []
@@ -95,6 +97,8 @@ def run(options: argparse.Namespace) -> None:
     image = options.image.read_bytes() if options.image else photograph()
     here: dict[str, Any] = {"processor": processor(), "cores": cores()}
     about = {"image_sha256": hashlib.sha256(image).hexdigest(), "seconds": options.seconds}
+    # Figures of other versions are not to be compared with.
+    about |= {package: version(package) for package in RUNTIMES}
     study = Study.load({"sha256": sha256, **about, **here}, options.output)
     measure(study, options.repository, image, Output(stderr=True))
     # The limit is for the choice that is best. The two ends are what they are.

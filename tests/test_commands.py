@@ -157,7 +157,7 @@ raise SystemExit(run_command(lambda: Output().print("a line")))
 def until_imported(process: "subprocess.Popen[str]", library: str) -> None:
     """Wait until a process has opened a file of a library."""
     maps = Path(f"/proc/{process.pid}/maps")
-    while process.poll() is None and library not in maps.read_text():
+    while process.poll() is None and library not in maps.read_text(encoding="utf-8"):
         pass
 
 

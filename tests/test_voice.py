@@ -14,7 +14,7 @@ Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 def documented(file: Path) -> Iterator[tuple[str, str]]:
     """Yield the name and the docstring of everything that a file documents."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, Documented) and (text := ast.get_docstring(node)):
             yield getattr(node, "name", "module"), text
 

@@ -10,10 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import nvidia.dali as dali
+
 from data_pipeline import Split, open_source
 from deploy.building.plan import CALIBRATION, EngineSpec, Job, plan_engines
 from deploy.content import fingerprint, possible_files
-from deploy.engines import ONNX, QUANTIZED, TARGETS, onnx_version
+from deploy.engines import ONNX, QUANTIZED, TARGETS, execution, onnx_version
 from deploy.engines.gpu import capability_here, name_here
 from deploy.files import GPU_DIRECTORY
 from deploy.report import CPU_TARGETS, EngineRecord, Report, machine, read_report
@@ -140,6 +142,7 @@ def _model_key(job: Job) -> str:
         code=_code_fingerprint(),
         contract=job.contract.to_json(),
         tools=export_tools(),
+        decoded_by=dali.__version__,
         verified_on=_data_fingerprint(job, "validation", job.options.samples),
     )
 
@@ -162,7 +165,7 @@ def _engine_key(job: Job, spec: EngineSpec, model_key: str, calibration: list[st
         model=model_key,
         target=spec.target,
         precision=spec.precision,
-        tool=tool(spec),
+        tools=[tool(spec), *_other_tools(spec)],
         # Its forms are chosen by timing them, and its time decides what is served.
         timed_on=_timed_on(job.options.threads) if spec.target in CPU_TARGETS else None,
         calibrated_on=calibration if spec.precision in QUANTIZED else None,
@@ -170,6 +173,15 @@ def _engine_key(job: Job, spec: EngineSpec, model_key: str, calibration: list[st
         # are built for its architecture, and verified and timed on it.
         gpu=None if spec.target in CPU_TARGETS else [asdict(job.options.gpu), name_here(), capability_here()],
     )
+
+
+def _other_tools(spec: EngineSpec) -> list[str]:
+    """List what makes or runs an engine besides the tool that is named with it."""
+    run_by = (execution(spec.target, spec.precision) or "").partition(" ")[0]
+    packages = [*(["nncf"] if spec.precision in QUANTIZED else []), *(["openvino"] if run_by == "openvino" else [])]
+    # Our kernels go into engines for a GPU as Triton compiles them.
+    packages += [] if spec.target in CPU_TARGETS else ["triton"]
+    return [f"{name} {version(name)}" for name in packages]
 
 
 def _timed_on(threads: int) -> list[str]:

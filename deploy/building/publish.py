@@ -8,7 +8,7 @@ from deploy.building.builder import PYTORCH, BuildResult
 from deploy.building.commit import commit
 from deploy.content import fingerprint, network_files
 from deploy.engines import execution
-from deploy.files import DIRECTORY
+from deploy.files import DIRECTORY, TUNING
 from deploy.report import Report, write_report
 from deploy.report.page import gallery, write_page
 from deploy.repository import write_repository
@@ -53,6 +53,6 @@ def _write_repositories(result: BuildResult, staged: Path) -> None:
 
 
 def _fingerprints(staged: Path) -> Iterator[tuple[str, str]]:
-    """Yield the path and hash of every staged file."""
-    for file in sorted(path for path in staged.rglob("*") if path.is_file()):
+    """Yield the path and hash of every staged file, except for that which `deploy.tune` writes anew."""
+    for file in sorted(path for path in staged.rglob("*") if path.is_file() and path.name != TUNING):
         yield file.relative_to(staged).as_posix(), fingerprint(file)

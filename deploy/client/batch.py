@@ -16,8 +16,8 @@ from deploy.client.client import Client, Result
 from deploy.client.image import Failure, FileResult, Wanted, process_file, segment
 from deploy.client.picture import Claims
 from deploy.client.plan import Task
+from deploy.client.transport import Served
 from deploy.client.volume import VolumeResult, process_volume
-from deploy.contract import Contract
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -33,7 +33,7 @@ def process(
     output: Path,
     jobs: int,
     wanted: Wanted,
-    contract: Contract,
+    served: Served,
     advance: Callable[[float], None],
 ) -> Iterator[Outcome]:
     """Process the tasks and yield the outcome of each, in their order.
@@ -46,7 +46,7 @@ def process(
         output: the folder for results.
         jobs: files, or slices of one volume, in work at once.
         wanted: what is written for each.
-        contract: of the model that answers.
+        served: what answers.
         advance: called with the share of a volume that is done since the last call.
 
     Raises:
@@ -78,7 +78,7 @@ def process(
                 if of_volumes:
                     # One after the other, so that memory holds one of them. Its slices share the threads.
                     ask = partial(_in_order, pool, answer, ahead=jobs)
-                    yield from (process_volume(ask, task, output, wanted, contract, claims, advance) for task in group)
+                    yield from (process_volume(ask, task, output, wanted, served, claims, advance) for task in group)
                 else:
                     yield from _in_order(pool, work, group, ahead=2 * jobs)
     except (KeyboardInterrupt, GeneratorExit):

@@ -94,8 +94,11 @@ def test_results_are_kept_by_content(broken: Dataset, tmp_path: Path, monkeypatc
         return original(records, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(scan_module, "examine", counting)
+    written = (tmp_path / "scan.json").stat()
     assert len(scan_samples(broken, cache=tmp_path)) == 5
     assert examined == []
+    # Nothing new is nothing to write, also on a disk that is full or read-only.
+    assert (tmp_path / "scan.json").stat() == written
     Image.fromarray(picture(*np.asarray(Image.open(broken.records[8].mask)).shape)).save(broken.records[8].image)
     assert len(scan_samples(broken, cache=tmp_path)) == 4
     assert examined == [1]

@@ -21,9 +21,9 @@ from deploy.client.image import Failure, Wanted, milliseconds
 from deploy.client.measure import Spacing, SpacingError, check_spacing, clean
 from deploy.client.picture import EYES, Claims
 from deploy.client.plan import Task
+from deploy.client.transport import Served
 from deploy.client.volume.en_face import map_png, thickness_of
 from deploy.client.volume.slices import SliceStore, join
-from deploy.contract import Contract
 
 Ask = Callable[[Iterable[Frame]], Iterator[Result]]
 """Send slices to the server, some at a time, and yield its answers in their order."""
@@ -97,7 +97,7 @@ def process_volume(
     task: Task,
     output: Path,
     wanted: Wanted,
-    contract: Contract,
+    served: Served,
     claims: Claims,
     advance: Callable[[float], None],
 ) -> VolumeResult | Failure:
@@ -108,7 +108,7 @@ def process_volume(
         task: the volume, and what its results are called.
         output: the folder for results.
         wanted: what is written.
-        contract: of the model that answers.
+        served: what answers.
         claims: which DICOM objects have been met.
         advance: called with the share of the volume that is done since the last call.
 
@@ -127,7 +127,7 @@ def process_volume(
     except (ImageError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return Failure(str(task.source), reason)
-    store = SliceStore(output, task.name, task.source, contract)
+    store = SliceStore(output, task.name, task.source, served)
     try:
         answers = _ask_all(ask, volume, store, wanted, advance)
     except (ServerUnavailable, AccessDenied):

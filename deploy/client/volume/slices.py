@@ -12,7 +12,7 @@ import numpy as np
 
 from data_pipeline.files import write_whole
 from deploy.client.client import Result
-from deploy.contract import Contract
+from deploy.client.transport import Served
 
 ENDING = "slices"
 KEY = "key"
@@ -27,21 +27,21 @@ def drop_slices(output: Path) -> None:
 class SliceStore:
     """Hold the answers about the slices of one volume in a hidden folder beside its results."""
 
-    def __init__(self, output: Path, name: str, source: Path, contract: Contract) -> None:
-        """Open the folder, and empty it where it is of another file or model.
+    def __init__(self, output: Path, name: str, source: Path, served: Served) -> None:
+        """Open the folder, and empty it where it is of another file or network.
 
         Args:
             output: the folder for results.
             name: of the volume's results.
             source: the volume.
-            contract: of the model that answers.
+            served: what answers.
         """
         self._folder = output / f".{name}.{ENDING}"
         status = source.stat()
-        facts = f"{source.resolve()} {status.st_size} {status.st_mtime_ns} {contract.to_json()}"
+        facts = f"{source.resolve()} {status.st_size} {status.st_mtime_ns} {served.contract.to_json()} {served.sha256}"
         key = hashlib.sha256(facts.encode(errors="surrogateescape")).hexdigest()
         stored = self._folder / KEY
-        if not stored.is_file() or stored.read_text() != key:
+        if not stored.is_file() or stored.read_text(encoding="utf-8") != key:
             shutil.rmtree(self._folder, ignore_errors=True)
             write_whole(stored, key)
 

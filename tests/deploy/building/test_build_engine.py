@@ -322,7 +322,6 @@ def test_rtx_engines_take_compute_capabilities_and_report_progress(built: Built,
         target.build(request, tmp_path / "engine", lambda phase, share: seen.append((phase, share)))
         sizes[capabilities] = (tmp_path / "engine").stat().st_size
     assert sizes[("8.6",)] < sizes[("8.6", "12.0")]
-    assert len({phase for phase, _ in seen}) >= 1
     assert all(0 < share <= 1 for _, share in seen)
     assert seen[-1][1] == 1
 

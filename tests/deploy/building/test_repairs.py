@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ import pytest
 import deploy.building
 from deploy import BuildError, build
 from deploy.building import cache, commit
-from deploy.building.plan import Job
+from deploy.building.plan import EngineSpec, Job
+from deploy.engines.base import Precision
 from deploy.files import DIRECTORY, GPU_DIRECTORY, TUNING
 from deploy.report import Report, read_report, write_report
 from deploy.server.model_configs import read_repository
@@ -125,6 +127,34 @@ def test_a_repeat_repairs_the_damage(name: str, copy: Built, capsys: pytest.Capt
     assert "nothing has changed" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("package", "made_again"),
+    [
+        ("torch", {"model.onnx", "openvino.fp32.xml", "tensorrt-rtx.fp32.engine"}),
+        ("triton", {"tensorrt-rtx.fp32.engine"}),
+        ("nvidia.dali", {"model.onnx", "openvino.fp32.xml", "tensorrt-rtx.fp32.engine"}),
+    ],
+)
+def test_an_engine_is_as_old_as_the_oldest_tool_behind_it(
+    package: str, made_again: set[str], state: Callable[..., cache.BuildState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "version", lambda name: "99.0" if name == package else version(name))
+    if package == "nvidia.dali":
+        monkeypatch.setattr("nvidia.dali.__version__", "99.0")
+    assert {spec.file for spec in state().missing} >= made_again
+    assert ("model.onnx" in {spec.file for spec in state().missing}) == ("model.onnx" in made_again)
+
+
+def test_quantised_engines_depend_on_what_quantises_and_runs_them() -> None:
+    def packages(target: str, precision: Precision) -> list[str]:
+        return [tool.partition(" ")[0] for tool in cache._other_tools(EngineSpec(target, precision))]
+
+    assert packages("onnx", "fp32") == []
+    assert packages("onnx", "int8") == ["nncf"]
+    assert packages("onnx", "bf16") == packages("openvino", "fp32") == ["openvino"]
+    assert packages("tensorrt-rtx", "int8") == ["nncf", "triton"]
+
+
 def test_an_engine_that_was_not_asked_for_is_repaired_with_the_others(
     copy: Built, state: Callable[..., cache.BuildState]
 ) -> None:
@@ -217,6 +247,10 @@ def test_what_a_tuning_or_a_desktop_has_left_is_no_obstacle(copy: Built) -> None
         (copy.output / DIRECTORY / name).write_text("left")
     assert copy.again("--max-batch", "4") == 0
     assert (copy.output / DIRECTORY / TUNING).read_text() == "left"
+    # Written anew it is no reason for another build.
+    report = read_report(copy.output)
+    assert report is not None
+    assert not [name for name in report.files if name.endswith(TUNING)]
 
 
 def test_two_builds_into_one_folder_are_refused(copy: Built, capsys: pytest.CaptureFixture[str]) -> None:

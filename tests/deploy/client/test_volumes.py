@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -26,12 +27,15 @@ from deploy.client.image import Failure, Wanted
 from deploy.client.measure import Cleaning
 from deploy.client.picture import Claims
 from deploy.client.plan import Task
+from deploy.client.transport import Served
 from deploy.client.volume import VolumeResult, process_volume
+from deploy.client.volume.slices import SliceStore
 from deploy.contract import Contract
 from deploy.server import Server
 from tests.helpers.dicom import make_dicom
 
 CONTRACT = Contract(preprocessing=Preprocessing(image_size=64), seg_classes=("background", "ball"), labels=("a",))
+SERVED = Served(CONTRACT, "first")
 MISSING = [0]  # slices that are still to be asked for
 SPACING = (0.02, 0.005, 0.1)  # across, down, through, as SimpleITK gives it
 ENDINGS = (".mha", ".mhd", ".nii.gz", ".nii", ".nrrd")
@@ -113,7 +117,7 @@ def run_on(mask: NDArray[np.uint8], source: Path, wanted: Wanted, shares: list[f
     """Process a volume of which the server would find `mask`."""
     (source.parent / "out").mkdir(exist_ok=True)
     return process_volume(
-        answers(mask), Task(source, "a"), source.parent / "out", wanted, CONTRACT, Claims(), shares.append
+        answers(mask), Task(source, "a"), source.parent / "out", wanted, SERVED, Claims(), shares.append
     )
 
 
@@ -247,7 +251,7 @@ def test_a_damaged_volume_does_not_stand_in_the_way_of_its_copy(tmp_path: Path) 
     for name in ("a", "b", "b"):
         task = Task(tmp_path / f"{name}.dcm", name)
         outcomes.append(
-            process_volume(answers(mask), task, tmp_path / "out", Wanted(), CONTRACT, claims, lambda share: None)
+            process_volume(answers(mask), task, tmp_path / "out", Wanted(), SERVED, claims, lambda share: None)
         )
     assert isinstance(outcomes[0], Failure) and "damaged" in outcomes[0].reason
     assert isinstance(outcomes[1], VolumeResult) and isinstance(outcomes[2], VolumeResult)
@@ -267,10 +271,15 @@ def test_an_interrupted_volume_goes_on_from_its_slices(tmp_path: Path) -> None:
             yield result
 
     MISSING[0] = 6
-    arguments = (Task(source, "a"), tmp_path / "out", Wanted(), CONTRACT)
+    arguments = (Task(source, "a"), tmp_path / "out", Wanted(), SERVED)
     (tmp_path / "out").mkdir()
     with pytest.raises(ServerUnavailable):
         process_volume(ask, *arguments, Claims(), lambda share: None)
+    # Another network's slices are not mixed with these.
+    (tmp_path / "other").mkdir()
+    shutil.copytree(tmp_path / "out" / ".a.slices", tmp_path / "other" / ".a.slices")
+    SliceStore(tmp_path / "other", "a", source, Served(CONTRACT, "second"))
+    assert [file.name for file in (tmp_path / "other" / ".a.slices").iterdir()] == ["key"]
     # One of those that were written is damaged, and counts as missing.
     (tmp_path / "out" / ".a.slices" / "000002.npz").write_bytes(b"PK")
     MISSING[0] = 4

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import deploy.tune
-from deploy.server import Server
 from deploy.server.model_configs import read_repository
-from deploy.server.options import FREE_PORTS, Workers
+from deploy.server.options import ServerOptions, Workers
+from deploy.server.release import Release
 from deploy.tune import main
 from deploy.tuning.load import LoadGenerator, measured_server
 
@@ -49,7 +49,9 @@ def test_the_best_choice_is_written_and_served(
     Image.open(output / "tune.png").verify()
     chosen = json.loads((copy / "tuning.json").read_text())["tuned"]
     assert chosen == figures["chosen"]["tuned"]
-    assert Server(copy, FREE_PORTS).release.workers == Workers(**chosen)
+    release = Release(copy, ServerOptions())
+    release.close()
+    assert release.workers == Workers(**chosen)
     # Measured already, another limit needs no server. One that nothing keeps is one line, and changes nothing.
     assert main([*arguments, "--p99-ms", "0.01"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
