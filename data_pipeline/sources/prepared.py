@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.fields import object_of, read_object, require, require_keys
+from data_pipeline.fields import INT32, are_whole, is_number, is_whole, object_of, read_object, require, require_keys
 from data_pipeline.files import write_whole
 from data_pipeline.records import DataError, Dataset, Record, SourceVolume, Split
 
@@ -109,8 +109,13 @@ def _has_shape(file: Path, shape: tuple[int, ...]) -> bool:
 
 
 def load_pixels(folder: Path, size: int) -> PreparedPixels:
-    """Open the arrays of a folder for reading, or raise DataError if they were prepared for another size."""
+    """Open the arrays of a folder for reading.
+
+    Raises DataError where they were prepared for another size, and ValueError where they are of something else.
+    """
     pixels = PreparedPixels(*(np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in (IMAGES, MASKS)))
+    for name, array in ((IMAGES, pixels.images), (MASKS, pixels.masks)):
+        require(array.ndim == 4 and array.dtype == np.uint8, name, "four dimensions of uint8", array.shape)
     actual = pixels.images.shape[1]
     if actual != size:
         raise DataError(
@@ -169,10 +174,12 @@ def open_prepared(folder: Path, split: Split, samples: int | None) -> Dataset:
         require_keys(manifest, MANIFEST, fields, optional=("divided",))
         divided = object_of(manifest.get("divided", {}), "divided")
         require(isinstance(manifest["records"], tuple), "records", "a list", manifest["records"])
+        require(isinstance(manifest["labels"], tuple), "labels", "a list of names", manifest["labels"])
+        require(type(manifest["grey"]) is bool, "grey", "true or false", manifest["grey"])
+        seed = manifest["split_seed"]
+        require(seed is None or is_whole(seed, 0, INT32), "split_seed", "a whole number or null", seed)
         rows = [object_of(row, "each record") for row in manifest["records"][:samples]]
-        for row in rows:
-            needed = ("image", "mask", "labels", "volume", "source", "pixels")
-            require_keys(row, "each record", needed, optional=("smallest",))
+        records = tuple(_record(row, len(manifest["labels"])) for row in rows)
         pixels = load_pixels(place, manifest["size"])
         held = len(pixels.images)
         listed = len(manifest["records"])
@@ -184,21 +191,37 @@ def open_prepared(folder: Path, split: Split, samples: int | None) -> Dataset:
         raise DataError(f"{place}: {len(damaged)} prepared samples are damaged, {damaged[0]} first: prepare again")
     return Dataset(
         name=manifest["name"],
-        records=tuple(_record(row) for row in rows),
+        records=records,
         seg_classes=manifest["seg_classes"],
         labels=manifest["labels"],
         grey=manifest["grey"],
-        split_seed=manifest["split_seed"],
+        split_seed=seed,
         divided=divided,
         prepared=place,
     )
 
 
-def _record(row: dict[str, Any]) -> Record:
+def _record(row: dict[str, Any], labels: int) -> Record:
+    """Read one row of the manifest, or raise ValueError where it is none of a record with that many labels."""
+    needed = ("image", "mask", "labels", "volume", "source", "pixels")
+    require_keys(row, "each record", needed, optional=("smallest",))
+    for name in ("image", "mask", "source", "pixels"):
+        require(isinstance(row[name], str), name, "a text", row[name])
+    fits = are_whole(row["labels"], 0, 1) and len(row["labels"]) == labels
+    require(fits, "the labels of a record", f"{labels} of 0 and 1", row["labels"])
+    smallest = row.get("smallest")
+    require(smallest is None or is_number(smallest, 0, 1), "smallest", "a number from 0 to 1 or null", smallest)
     return Record(
         image=Path(row["image"]),
         mask=Path(row["mask"]),
         labels=row["labels"],
-        volume=SourceVolume(**row["volume"]) if row["volume"] else None,
-        smallest=row.get("smallest"),
+        volume=None if row["volume"] is None else _volume(object_of(row["volume"], "volume")),
+        smallest=smallest,
     )
+
+
+def _volume(fields: dict[str, Any]) -> SourceVolume:
+    require_keys(fields, "volume", ("name", "slice_mm3"))
+    require(isinstance(fields["name"], str), "the name of a volume", "a text", fields["name"])
+    require(is_number(fields["slice_mm3"], 0, float("inf")), "slice_mm3", "a number from 0", fields["slice_mm3"])
+    return SourceVolume(**fields)

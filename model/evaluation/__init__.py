@@ -145,10 +145,15 @@ def predict_records(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> 
 def score_cases(model: nn.Module, dataset: Dataset, spec: Preprocessing) -> Iterator[ScoredCase]:
     """Yield the scores of each record, in order.
 
-    Raises DataError where a target is missing, as it may be of prepared data, which hold masks of another size.
+    Raises DataError where the file of an image or its mask is missing, as it may be of prepared data, which hold both
+    at another size.
     """
-    if missing := [record.mask for record in dataset.records if not record.mask.is_file()]:
-        raise DataError(f"{missing[0]} is missing: scores are at the size of each mask's file; restore it")
+    files = [file for record in dataset.records for file in (record.image, record.mask)]
+    if missing := [file for file in files if not file.is_file()]:
+        raise DataError(
+            f"{len(missing)} of the images and masks are missing, {missing[0]} first, and scores are at their own "
+            "size: score prepared data where they were prepared, or the source itself, such as folder:DIR"
+        )
     for predicted in predict_records(model, dataset, spec):
         # At the size of the target, to which a client enlarges the mask in the same way.
         target = np.asarray(Image.open(predicted.record.mask))

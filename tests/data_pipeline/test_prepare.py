@@ -5,11 +5,13 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from data_pipeline import Batch, DataError, Dataset, Preprocessing, TrainingLoader
@@ -253,6 +255,8 @@ def test_the_command(source: Dataset, tmp_path: Path, capsys: pytest.CaptureFixt
         ({"records": []}, "the number of records must be that of images.npy, 19, got 0"),
         ({"records": [7]}, "each record must be a JSON object, got 7"),
         ({"records": [{}]}, "each record must be an object with image, mask, "),
+        ({"grey": "no"}, "grey must be true or false, got 'no'"),
+        ({"split_seed": "0"}, "split_seed must be a whole number or null, got '0'"),
     ],
 )
 def test_names_and_keys_of_the_manifest_are_checked(
@@ -262,3 +266,34 @@ def test_names_and_keys_of_the_manifest_are_checked(
     manifest = tmp_path / "train" / MANIFEST
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
     assert_refused(lambda: open_prepared(tmp_path, "train", None), part)
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"labels": [2]}, "of 0 and 1, got (2,)"),
+        ({"labels": [1, 0, 1, 0]}, "of 0 and 1, got"),
+        ({"labels": [True]}, "of 0 and 1, got"),
+        ({"labels": "1"}, "of 0 and 1, got"),
+        ({"image": None}, "image must be a text, got None"),
+        ({"volume": "x"}, "volume must be"),
+        ({"volume": {"name": "x", "slice_mm3": "1"}}, "slice_mm3 must be a number from 0"),
+        ({"smallest": 2}, "smallest must be a number from 0 to 1 or null"),
+    ],
+)
+def test_a_row_that_is_no_record_is_refused(
+    source: Dataset, tmp_path: Path, change: dict[str, object], part: str
+) -> None:
+    prepare(source, 32, tmp_path / "train")
+    manifest = tmp_path / "train" / MANIFEST
+    fields = json.loads(manifest.read_text())
+    fields["records"][1] |= change
+    manifest.write_text(json.dumps(fields))
+    assert_refused(lambda: open_prepared(tmp_path, "train", None), part)
+
+
+@pytest.mark.parametrize("array", [np.zeros((), np.uint8), np.zeros(8, np.uint8), np.zeros((8, 32, 32, 3), np.float32)])
+def test_arrays_of_something_else_are_refused(source: Dataset, tmp_path: Path, array: NDArray[Any]) -> None:
+    prepare(source, 32, tmp_path / "train")
+    np.save(tmp_path / "train" / "images.npy", array)
+    assert_refused(lambda: open_prepared(tmp_path, "train", None), "images.npy must be four dimensions of uint8")

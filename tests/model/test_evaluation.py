@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
-from data_pipeline import Dataset, Record, open_source
+from data_pipeline import DataError, Dataset, Preprocessing, Record, open_source
 from data_pipeline.prepare import prepare
 from data_pipeline.records import SourceVolume
+from data_pipeline.sources.prepared import open_prepared
 from data_pipeline.spec import Thresholds
 from model import evaluate
 from model.bootstrap import resample, weighted_auc
 from model.calibration import Calibration
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from model.evaluation import ScoredCase, score_masks
+from model.evaluation import ScoredCase, score_cases, score_masks
 from model.evaluation.average import Average, average_of
 from model.evaluation.gallery import pick
 from model.evaluation.sizes import scores_by_size
@@ -355,3 +356,14 @@ def test_names_pass_through_every_output_as_they_are(
     rows = list(csv.DictReader((output / "cases.csv").open(newline="")))
     assert set(rows[0]) >= {f"dice/{name}" for name in CLASSES_AS_TEXT[1:]}
     assert rows[0]["image"] == str(odd).replace("\udcff", r"\udcff")
+
+
+@pytest.mark.parametrize("part", ["image", "mask"])
+def test_prepared_data_are_scored_where_their_files_are(part: str, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    dataset = make_dataset(tmp_path / "source", 4)
+    prepare(dataset, 64, tmp_path / "prepared" / "test")
+    opened = open_prepared(tmp_path / "prepared", "test", None)
+    getattr(dataset.records[2], part).unlink()
+    with pytest.raises(DataError, match="1 of the images and masks are missing, "):
+        next(score_cases(build_model(SMALLEST), opened, Preprocessing(image_size=64)))
