@@ -24,6 +24,7 @@ INVERTED = (
     "masks of 1 bit whose tags call 0 white, as tifffile writes True for black: save them of 8 bits with the lesion in "
     f'255, or if what they show in white is the lesion put {{"threshold": 128}} into {RULES}'
 )
+LEAST_EVEN = 0.1  # share of an index mask's pixels above 0 that lie in areas of 3x3 pixels of one value
 SHOWN = 6  # values that a refusal lists
 
 Values = NDArray[np.int32]
@@ -94,7 +95,9 @@ def read_indices(data: bytes, rules: MaskRules) -> Indices:
     if rules.colours is not None:
         return Indices(_by_colour(image, rules.colours))
     if rules.threshold is not None:
-        return Indices((_grey_values(image) >= rules.threshold).astype(np.int32))
+        values = _grey_values(image)
+        _refuse_emptied(values, mask.lossy, rules.threshold)
+        return Indices((values >= rules.threshold).astype(np.int32))
     if mask.inverted:
         raise MaskError(INVERTED, "a TIFF of PhotometricInterpretation 0")
     if image.mode == "P":
@@ -212,6 +215,32 @@ def _by_colour(image: Image.Image, colours: dict[int, int]) -> Values:
         raise MaskError(f"masks with colours that {RULES} does not list", _shares(others, lambda v: f"#{v:06x}"))
     classes: Values = np.array([colours[int(colour)] for colour in known], np.int32)
     return np.asarray(classes[places])
+
+
+def _refuse_emptied(values: Values, lossy: bool, threshold: int) -> None:
+    """Raise MaskError where a threshold leaves nothing of what looks like class indices, or like one grey.
+
+    Noise, and a soft shape that is darker than the threshold, do make an empty mask.
+    """
+    largest = int(values.max())
+    if not 0 < largest < threshold:
+        return
+    indices = largest < MAX_CLASSES or len(np.unique(values)) <= 2
+    if _has_third_grey(values) if lossy else indices and _share_of_areas(values) >= LEAST_EVEN:
+        kind = (
+            f"masks that the threshold of {RULES} leaves empty though they show areas: save all masks as 0 and 255, or "
+            "choose a threshold that their values reach, and save what is to be empty as 0"
+        )
+        found = f"largest value {largest} lies below the threshold {threshold}: {_shares(values, str)}"
+        raise MaskError(kind, found)
+
+
+def _share_of_areas(values: Values) -> float:
+    """Return the share of the pixels above 0 that lie in areas of 3x3 pixels of one value, as few of noise do."""
+    image, shape = Image.fromarray(values), values > 0
+    low, high = (np.asarray(image.filter(one)) for one in (ImageFilter.MinFilter(3), ImageFilter.MaxFilter(3)))
+    middles = Image.fromarray(((low == high) & shape).astype(np.uint8))
+    return float(np.asarray(middles.filter(ImageFilter.MaxFilter(3)))[shape].mean())
 
 
 def _of_white(white: NDArray[np.bool_]) -> Indices:

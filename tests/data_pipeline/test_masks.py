@@ -157,6 +157,22 @@ def test_rules_settle_what_is_in_doubt() -> None:
         read_indices(CERTAIN["0 and 255"], colours)
 
 
+@pytest.mark.parametrize("values", [SHAPE, 3 * SHAPE.astype(np.uint16), 100 * SHAPE])
+def test_a_threshold_that_empties_a_shape_is_refused(values: Values) -> None:
+    data = saved(Image.fromarray(values))
+    with pytest.raises(MaskError, match=f"largest value {values.max()} lies below the threshold 128"):
+        read_indices(data, MaskRules(threshold=128))
+
+
+def test_a_threshold_empties_noise_and_what_is_dark() -> None:
+    noise = np.random.default_rng(0).integers(0, 4, SHAPE.shape).astype(np.uint8)
+    soft = np.add.outer(np.arange(60), np.arange(80)) // 2
+    for data in (grey(0 * SHAPE), grey(noise), grey(noise, "JPEG", quality=60), grey(soft)):
+        assert not read_indices(data, MaskRules(threshold=128)).values.any()
+    with pytest.raises(MaskError, match="lies below the threshold 200"):
+        read_indices(grey(100 * SHAPE, "JPEG"), MaskRules(threshold=200))
+
+
 @pytest.mark.parametrize(
     ("text", "part"),
     [
