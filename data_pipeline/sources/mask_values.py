@@ -96,7 +96,7 @@ def read_indices(data: bytes, rules: MaskRules) -> Indices:
         return Indices(_by_colour(image, rules.colours))
     if rules.threshold is not None:
         values = _grey_values(image)
-        _refuse_emptied(values, mask.lossy, rules.threshold)
+        _refuse_emptied(values, mask, rules.threshold)
         return Indices((values >= rules.threshold).astype(np.int32))
     if mask.inverted:
         raise MaskError(INVERTED, "a TIFF of PhotometricInterpretation 0")
@@ -104,8 +104,9 @@ def read_indices(data: bytes, rules: MaskRules) -> Indices:
         return _by_palette(image)
     values = _grey_values(image)
     if mask.lossy:
-        return _of_lossy(values)
-    return _of_few_bits(values, mask.depth) if 1 < mask.depth < 8 and image.mode == "L" else _of_grey(values)
+        return _of_lossy(values, mask.depth)
+    few = 1 < mask.depth < 8 and image.mode == "L"
+    return _of_few_bits(values, mask.depth) if few else _of_grey(values, mask.depth)
 
 
 def _open(data: bytes) -> _Mask:
@@ -217,7 +218,7 @@ def _by_colour(image: Image.Image, colours: dict[int, int]) -> Values:
     return np.asarray(classes[places])
 
 
-def _refuse_emptied(values: Values, lossy: bool, threshold: int) -> None:
+def _refuse_emptied(values: Values, mask: _Mask, threshold: int) -> None:
     """Raise MaskError where a threshold leaves nothing of what looks like class indices, or like one grey.
 
     Noise, and a soft shape that is darker than the threshold, do make an empty mask.
@@ -225,8 +226,12 @@ def _refuse_emptied(values: Values, lossy: bool, threshold: int) -> None:
     largest = int(values.max())
     if not 0 < largest < threshold:
         return
-    indices = largest < MAX_CLASSES or len(np.unique(values)) <= 2
-    if _has_third_grey(values) if lossy else indices and _share_of_areas(values) >= LEAST_EVEN:
+    if mask.lossy:
+        areas = _has_third_grey(_of_bytes(values, mask.depth))
+    else:
+        indices = largest < MAX_CLASSES or len(np.unique(values)) <= 2
+        areas = indices and _share_of_areas(values) >= LEAST_EVEN
+    if areas:
         kind = (
             f"masks that the threshold of {RULES} leaves empty though they show areas: save all masks as 0 and 255, or "
             "choose a threshold that their values reach, and save what is to be empty as 0"
@@ -255,7 +260,7 @@ def _by_palette(image: Image.Image) -> Indices:
     grey = rgb[..., 0]
     palette = np.reshape(image.getpalette() or [255, 255, 255], (-1, 3))
     if (rgb == grey[..., None]).all() and (grey == indices).all():
-        return _of_grey(grey)
+        return _of_grey(grey, 8)
     # Index 0 is black, and nothing else is: then the indices may be classes, as in PASCAL VOC.
     dark = (rgb == 0).all(axis=2)
     classes = not palette[0].any() and (dark == (indices == 0)).all() and indices.max() < MAX_CLASSES
@@ -274,16 +279,27 @@ def _by_palette(image: Image.Image) -> Indices:
     )
 
 
-def _of_lossy(values: Values) -> Indices:
+def _advised(values: Values, depth: int) -> str:
+    """Return the rule that takes half of a file's white for the threshold, also where 16 bits hold values of 8."""
+    return f'put {{"threshold": {2 ** (depth - 1) if values.max() > 255 else 128}}} into {RULES}'
+
+
+def _of_bytes(values: Values, depth: int) -> Values:
+    """Scale values of more than 8 bits to bytes, where they are larger than bytes."""
+    return values >> (depth - 8) if values.max() > 255 else values
+
+
+def _of_lossy(values: Values, depth: int) -> Indices:
     """Read a mask of black and white whose compression, as that of a JPEG, has blurred both."""
+    found, values = values, _of_bytes(values, depth)
     between = float(((values > DARK) & (values < BRIGHT)).mean())
     bright = values > 127
     # All dark and yet not black: indices, which the compression has changed.
     if between > MOST_BETWEEN or (not bright.any() and values.any()) or _has_third_grey(values):
         raise MaskError(
             "JPEG masks, or of another lossy compression, that are not black and white: save them as PNG, "
-            f'or put {{"threshold": 128}} into {RULES}',
-            _shares(values, str),
+            f"or {_advised(found, depth)}",
+            _shares(found, str),
         )
     return _of_white(bright)
 
@@ -308,23 +324,25 @@ def _of_few_bits(values: Values, depth: int) -> Indices:
         raise MaskError(
             "masks of 2 to 6 bits in black and white alone: save them of 8 bits", f"0 and {white} of {depth} bits"
         )
-    return _of_grey(stored)
+    return _of_grey(stored, depth)
 
 
-def _of_grey(values: Values) -> Indices:
+def _of_grey(values: Values, depth: int) -> Indices:
     """Read a mask of 0 and 255 (or 65535) or of class indices, or raise MaskError for anything else."""
     found = set(np.unique(values).tolist())
     if found <= {0, 255} or found <= {0, 65535}:
         return _of_white(values > 0)
     if max(found) < MAX_CLASSES:
         return Indices(values)
-    void = max(found - {255}) < MAX_CLASSES
-    advice = (
-        'indices with 255 for void: give these pixels a class, or list all in {}, {{"colours": {{"#ffffff": 0, ...}}}}'
-        if void
-        else 'values that are neither 0 and 255 nor class indices below 64: put {{"threshold": 128}} into {}'
-    )
-    raise MaskError(f"masks with {advice.format(RULES)}", _shares(values, str))
+    if max(found - {255}) < MAX_CLASSES:
+        kind = (
+            "masks with indices with 255 for void: give these pixels a class, "
+            f'or list all in {RULES}, {{"colours": {{"#ffffff": 0, ...}}}}'
+        )
+    else:
+        advice = _advised(values, depth)
+        kind = f"masks with values that are neither 0 and 255 nor class indices below 64: {advice}"
+    raise MaskError(kind, _shares(values, str))
 
 
 def _shares(values: Values, name: Callable[[int], str]) -> str:

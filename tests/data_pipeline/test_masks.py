@@ -157,6 +157,32 @@ def test_rules_settle_what_is_in_doubt() -> None:
         read_indices(CERTAIN["0 and 255"], colours)
 
 
+@pytest.mark.parametrize(
+    ("data", "threshold"),
+    [
+        (grey(blurred()), 128),
+        (saved(Image.fromarray(blurred().astype(np.uint16) * 257)), 32768),
+        (saved(Image.fromarray(blurred().astype(np.uint16))), 128),
+    ],
+)
+def test_the_threshold_advised_is_half_of_white(data: bytes, threshold: int) -> None:
+    with pytest.raises(MaskError, match=f'"threshold": {threshold}}}'):
+        read_indices(data, MaskRules())
+    advised = read_indices(data, MaskRules(threshold=threshold)).values
+    assert np.array_equal(advised, blurred() > 127)
+
+
+def test_a_lossy_mask_of_16_bits_is_judged_by_its_own_white() -> None:
+    def lossy(grey: int) -> bytes:
+        return tiff(SHAPE.astype(np.uint16) * grey, compression="jpeg2000")
+
+    assert np.array_equal(read_indices(lossy(65535), MaskRules()).values, SHAPE)
+    with pytest.raises(MaskError, match=r"lossy compression, .*: 32768\}"):
+        read_indices(lossy(25000), MaskRules())
+    with pytest.raises(MaskError, match="lies below the threshold 32768"):
+        read_indices(lossy(25000), MaskRules(threshold=32768))
+
+
 @pytest.mark.parametrize("values", [SHAPE, 3 * SHAPE.astype(np.uint16), 100 * SHAPE])
 def test_a_threshold_that_empties_a_shape_is_refused(values: Values) -> None:
     data = saved(Image.fromarray(values))
