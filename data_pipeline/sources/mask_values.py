@@ -21,8 +21,9 @@ MOST_BETWEEN = 0.05  # share of a JPEG's pixels that may lie between, along the 
 # An even area of a third grey lies at least so far from black and white. Along an outline no 3x3 pixels are as even.
 THIRD_GREY, EVEN = 24, 20
 INVERTED = (
-    "masks of 1 bit whose tags call 0 white, as tifffile writes True for black: save them of 8 bits with the lesion in "
-    f'255, or if what they show in white is the lesion put {{"threshold": 128}} into {RULES}'
+    "masks whose tags or palette call 0 white, as tifffile writes True for black and ImageJ an inverting LUT: save them "
+    f"of 8 bits without it and with the lesion in 255, or put what they show into {RULES}, "
+    '{"threshold": 128} where the lesion is white or {"colours": {"#000000": 1, "#ffffff": 0}} where it is black'
 )
 LEAST_EVEN = 0.1  # share of an index mask's pixels above 0 that lie in areas of 3x3 pixels of one value
 SHOWN = 6  # values that a refusal lists
@@ -98,8 +99,9 @@ def read_indices(data: bytes, rules: MaskRules) -> Indices:
         values = _grey_values(image)
         _refuse_emptied(values, mask, rules.threshold)
         return Indices((values >= rules.threshold).astype(np.int32))
-    if mask.inverted:
-        raise MaskError(INVERTED, "a TIFF of PhotometricInterpretation 0")
+    if mask.inverted or _has_inverting_palette(image):
+        found = "a TIFF of PhotometricInterpretation 0" if mask.inverted else "a palette from 255 to 0"
+        raise MaskError(INVERTED, found)
     if image.mode == "P":
         return _by_palette(image)
     values = _grey_values(image)
@@ -148,12 +150,26 @@ def _open_read(data: bytes) -> _Mask:
 
 
 def _may_be_inverted(page: Directory) -> bool:
-    """Tell whether the writer of a mask of one bit may have meant the opposite of what its tags say.
+    """Tell whether the writer of a mask may have meant the opposite of what its tags say.
 
     tifffile, and scikit-image and imageio with it, write arrays of bool in this way and read 1 as True again, where all
-    others show black. None of them writes the codes of fax machines, whose files do mean what they say.
+    others show black. ImageJ writes masks of any depth so when their display is inverted, and means the lesion by 255.
+    None of them writes the codes of fax machines, whose files do mean what they say.
     """
-    return page.depth == 1 and page.photometric == WHITE_IS_ZERO and page.compression not in FAX
+    return page.photometric == WHITE_IS_ZERO and page.compression not in FAX
+
+
+def _has_inverting_palette(image: Image.Image) -> bool:
+    """Tell whether a palette falls from white over greys to black, as ImageJ writes an inverted display.
+
+    One of white and black alone is how GIF and BMP files of 1 bit are written, and means what it shows.
+    """
+    if image.mode != "P":
+        return False
+    palette = np.reshape(image.getpalette() or [], (-1, 3))
+    grey = palette[:, 0]
+    falls = len(grey) > 2 and grey[0] == 255 and grey[-1] == 0 and (np.diff(grey) < 0).all()
+    return bool(falls and (palette == grey[:, None]).all())
 
 
 def _open_other(data: bytes, unknown: ImageError) -> Image.Image:

@@ -64,6 +64,8 @@ def png_of(values: Values, depth: int, colour: int) -> bytes:
 
 
 BLACK_WHITE = [0, 0, 0, 255, 255, 255]
+# Palettes of an inverted display.
+FALLING, FALLING_BY_85 = ([255 - index // 3 * step for index in range(3 * (255 // step + 1))] for step in (1, 85))
 # A small area of a third grey.
 BARS = SHAPE * 255
 BARS[2:8, 2:12] = 128
@@ -73,7 +75,6 @@ CERTAIN: dict[str, bytes] = {
     "0 and 255": grey(SHAPE * 255),
     "1 bit": saved(Image.fromarray(SHAPE.astype(bool))),
     "16 bits of 0 and 65535": saved(Image.fromarray(SHAPE.astype(np.uint16) * 65535)),
-    "TIFF where white is 0": tiff(255 - SHAPE * 255, photometric="miniswhite"),
     "TIFF of 16 bits": tiff(SHAPE.astype(np.uint16)),
     "1 bit of a TIFF where black is 0": tiff(SHAPE.astype(bool), photometric="minisblack"),
     "1 bit of a fax": saved(Image.fromarray(SHAPE.astype(bool)), "TIFF", compression="group4"),
@@ -116,7 +117,13 @@ DOUBTFUL: dict[str, tuple[bytes, str]] = {
     "indices in a lossy TIFF": (tiff(SHAPE * 3, compression="jpeg"), "lossy compression"),
     "a third grey as JPEG": (grey(BARS, "JPEG", quality=60), "lossy compression"),
     "a light grey as JPEG": (grey(np.where(BARS == 128, 200, BARS), "JPEG", quality=60), "lossy compression"),
-    "bool by tifffile": (tiff(SHAPE.astype(bool)), "tags call 0 white"),
+    "bool by tifffile": (tiff(SHAPE.astype(bool)), "call 0 white"),
+    "inverted by ImageJ, of 8 bits": (tiff(SHAPE * 255, photometric="miniswhite"), "call 0 white"),
+    "inverted by ImageJ, of 16 bits": (tiff(SHAPE * np.uint16(65535), photometric="miniswhite"), "call 0 white"),
+    "inverted by ImageJ, PNG": (palette(SHAPE * 255, FALLING), "a palette from 255 to 0"),
+    "inverted by ImageJ, GIF": (palette(SHAPE * 255, FALLING, "GIF", optimize=False), "a palette from 255 to 0"),
+    "inverted by ImageJ, BMP": (palette(SHAPE * 255, FALLING, "BMP"), "a palette from 255 to 0"),
+    "inverted greys of 2 bits": (palette(SHAPE * 3, FALLING_BY_85, bits=2), "a palette from 255 to 0"),
     "pages": (tiff(np.stack([SHAPE, SHAPE]), photometric="minisblack"), "several pages"),
 }
 
@@ -148,9 +155,10 @@ def test_rules_settle_what_is_in_doubt() -> None:
     for name in ("0 and 128", "0 and 128 as JPEG", "antialiased"):
         assert (read_indices(DOUBTFUL[name][0], MaskRules(threshold=64)).values != SHAPE).mean() < 0.05
     # tifffile reads its own as it wrote it, and all others as they show it.
-    inverted = DOUBTFUL["bool by tifffile"][0]
-    assert np.array_equal(read_indices(inverted, MaskRules(threshold=128)).values, 1 - SHAPE)
-    assert np.array_equal(read_indices(inverted, MaskRules(colours={0: 1, 0xFFFFFF: 0})).values, SHAPE)
+    for name in (name for name, (_, part) in DOUBTFUL.items() if part in ("call 0 white", "a palette from 255 to 0")):
+        inverted = DOUBTFUL[name][0]
+        assert np.array_equal(read_indices(inverted, MaskRules(threshold=128)).values, 1 - SHAPE)
+        assert np.array_equal(read_indices(inverted, MaskRules(colours={0: 1, 0xFFFFFF: 0})).values, SHAPE)
     colours = MaskRules(colours={0: 0, 0x800000: 1})
     assert np.array_equal(read_indices(DOUBTFUL["colours"][0], colours).values, SHAPE)
     with pytest.raises(MaskError, match=r"does not list \(#ffffff"):
