@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, UnidentifiedImageError
 
-from data_pipeline.image_file import open_image
+from data_pipeline.image_file import open_image, require_rows
 from data_pipeline.image_header import DAMAGED, MAX_PIXELS, ImageError, read_header
 from data_pipeline.tiff import FAX, LOSSLESS, WHITE_IS_ZERO, Directory, TiffError, extra_range, has_more_pages
 
@@ -21,8 +21,8 @@ MOST_BETWEEN = 0.05  # share of a JPEG's pixels that may lie between, along the 
 # An even area of a third grey lies at least so far from black and white. Along an outline no 3x3 pixels are as even.
 THIRD_GREY, EVEN = 24, 20
 INVERTED = (
-    "masks whose tags or palette call 0 white, as tifffile writes True for black and ImageJ an inverting LUT: save them "
-    f"of 8 bits without it and with the lesion in 255, or put what they show into {RULES}, "
+    "masks whose tags or palette call 0 white, as tifffile writes True for black and ImageJ an inverting LUT: save "
+    f"them of 8 bits without it and with the lesion in 255, or put what they show into {RULES}, "
     '{"threshold": 128} where the lesion is white or {"colours": {"#000000": 1, "#ffffff": 0}} where it is black'
 )
 LEAST_EVEN = 0.1  # share of an index mask's pixels above 0 that lie in areas of 3x3 pixels of one value
@@ -135,6 +135,8 @@ def _open_read(data: bytes) -> _Mask:
             raise _transparent("a TIFF", *extra)
         if pages:
             raise MaskError("masks of several pages: save the one that is meant alone", "a TIFF")
+    if header.kind == "PNG":
+        require_rows(data)
     try:
         image = open_image(data)
         image.load()

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_pipeline.image_header import ImageError
 from data_pipeline.records import DataError
 from data_pipeline.sources import open_source
 from data_pipeline.sources.mask_values import MaskError, MaskRules, read_indices
@@ -142,6 +143,41 @@ def test_doubtful_masks_are_refused_with_what_was_found(name: str) -> None:
     with pytest.raises(MaskError) as caught:
         read_indices(data, MaskRules())
     assert part in str(caught.value) and "\n" not in str(caught.value)
+
+
+def rows_of(width: int, height: int, depth: int) -> list[bytes]:
+    return [bytes(1 + (width * depth + 7) // 8) for _ in range(height)]
+
+
+def png_of_rows(width: int, height: int, depth: int, interlaced: int, rows: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, interlaced)
+    packed = zlib.compress(rows)
+    parts = ((b"IDAT", packed[:9]), (b"IDAT", packed[9:]))
+    return PNG[:8] + b"".join(png_chunk(*chunk) for chunk in ((b"IHDR", header), *parts, (b"IEND", b"")))
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 2), (5, 5), (80, 60), (2000, 1100)])
+@pytest.mark.parametrize("depth", [1, 8, 16])
+def test_png_masks_without_their_last_rows_are_refused(width: int, height: int, depth: int) -> None:
+    whole = b"".join(rows_of(width, height, depth))
+    assert read_indices(png_of_rows(width, height, depth, 0, whole), MaskRules()).values.shape == (height, width)
+    for part in (whole[:-1], whole[: len(whole) // 2]):
+        with pytest.raises(ImageError, match=f"holds {len(part):,} of {len(whole):,} bytes"):
+            read_indices(png_of_rows(width, height, depth, 0, part), MaskRules())
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (2, 3), (5, 5), (80, 60)])
+def test_interlaced_png_masks_without_their_last_rows_are_refused(width: int, height: int) -> None:
+    # Of the pattern that the standard draws, by the pixels of each pass.
+    pattern = ["16462646", "77777777", "56565656", "77777777", "36463646", "77777777", "56565656", "77777777"]
+    passes = [
+        [count for row in range(height) if (count := sum(pattern[row % 8][x % 8] == name for x in range(width)))]
+        for name in "1234567"
+    ]
+    whole = b"".join(bytes(1 + count) for rows in passes for count in rows)
+    assert not read_indices(png_of_rows(width, height, 8, 1, whole), MaskRules()).values.any()
+    with pytest.raises(ImageError, match=f"holds {len(whole) - 1:,} of {len(whole):,} bytes"):
+        read_indices(png_of_rows(width, height, 8, 1, whole[:-1]), MaskRules())
 
 
 def test_an_inverted_outline_of_several_classes_keeps_its_indices() -> None:
