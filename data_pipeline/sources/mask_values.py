@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter, UnidentifiedImageError
 
 from data_pipeline.image_file import open_image, require_rows
-from data_pipeline.image_header import DAMAGED, MAX_PIXELS, ImageError, read_header
+from data_pipeline.image_header import DAMAGED, MAX_PIXELS, ImageError, png_chunks, read_header
 from data_pipeline.tiff import FAX, LOSSLESS, WHITE_IS_ZERO, Directory, TiffError, extra_range, has_more_pages
 
 MAX_CLASSES = 64
@@ -25,6 +25,7 @@ INVERTED = (
     f"them of 8 bits without it and with the lesion in 255, or put what they show into {RULES}, "
     '{"threshold": 128} where the lesion is white or {"colours": {"#000000": 1, "#ffffff": 0}} where it is black'
 )
+PAGES = "masks of several pages: save the one that is meant alone"
 LEAST_EVEN = 0.1  # share of an index mask's pixels above 0 that lie in areas of 3x3 pixels of one value
 SHOWN = 6  # values that a refusal lists
 
@@ -134,8 +135,11 @@ def _open_read(data: bytes) -> _Mask:
         if extra is not None and extra[0] < extra[1]:
             raise _transparent("a TIFF", *extra)
         if pages:
-            raise MaskError("masks of several pages: save the one that is meant alone", "a TIFF")
+            raise MaskError(PAGES, "a TIFF")
     if header.kind == "PNG":
+        # A frame beside the first picture, which may also be one that no animation shows.
+        if any(kind == b"fdAT" for kind, _, _ in png_chunks(data)):
+            raise MaskError(PAGES, "an animated PNG")
         require_rows(data)
     try:
         image = open_image(data)
@@ -175,7 +179,7 @@ def _has_inverting_palette(image: Image.Image) -> bool:
 
 
 def _open_other(data: bytes, unknown: ImageError) -> Image.Image:
-    """Open a GIF or BMP file, or raise ImageError."""
+    """Open a GIF or BMP file, or raise ImageError or MaskError."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of images from 89 million pixels on.
@@ -184,6 +188,8 @@ def _open_other(data: bytes, unknown: ImageError) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 message = f"the image has {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}"
                 raise ImageError(message, "too_many_pixels")
+            if getattr(image, "is_animated", False):
+                raise MaskError(PAGES, "an animated GIF")
             image.load()
     except UnidentifiedImageError:
         raise unknown from None

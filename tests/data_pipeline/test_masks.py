@@ -64,6 +64,12 @@ def png_of(values: Values, depth: int, colour: int) -> bytes:
     return PNG[:8] + b"".join(png_chunk(*chunk) for chunk in chunks)
 
 
+def frames(kind: str, **options: object) -> bytes:
+    """Write an animation of the shape and of its opposite."""
+    others = [Image.fromarray(255 - SHAPE * 255)]
+    return saved(Image.fromarray(SHAPE * 255), kind, save_all=True, append_images=others, **options)
+
+
 BLACK_WHITE = [0, 0, 0, 255, 255, 255]
 # Palettes of an inverted display.
 FALLING, FALLING_BY_85 = ([255 - index // 3 * step for index in range(3 * (255 // step + 1))] for step in (1, 85))
@@ -126,6 +132,9 @@ DOUBTFUL: dict[str, tuple[bytes, str]] = {
     "inverted by ImageJ, BMP": (palette(SHAPE * 255, FALLING, "BMP"), "a palette from 255 to 0"),
     "inverted greys of 2 bits": (palette(SHAPE * 3, FALLING_BY_85, bits=2), "a palette from 255 to 0"),
     "pages": (tiff(np.stack([SHAPE, SHAPE]), photometric="minisblack"), "several pages"),
+    "frames of a GIF": (frames("GIF"), "several pages: save the one that is meant alone (an animated GIF)"),
+    "frames of a PNG": (frames("PNG"), "several pages: save the one that is meant alone (an animated PNG)"),
+    "a frame beside the picture of a PNG": (frames("PNG", default_image=True), "several pages"),
 }
 
 
