@@ -98,7 +98,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         "2 images without a mask: s1, stray",
         "1 images without a row in labels.csv: stray",
         "1 rows of labels.csv without an image: ghost",
-        "1 masks of another size than their image: s3",
+        "1 masks of another size than their image (9 x 9, and 60 x 43 of the image): s3",
         '1 masks with values that are neither 0 and 255 nor class indices below 64: put {"threshold": 128} into',
     )
 

@@ -318,6 +318,21 @@ def test_white_among_class_indices_is_refused(tmp_path: Path) -> None:
     assert "left out 2 of" in good.notes[0]
 
 
+def test_masks_of_another_size_are_refused_with_both_sizes(tmp_path: Path) -> None:
+    write(tmp_path, {f"{name}.png": grey(SHAPE) for name in ("good", "small", "smaller", "turned")})
+    for name, size in (("small", 9), ("smaller", 8)):
+        (tmp_path / "masks" / f"{name}.png").write_bytes(grey(SHAPE[:size]))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 60)).save(tmp_path / "images" / "turned.png", exif=exif)
+    assert_refused(
+        lambda: open_source(f"folder:{tmp_path}", "all", cache=tmp_path),
+        "2 masks of another size than their image (80 x 9, and 80 x 60 of the image): small, smaller",
+        "1 masks of the size that their image has before its orientation (EXIF or the like) turns it: turn these masks",
+        "(80 x 60, and 60 x 80 of the image): turned",
+    )
+
+
 def test_one_stray_index_does_not_put_all_other_masks_in_the_wrong(tmp_path: Path) -> None:
     write(tmp_path, {**{f"{index}.png": grey(255 * SHAPE) for index in range(5)}, "stray.png": grey(SHAPE * 2)})
     source = f"folder:{tmp_path}"
