@@ -21,7 +21,7 @@ from data_pipeline.files import code_version, whole_file, write_whole
 from data_pipeline.image_header import ImageError, read_header
 from data_pipeline.records import DataError
 from data_pipeline.sources.mask_values import MAX_CLASSES, RULES, MaskError, MaskRules, read_indices
-from data_pipeline.sources.pairing import Problems
+from data_pipeline.sources.pairing import Problems, named
 
 READERS = ("image_header.py", "image_file.py", "orientation.py", "tiff.py", "sources/mask_values.py")
 VERSION = code_version(__file__, *READERS)
@@ -167,7 +167,7 @@ def _find_mixed(masks: dict[str, _Converted]) -> Problems:
     few, many = sorted(kinds, key=lambda kind: len(kinds[kind]))
     if not kinds[few]:
         return {}
-    return {f"masks of {few} among {len(kinds[many])} of {many}, {MIXED} ({kinds[many][0]} is one)": kinds[few]}
+    return {f"masks of {few} among {len(kinds[many])} of {many}, {MIXED} ({named(kinds[many][0])} is one)": kinds[few]}
 
 
 def _described(error: MaskError | ImageError) -> str:

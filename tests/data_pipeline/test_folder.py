@@ -183,7 +183,7 @@ def test_a_cache_that_cannot_be_written_is_no_fault_of_the_masks(tmp_path: Path)
         ("", "the first line must be 'image'"),
         ("image,first,second,first\ns0.png,0,1,0\n", "labels must be different names, got 'first repeated'"),
         ("image,first,\ns0.png,0,1\n", "each of the names of the labels must be one line of text, got ''"),
-        ('image,"first\nsecond"\ns0.png,0\n', r"must be one line of text, got 'first\nsecond'"),
+        ('image,"first\nsecond"\ns0.png,0\n', r"the header has a cell of several, 'first\nsecond'"),
         ("image,oedème\ns0.png,0\n", "must be a CSV file in UTF-8"),
     ],
 )
