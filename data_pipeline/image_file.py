@@ -15,6 +15,7 @@ from PIL import Image
 from data_pipeline import orientation as orientations
 from data_pipeline.image_header import (
     APP1,
+    DAMAGED,
     DOUBTFUL,
     MAX_PIXELS,
     MOST_TEXT,
@@ -31,6 +32,13 @@ from data_pipeline.tiff import Pixels, TiffError, read_pixels
 
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 AFTER_HEADER = 33  # bytes of a PNG's signature and first chunk
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG by type of colour
+# The first column and row, and the steps to the next ones, of each pass of a PNG: of an interlaced one there are seven.
+WHOLE = ((0, 0, 1, 1),)
+PASSES = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
 
 
 def decodable(data: bytes, *, max_pixels: int = MAX_PIXELS, white_level: int = SIXTEEN_BITS) -> bytes:
@@ -132,6 +140,31 @@ def _for_pillow(data: bytes) -> bytes:
         if kind in TEXTS or (kind == b"iCCP" and len(inflated(profile[1:])) >= MOST_TEXT):
             dropped.append((start, end))
     return _without(data, dropped, AFTER_HEADER, b"") if dropped else data
+
+
+def require_rows(data: bytes) -> None:
+    """Raise ImageError where the pixels of a PNG end before its last row, which Pillow fills with 0."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    expected = 0
+    for left, top, across, down in PASSES if interlaced else WHOLE:
+        columns, rows = -((left - width) // across), -((top - height) // down)
+        # Each row begins with the number of its filter.
+        expected += rows * (1 + (columns * CHANNELS[colour] * depth + 7) // 8) if columns > 0 and rows > 0 else 0
+    bodies = (data[start + 8 : end - 4] for kind, start, end in png_chunks(data) if kind == b"IDAT")
+    found = _count_unpacked(b"".join(bodies), expected)
+    if found < expected:
+        raise ImageError(f"{DAMAGED}its PNG file holds {found:,} of {expected:,} bytes of pixels", "damaged")
+
+
+def _count_unpacked(packed: bytes, most: int) -> int:
+    """Count the bytes that compressed ones unpack to, until there are at least `most`."""
+    unpacker, found = zlib.decompressobj(), 0
+    try:
+        while found < most and (piece := unpacker.decompress(packed, MOST_TEXT)):
+            found, packed = found + len(piece), unpacker.unconsumed_tail
+    except zlib.error as error:
+        raise ImageError(f"{DAMAGED}{error}", "damaged") from None
+    return found
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, UnidentifiedImageError
 
-from data_pipeline.image_file import open_image
-from data_pipeline.image_header import DAMAGED, MAX_PIXELS, ImageError, read_header
+from data_pipeline.image_file import open_image, require_rows
+from data_pipeline.image_header import DAMAGED, MAX_PIXELS, ImageError, png_chunks, read_header
 from data_pipeline.tiff import FAX, LOSSLESS, WHITE_IS_ZERO, Directory, TiffError, extra_range, has_more_pages
 
 MAX_CLASSES = 64
@@ -21,9 +21,12 @@ MOST_BETWEEN = 0.05  # share of a JPEG's pixels that may lie between, along the 
 # An even area of a third grey lies at least so far from black and white. Along an outline no 3x3 pixels are as even.
 THIRD_GREY, EVEN = 24, 20
 INVERTED = (
-    "masks of 1 bit whose tags call 0 white, as tifffile writes True for black: save them of 8 bits with the lesion in "
-    f'255, or if what they show in white is the lesion put {{"threshold": 128}} into {RULES}'
+    "masks whose tags or palette call 0 white, as tifffile writes True for black and ImageJ an inverting LUT: save "
+    f"them of 8 bits without it and with the lesion in 255, or put what they show into {RULES}, "
+    '{"threshold": 128} where the lesion is white or {"colours": {"#000000": 1, "#ffffff": 0}} where it is black'
 )
+PAGES = "masks of several pages: save the one that is meant alone"
+LEAST_EVEN = 0.1  # share of an index mask's pixels above 0 that lie in areas of 3x3 pixels of one value
 SHOWN = 6  # values that a refusal lists
 
 Values = NDArray[np.int32]
@@ -94,15 +97,19 @@ def read_indices(data: bytes, rules: MaskRules) -> Indices:
     if rules.colours is not None:
         return Indices(_by_colour(image, rules.colours))
     if rules.threshold is not None:
-        return Indices((_grey_values(image) >= rules.threshold).astype(np.int32))
-    if mask.inverted:
-        raise MaskError(INVERTED, "a TIFF of PhotometricInterpretation 0")
+        values = _grey_values(image)
+        _refuse_emptied(values, mask, rules.threshold)
+        return Indices((values >= rules.threshold).astype(np.int32))
+    if mask.inverted or _has_inverting_palette(image):
+        found = "a TIFF of PhotometricInterpretation 0" if mask.inverted else "a palette from 255 to 0"
+        raise MaskError(INVERTED, found)
     if image.mode == "P":
         return _by_palette(image)
     values = _grey_values(image)
     if mask.lossy:
-        return _of_lossy(values)
-    return _of_few_bits(values, mask.depth) if 1 < mask.depth < 8 and image.mode == "L" else _of_grey(values)
+        return _of_lossy(values, mask.depth)
+    few = 1 < mask.depth < 8 and image.mode == "L"
+    return _of_few_bits(values, mask.depth) if few else _of_grey(values, mask.depth)
 
 
 def _open(data: bytes) -> _Mask:
@@ -128,7 +135,12 @@ def _open_read(data: bytes) -> _Mask:
         if extra is not None and extra[0] < extra[1]:
             raise _transparent("a TIFF", *extra)
         if pages:
-            raise MaskError("masks of several pages: save the one that is meant alone", "a TIFF")
+            raise MaskError(PAGES, "a TIFF")
+    if header.kind == "PNG":
+        # A frame beside the first picture, which may also be one that no animation shows.
+        if any(kind == b"fdAT" for kind, _, _ in png_chunks(data)):
+            raise MaskError(PAGES, "an animated PNG")
+        require_rows(data)
     try:
         image = open_image(data)
         image.load()
@@ -144,16 +156,30 @@ def _open_read(data: bytes) -> _Mask:
 
 
 def _may_be_inverted(page: Directory) -> bool:
-    """Tell whether the writer of a mask of one bit may have meant the opposite of what its tags say.
+    """Tell whether the writer of a mask may have meant the opposite of what its tags say.
 
     tifffile, and scikit-image and imageio with it, write arrays of bool in this way and read 1 as True again, where all
-    others show black. None of them writes the codes of fax machines, whose files do mean what they say.
+    others show black. ImageJ writes masks of any depth so when their display is inverted, and means the lesion by 255.
+    None of them writes the codes of fax machines, whose files do mean what they say.
     """
-    return page.depth == 1 and page.photometric == WHITE_IS_ZERO and page.compression not in FAX
+    return page.photometric == WHITE_IS_ZERO and page.compression not in FAX
+
+
+def _has_inverting_palette(image: Image.Image) -> bool:
+    """Tell whether a palette falls from white over greys to black, as ImageJ writes an inverted display.
+
+    One of white and black alone is how GIF and BMP files of 1 bit are written, and means what it shows.
+    """
+    if image.mode != "P":
+        return False
+    palette = np.reshape(image.getpalette() or [], (-1, 3))
+    grey = palette[:, 0]
+    falls = len(grey) > 2 and grey[0] == 255 and grey[-1] == 0 and (np.diff(grey) < 0).all()
+    return bool(falls and (palette == grey[:, None]).all())
 
 
 def _open_other(data: bytes, unknown: ImageError) -> Image.Image:
-    """Open a GIF or BMP file, or raise ImageError."""
+    """Open a GIF or BMP file, or raise ImageError or MaskError."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of images from 89 million pixels on.
@@ -162,6 +188,8 @@ def _open_other(data: bytes, unknown: ImageError) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 message = f"the image has {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}"
                 raise ImageError(message, "too_many_pixels")
+            if getattr(image, "is_animated", False):
+                raise MaskError(PAGES, "an animated GIF")
             image.load()
     except UnidentifiedImageError:
         raise unknown from None
@@ -214,6 +242,36 @@ def _by_colour(image: Image.Image, colours: dict[int, int]) -> Values:
     return np.asarray(classes[places])
 
 
+def _refuse_emptied(values: Values, mask: _Mask, threshold: int) -> None:
+    """Raise MaskError where a threshold leaves nothing of what looks like class indices, or like one grey.
+
+    Noise, and a soft shape that is darker than the threshold, do make an empty mask.
+    """
+    largest = int(values.max())
+    if not 0 < largest < threshold:
+        return
+    if mask.lossy:
+        areas = _has_third_grey(_of_bytes(values, mask.depth))
+    else:
+        indices = largest < MAX_CLASSES or len(np.unique(values)) <= 2
+        areas = indices and _share_of_areas(values) >= LEAST_EVEN
+    if areas:
+        kind = (
+            f"masks that the threshold of {RULES} leaves empty though they show areas: save all masks as 0 and 255, or "
+            "choose a threshold that their values reach, and save what is to be empty as 0"
+        )
+        found = f"largest value {largest} lies below the threshold {threshold}: {_shares(values, str)}"
+        raise MaskError(kind, found)
+
+
+def _share_of_areas(values: Values) -> float:
+    """Return the share of the pixels above 0 that lie in areas of 3x3 pixels of one value, as few of noise do."""
+    image, shape = Image.fromarray(values), values > 0
+    low, high = (np.asarray(image.filter(one)) for one in (ImageFilter.MinFilter(3), ImageFilter.MaxFilter(3)))
+    middles = Image.fromarray(((low == high) & shape).astype(np.uint8))
+    return float(np.asarray(middles.filter(ImageFilter.MaxFilter(3)))[shape].mean())
+
+
 def _of_white(white: NDArray[np.bool_]) -> Indices:
     """Return what is white as class 1. Without any white, black is the background whichever way it is read."""
     return Indices(white.astype(np.int32), black_white=bool(white.any()))
@@ -226,7 +284,7 @@ def _by_palette(image: Image.Image) -> Indices:
     grey = rgb[..., 0]
     palette = np.reshape(image.getpalette() or [255, 255, 255], (-1, 3))
     if (rgb == grey[..., None]).all() and (grey == indices).all():
-        return _of_grey(grey)
+        return _of_grey(grey, 8)
     # Index 0 is black, and nothing else is: then the indices may be classes, as in PASCAL VOC.
     dark = (rgb == 0).all(axis=2)
     classes = not palette[0].any() and (dark == (indices == 0)).all() and indices.max() < MAX_CLASSES
@@ -245,16 +303,27 @@ def _by_palette(image: Image.Image) -> Indices:
     )
 
 
-def _of_lossy(values: Values) -> Indices:
+def _advised(values: Values, depth: int) -> str:
+    """Return the rule that takes half of a file's white for the threshold, also where 16 bits hold values of 8."""
+    return f'put {{"threshold": {2 ** (depth - 1) if values.max() > 255 else 128}}} into {RULES}'
+
+
+def _of_bytes(values: Values, depth: int) -> Values:
+    """Scale values of more than 8 bits to bytes, where they are larger than bytes."""
+    return values >> (depth - 8) if values.max() > 255 else values
+
+
+def _of_lossy(values: Values, depth: int) -> Indices:
     """Read a mask of black and white whose compression, as that of a JPEG, has blurred both."""
+    found, values = values, _of_bytes(values, depth)
     between = float(((values > DARK) & (values < BRIGHT)).mean())
     bright = values > 127
     # All dark and yet not black: indices, which the compression has changed.
     if between > MOST_BETWEEN or (not bright.any() and values.any()) or _has_third_grey(values):
         raise MaskError(
             "JPEG masks, or of another lossy compression, that are not black and white: save them as PNG, "
-            f'or put {{"threshold": 128}} into {RULES}',
-            _shares(values, str),
+            f"or {_advised(found, depth)}",
+            _shares(found, str),
         )
     return _of_white(bright)
 
@@ -279,23 +348,25 @@ def _of_few_bits(values: Values, depth: int) -> Indices:
         raise MaskError(
             "masks of 2 to 6 bits in black and white alone: save them of 8 bits", f"0 and {white} of {depth} bits"
         )
-    return _of_grey(stored)
+    return _of_grey(stored, depth)
 
 
-def _of_grey(values: Values) -> Indices:
+def _of_grey(values: Values, depth: int) -> Indices:
     """Read a mask of 0 and 255 (or 65535) or of class indices, or raise MaskError for anything else."""
     found = set(np.unique(values).tolist())
     if found <= {0, 255} or found <= {0, 65535}:
         return _of_white(values > 0)
     if max(found) < MAX_CLASSES:
         return Indices(values)
-    void = max(found - {255}) < MAX_CLASSES
-    advice = (
-        'indices with 255 for void: give these pixels a class, or list all in {}, {{"colours": {{"#ffffff": 0, ...}}}}'
-        if void
-        else 'values that are neither 0 and 255 nor class indices below 64: put {{"threshold": 128}} into {}'
-    )
-    raise MaskError(f"masks with {advice.format(RULES)}", _shares(values, str))
+    if max(found - {255}) < MAX_CLASSES:
+        kind = (
+            "masks with indices with 255 for void: give these pixels a class, "
+            f'or list all in {RULES}, {{"colours": {{"#ffffff": 0, ...}}}}'
+        )
+    else:
+        advice = _advised(values, depth)
+        kind = f"masks with values that are neither 0 and 255 nor class indices below 64: {advice}"
+    raise MaskError(kind, _shares(values, str))
 
 
 def _shares(values: Values, name: Callable[[int], str]) -> str:

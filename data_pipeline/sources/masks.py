@@ -21,11 +21,16 @@ from data_pipeline.files import code_version, whole_file, write_whole
 from data_pipeline.image_header import ImageError, read_header
 from data_pipeline.records import DataError
 from data_pipeline.sources.mask_values import MAX_CLASSES, RULES, MaskError, MaskRules, read_indices
-from data_pipeline.sources.pairing import Problems
+from data_pipeline.sources.pairing import Problems, named
 
 READERS = ("image_header.py", "image_file.py", "orientation.py", "tiff.py", "sources/mask_values.py")
 VERSION = code_version(__file__, *READERS)
 UNREADABLE = "masks that cannot be read"
+OTHER_SIZE = "masks of another size than their image"
+TURNED = (
+    "masks of the size that their image has before its orientation (EXIF or the like) turns it: turn these masks as "
+    "well, or take the orientation out of the images if they are upright without it"
+)
 # White may be class 1, another class, or void.
 MIXED = (
     f'so that white may mean any of them: save all as indices, or put {{"colours": {{"#ffffff": 0, ...}}}} into {RULES}'
@@ -61,6 +66,19 @@ class _Converted(NamedTuple):
     classes: list[int]
     size: tuple[int, int]
     black_white: bool
+
+
+class _Shape(NamedTuple):
+    """Hold what is known of an image without its pixels.
+
+    size: (width, height) in pixels, upright.
+    stored: the same before the image is turned.
+    grey: whether it has no colour.
+    """
+
+    size: tuple[int, int]
+    stored: tuple[int, int]
+    grey: bool
 
 
 def read_rules(folder: Path) -> MaskRules:
@@ -108,22 +126,22 @@ def convert_masks(
             converted = _convert(mask, cache, rules or MaskRules())
         except (MaskError, ImageError) as error:
             kind = error.kind if isinstance(error, MaskError) else UNREADABLE
-            # With what was found in the first one: the others are counted.
-            known = next((one for one in result.problems if one.startswith(kind)), _described(error))
-            result.problems.setdefault(known, []).append(stem)
+            _note(result.problems, kind, _described(error), stem)
             continue
         result.files[stem] = converted.file
         try:
-            size, grey = _shape(image.read_bytes())
+            shape = _shape(image.read_bytes())
         except (ImageError, OSError):
             # An image that cannot be read stays in the set. The scan reports it, and --skip-bad can drop it.
             continue
-        if size != converted.size:
-            result.problems.setdefault("masks of another size than their image", []).append(stem)
+        if shape.size != converted.size:
+            kind = TURNED if shape.stored == converted.size else OTHER_SIZE
+            sizes = "{} x {}, and {} x {} of the image".format(*converted.size, *shape.size)
+            _note(result.problems, kind, f"{kind} ({sizes})", stem)
         elif max(converted.classes) >= classes:
             result.problems.setdefault(f"masks with class indices over {classes - 1}", []).append(stem)
         else:
-            fitting[stem] = converted, grey
+            fitting[stem] = converted, shape.grey
     mixed = _find_mixed({stem: converted for stem, (converted, _) in fitting.items()})
     result.problems |= mixed
     for stem in fitting.keys() - {stem for stems in mixed.values() for stem in stems}:
@@ -131,6 +149,12 @@ def convert_masks(
         result.grey = result.grey and grey
         result.classes |= set(converted.classes)
     return result
+
+
+def _note(problems: Problems, kind: str, described: str, stem: str) -> None:
+    """Add a stem to a kind of problem, with what was found in the first one: the others are counted."""
+    known = next((one for one in problems if one.startswith(kind)), described)
+    problems.setdefault(known, []).append(stem)
 
 
 def _find_mixed(masks: dict[str, _Converted]) -> Problems:
@@ -143,20 +167,20 @@ def _find_mixed(masks: dict[str, _Converted]) -> Problems:
     few, many = sorted(kinds, key=lambda kind: len(kinds[kind]))
     if not kinds[few]:
         return {}
-    return {f"masks of {few} among {len(kinds[many])} of {many}, {MIXED} ({kinds[many][0]} is one)": kinds[few]}
+    return {f"masks of {few} among {len(kinds[many])} of {many}, {MIXED} ({named(kinds[many][0])} is one)": kinds[few]}
 
 
 def _described(error: MaskError | ImageError) -> str:
     return str(error) if isinstance(error, MaskError) else f"{UNREADABLE} ({error})"
 
 
-def _shape(data: bytes) -> tuple[tuple[int, int], bool]:
-    """Return the upright (width, height) of an image and whether it is grey, from its header alone."""
+def _shape(data: bytes) -> _Shape:
+    """Return the shape of an image from its header alone."""
     if is_dicom(data):
         image = open_dicom(data)
-        return (image.width, image.height), image.grey
+        return _Shape((image.width, image.height), (image.width, image.height), image.grey)
     header = read_header(data)
-    return header.upright_size, header.grey
+    return _Shape(header.upright_size, (header.width, header.height), header.grey)
 
 
 def _convert(mask: Path, cache: Path, rules: MaskRules) -> _Converted:

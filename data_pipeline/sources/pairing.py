@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.fields import MOST_LABELS, require_names, shown
+from data_pipeline.fields import MOST_LABELS, MOST_SHOWN, as_line, require_names, shown
 from data_pipeline.files import is_left_behind
 from data_pipeline.records import DataError, Split
 
@@ -71,6 +71,7 @@ def read_labels(path: Path, key: str) -> Table:
             header, *lines = [line for line in cells if any(line)] or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} must be a CSV file in UTF-8 ({error}); export it as such") from None
+    _refuse_breaks(path, header, lines)
     # And its rows with commas that no column belongs to.
     width = next((count for count in range(len(header), 0, -1) if header[count - 1]), 0)
     if not any(any(line[width:]) for line in lines):
@@ -78,7 +79,7 @@ def read_labels(path: Path, key: str) -> Table:
     if header[:1] != [key] or len(header) < 2:
         raise DataError(
             f"{path}: the first line must be '{key}' and the names of the labels with commas between, "
-            f"found {','.join(header)!r}"
+            f"found {shown(','.join(header))}"
         )
     names = tuple(header[1:])
     try:
@@ -101,8 +102,20 @@ def read_labels(path: Path, key: str) -> Table:
     return Table(names, dict(zip(stems, values, strict=True)), problems)
 
 
+def _refuse_breaks(path: Path, header: list[str], lines: list[list[str]]) -> None:
+    """Raise DataError where a cell holds a break between lines, as all that follows a quote does that nobody closes."""
+    for number, line in enumerate([header, *lines]):
+        if broken := next((cell for cell in line if "\n" in cell or "\r" in cell), None):
+            where = f"row {number}, counted without the header and empty rows," if number else "the header"
+            raise DataError(
+                f"{path}: each row must be one line, but {where} has a cell of several, {shown(broken)}; "
+                "close the quote that it begins with, or take the line break out of it"
+            )
+
+
 def _fault(stem: str, names: tuple[str, ...], values: list[str]) -> str:
     """Say what is wrong with the values of a row and what to do, or return "" for a good one."""
+    stem = named(stem)
     if len(values) != len(names):
         return f"{stem} has {len(values)} values for {len(names)} labels; write 0 or 1 for each"
     wrong = ((name, value) for name, value in zip(names, values, strict=True) if value not in BINARY)
@@ -241,7 +254,13 @@ def find_repeated(names: list[str]) -> list[str]:
 
 
 def _shorten(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return ", ".join(map(named, names[:SHOWN])) + (", ..." if len(names) > SHOWN else "")
+
+
+def named(name: str) -> str:
+    """Return a name as a message shows it: one line, cut where it is long."""
+    line = as_line(name)
+    return line if len(line) <= MOST_SHOWN else f"{line[:MOST_SHOWN]}..."
 
 
 def hash_names(names: Collection[str]) -> str:

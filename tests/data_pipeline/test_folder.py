@@ -98,7 +98,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         "2 images without a mask: s1, stray",
         "1 images without a row in labels.csv: stray",
         "1 rows of labels.csv without an image: ghost",
-        "1 masks of another size than their image: s3",
+        "1 masks of another size than their image (9 x 9, and 60 x 43 of the image): s3",
         '1 masks with values that are neither 0 and 255 nor class indices below 64: put {"threshold": 128} into',
     )
 
@@ -183,7 +183,7 @@ def test_a_cache_that_cannot_be_written_is_no_fault_of_the_masks(tmp_path: Path)
         ("", "the first line must be 'image'"),
         ("image,first,second,first\ns0.png,0,1,0\n", "labels must be different names, got 'first repeated'"),
         ("image,first,\ns0.png,0,1\n", "each of the names of the labels must be one line of text, got ''"),
-        ('image,"first\nsecond"\ns0.png,0\n', r"must be one line of text, got 'first\nsecond'"),
+        ('image,"first\nsecond"\ns0.png,0\n', r"the header has a cell of several, 'first\nsecond'"),
         ("image,oedème\ns0.png,0\n", "must be a CSV file in UTF-8"),
     ],
 )

@@ -43,7 +43,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         "2 images without a mask: ISIC_0000000, ISIC_0000009",
         f"1 images without a row in {TRAIN}_Part3_GroundTruth.csv: ISIC_0000009",
         f"1 rows of {TRAIN}_Part3_GroundTruth.csv without an image: ISIC_0000003",
-        "1 masks of another size than their image: ISIC_0000001",
+        "1 masks of another size than their image (9 x 9, and 97 x 68 of the image): ISIC_0000001",
         "1 masks with class indices over 1: ISIC_0000002",
     )
 

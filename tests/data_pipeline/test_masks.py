@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_pipeline.image_header import ImageError
 from data_pipeline.records import DataError
 from data_pipeline.sources import open_source
 from data_pipeline.sources.mask_values import MaskError, MaskRules, read_indices
@@ -63,7 +64,15 @@ def png_of(values: Values, depth: int, colour: int) -> bytes:
     return PNG[:8] + b"".join(png_chunk(*chunk) for chunk in chunks)
 
 
+def frames(kind: str, **options: object) -> bytes:
+    """Write an animation of the shape and of its opposite."""
+    others = [Image.fromarray(255 - SHAPE * 255)]
+    return saved(Image.fromarray(SHAPE * 255), kind, save_all=True, append_images=others, **options)
+
+
 BLACK_WHITE = [0, 0, 0, 255, 255, 255]
+# Palettes of an inverted display.
+FALLING, FALLING_BY_85 = ([255 - index // 3 * step for index in range(3 * (255 // step + 1))] for step in (1, 85))
 # A small area of a third grey.
 BARS = SHAPE * 255
 BARS[2:8, 2:12] = 128
@@ -73,7 +82,6 @@ CERTAIN: dict[str, bytes] = {
     "0 and 255": grey(SHAPE * 255),
     "1 bit": saved(Image.fromarray(SHAPE.astype(bool))),
     "16 bits of 0 and 65535": saved(Image.fromarray(SHAPE.astype(np.uint16) * 65535)),
-    "TIFF where white is 0": tiff(255 - SHAPE * 255, photometric="miniswhite"),
     "TIFF of 16 bits": tiff(SHAPE.astype(np.uint16)),
     "1 bit of a TIFF where black is 0": tiff(SHAPE.astype(bool), photometric="minisblack"),
     "1 bit of a fax": saved(Image.fromarray(SHAPE.astype(bool)), "TIFF", compression="group4"),
@@ -116,8 +124,17 @@ DOUBTFUL: dict[str, tuple[bytes, str]] = {
     "indices in a lossy TIFF": (tiff(SHAPE * 3, compression="jpeg"), "lossy compression"),
     "a third grey as JPEG": (grey(BARS, "JPEG", quality=60), "lossy compression"),
     "a light grey as JPEG": (grey(np.where(BARS == 128, 200, BARS), "JPEG", quality=60), "lossy compression"),
-    "bool by tifffile": (tiff(SHAPE.astype(bool)), "tags call 0 white"),
+    "bool by tifffile": (tiff(SHAPE.astype(bool)), "call 0 white"),
+    "inverted by ImageJ, of 8 bits": (tiff(SHAPE * 255, photometric="miniswhite"), "call 0 white"),
+    "inverted by ImageJ, of 16 bits": (tiff(SHAPE * np.uint16(65535), photometric="miniswhite"), "call 0 white"),
+    "inverted by ImageJ, PNG": (palette(SHAPE * 255, FALLING), "a palette from 255 to 0"),
+    "inverted by ImageJ, GIF": (palette(SHAPE * 255, FALLING, "GIF", optimize=False), "a palette from 255 to 0"),
+    "inverted by ImageJ, BMP": (palette(SHAPE * 255, FALLING, "BMP"), "a palette from 255 to 0"),
+    "inverted greys of 2 bits": (palette(SHAPE * 3, FALLING_BY_85, bits=2), "a palette from 255 to 0"),
     "pages": (tiff(np.stack([SHAPE, SHAPE]), photometric="minisblack"), "several pages"),
+    "frames of a GIF": (frames("GIF"), "several pages: save the one that is meant alone (an animated GIF)"),
+    "frames of a PNG": (frames("PNG"), "several pages: save the one that is meant alone (an animated PNG)"),
+    "a frame beside the picture of a PNG": (frames("PNG", default_image=True), "several pages"),
 }
 
 
@@ -137,6 +154,41 @@ def test_doubtful_masks_are_refused_with_what_was_found(name: str) -> None:
     assert part in str(caught.value) and "\n" not in str(caught.value)
 
 
+def rows_of(width: int, height: int, depth: int) -> list[bytes]:
+    return [bytes(1 + (width * depth + 7) // 8) for _ in range(height)]
+
+
+def png_of_rows(width: int, height: int, depth: int, interlaced: int, rows: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, interlaced)
+    packed = zlib.compress(rows)
+    parts = ((b"IDAT", packed[:9]), (b"IDAT", packed[9:]))
+    return PNG[:8] + b"".join(png_chunk(*chunk) for chunk in ((b"IHDR", header), *parts, (b"IEND", b"")))
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 2), (5, 5), (80, 60), (2000, 1100)])
+@pytest.mark.parametrize("depth", [1, 8, 16])
+def test_png_masks_without_their_last_rows_are_refused(width: int, height: int, depth: int) -> None:
+    whole = b"".join(rows_of(width, height, depth))
+    assert read_indices(png_of_rows(width, height, depth, 0, whole), MaskRules()).values.shape == (height, width)
+    for part in (whole[:-1], whole[: len(whole) // 2]):
+        with pytest.raises(ImageError, match=f"holds {len(part):,} of {len(whole):,} bytes"):
+            read_indices(png_of_rows(width, height, depth, 0, part), MaskRules())
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (2, 3), (5, 5), (80, 60)])
+def test_interlaced_png_masks_without_their_last_rows_are_refused(width: int, height: int) -> None:
+    # Of the pattern that the standard draws, by the pixels of each pass.
+    pattern = ["16462646", "77777777", "56565656", "77777777", "36463646", "77777777", "56565656", "77777777"]
+    passes = [
+        [count for row in range(height) if (count := sum(pattern[row % 8][x % 8] == name for x in range(width)))]
+        for name in "1234567"
+    ]
+    whole = b"".join(bytes(1 + count) for rows in passes for count in rows)
+    assert not read_indices(png_of_rows(width, height, 8, 1, whole), MaskRules()).values.any()
+    with pytest.raises(ImageError, match=f"holds {len(whole) - 1:,} of {len(whole):,} bytes"):
+        read_indices(png_of_rows(width, height, 8, 1, whole[:-1]), MaskRules())
+
+
 def test_an_inverted_outline_of_several_classes_keeps_its_indices() -> None:
     classes = SHAPE * 2 + (np.arange(80) > 60)
     assert np.array_equal(read_indices(grey(classes), MaskRules()).values, classes)
@@ -148,13 +200,56 @@ def test_rules_settle_what_is_in_doubt() -> None:
     for name in ("0 and 128", "0 and 128 as JPEG", "antialiased"):
         assert (read_indices(DOUBTFUL[name][0], MaskRules(threshold=64)).values != SHAPE).mean() < 0.05
     # tifffile reads its own as it wrote it, and all others as they show it.
-    inverted = DOUBTFUL["bool by tifffile"][0]
-    assert np.array_equal(read_indices(inverted, MaskRules(threshold=128)).values, 1 - SHAPE)
-    assert np.array_equal(read_indices(inverted, MaskRules(colours={0: 1, 0xFFFFFF: 0})).values, SHAPE)
+    for name in (name for name, (_, part) in DOUBTFUL.items() if part in ("call 0 white", "a palette from 255 to 0")):
+        inverted = DOUBTFUL[name][0]
+        assert np.array_equal(read_indices(inverted, MaskRules(threshold=128)).values, 1 - SHAPE)
+        assert np.array_equal(read_indices(inverted, MaskRules(colours={0: 1, 0xFFFFFF: 0})).values, SHAPE)
     colours = MaskRules(colours={0: 0, 0x800000: 1})
     assert np.array_equal(read_indices(DOUBTFUL["colours"][0], colours).values, SHAPE)
     with pytest.raises(MaskError, match=r"does not list \(#ffffff"):
         read_indices(CERTAIN["0 and 255"], colours)
+
+
+@pytest.mark.parametrize(
+    ("data", "threshold"),
+    [
+        (grey(blurred()), 128),
+        (saved(Image.fromarray(blurred().astype(np.uint16) * 257)), 32768),
+        (saved(Image.fromarray(blurred().astype(np.uint16))), 128),
+    ],
+)
+def test_the_threshold_advised_is_half_of_white(data: bytes, threshold: int) -> None:
+    with pytest.raises(MaskError, match=f'"threshold": {threshold}}}'):
+        read_indices(data, MaskRules())
+    advised = read_indices(data, MaskRules(threshold=threshold)).values
+    assert np.array_equal(advised, blurred() > 127)
+
+
+def test_a_lossy_mask_of_16_bits_is_judged_by_its_own_white() -> None:
+    def lossy(grey: int) -> bytes:
+        return tiff(SHAPE.astype(np.uint16) * grey, compression="jpeg2000")
+
+    assert np.array_equal(read_indices(lossy(65535), MaskRules()).values, SHAPE)
+    with pytest.raises(MaskError, match=r"lossy compression, .*: 32768\}"):
+        read_indices(lossy(25000), MaskRules())
+    with pytest.raises(MaskError, match="lies below the threshold 32768"):
+        read_indices(lossy(25000), MaskRules(threshold=32768))
+
+
+@pytest.mark.parametrize("values", [SHAPE, 3 * SHAPE.astype(np.uint16), 100 * SHAPE])
+def test_a_threshold_that_empties_a_shape_is_refused(values: Values) -> None:
+    data = saved(Image.fromarray(values))
+    with pytest.raises(MaskError, match=f"largest value {values.max()} lies below the threshold 128"):
+        read_indices(data, MaskRules(threshold=128))
+
+
+def test_a_threshold_empties_noise_and_what_is_dark() -> None:
+    noise = np.random.default_rng(0).integers(0, 4, SHAPE.shape).astype(np.uint8)
+    soft = np.add.outer(np.arange(60), np.arange(80)) // 2
+    for data in (grey(0 * SHAPE), grey(noise), grey(noise, "JPEG", quality=60), grey(soft)):
+        assert not read_indices(data, MaskRules(threshold=128)).values.any()
+    with pytest.raises(MaskError, match="lies below the threshold 200"):
+        read_indices(grey(100 * SHAPE, "JPEG"), MaskRules(threshold=200))
 
 
 @pytest.mark.parametrize(
@@ -221,6 +316,21 @@ def test_white_among_class_indices_is_refused(tmp_path: Path) -> None:
     good = open_source(source, "all", cache=tmp_path, skip_bad=True)
     assert sorted(record.image.stem for record in good.records) == ["empty", "indices", "more0", "more1", "one"]
     assert "left out 2 of" in good.notes[0]
+
+
+def test_masks_of_another_size_are_refused_with_both_sizes(tmp_path: Path) -> None:
+    write(tmp_path, {f"{name}.png": grey(SHAPE) for name in ("good", "small", "smaller", "turned")})
+    for name, size in (("small", 9), ("smaller", 8)):
+        (tmp_path / "masks" / f"{name}.png").write_bytes(grey(SHAPE[:size]))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 60)).save(tmp_path / "images" / "turned.png", exif=exif)
+    assert_refused(
+        lambda: open_source(f"folder:{tmp_path}", "all", cache=tmp_path),
+        "2 masks of another size than their image (80 x 9, and 80 x 60 of the image): small, smaller",
+        "1 masks of the size that their image has before its orientation (EXIF or the like) turns it: turn these masks",
+        "(80 x 60, and 60 x 80 of the image): turned",
+    )
 
 
 def test_one_stray_index_does_not_put_all_other_masks_in_the_wrong(tmp_path: Path) -> None:

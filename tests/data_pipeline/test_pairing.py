@@ -96,3 +96,34 @@ def test_skip_bad_leaves_out_every_kind_of_problem(tmp_path: Path) -> None:
 def test_only_endings_of_images_are_no_part_of_a_name() -> None:
     names = {"a.PNG": "a", "a.b": "a.b", "x/y/a.tif": "a", "C:\\a.jpeg": "a", ".png": ".png", "1.2.3": "1.2.3"}
     assert {name: stem_of(name) for name in names} == names
+
+
+@pytest.mark.parametrize(
+    ("table", "part"),
+    [
+        (
+            'image,x\n\nz,0\n"{row},1\n' + "y,0\n" * 900,
+            "row 2, counted without the header",
+        ),
+        ('image,"x\n{row},1\n' + "y,0\n" * 900, "the header has a cell of several"),
+        ('"image,x\n{row},1\n' + "y,0\n" * 900, "the header has a cell of several"),
+        ('image,x\r{row},"1\ry,0\rz,0\r', "row 1, "),
+        ("picture," + "x" * 900 + "\n{row},1\n", "found 'picture,xxx"),
+    ],
+)
+def test_a_quote_that_is_not_closed_is_told_in_one_short_line(table: str, part: str, tmp_path: Path) -> None:
+    source = write(tmp_path, "a.png", "a.png", "a", table)
+    with pytest.raises(DataError) as caught:
+        open_source(source, "all", cache=tmp_path)
+    message = str(caught.value).removeprefix(str(tmp_path))
+    assert part in message and "\n" not in message and "\r" not in message and len(message) < 300
+
+
+def test_names_that_are_no_line_are_shown_by_their_escapes(tmp_path: Path) -> None:
+    source = write(tmp_path, "a.png", "a.png", "a", "image,x\n{row},1\nb\x1b[31m" + "c" * 900 + ",2\n")
+    Image.fromarray(picture(20, 30)).save(tmp_path / "images" / "d\ne\x1b[31m.png")
+    with pytest.raises(DataError) as caught:
+        open_source(source, "all", cache=tmp_path)
+    message = str(caught.value)
+    assert r"1 images without a mask: d\ne\x1b[31m; " in message and r"x is '2' for b\x1b[31mccc" in message
+    assert "\n" not in message and "\x1b" not in message and "c" * 200 not in message
