@@ -145,6 +145,30 @@ def _check_metaimage(file: Path) -> None:
         with files[0].open("rb") as opened:
             opened.seek(start if local else 0)
             _check_packed(opened, size or files[0].stat().st_size, wanted)
+    else:
+        _check_length(files[0], fields, start if local else 0, wanted)
+
+
+def _check_length(file: Path, fields: dict[str, str], start: int, wanted: int) -> None:
+    """Raise ImageError where a file holds more or fewer bytes of pixels than asked for: ITK reads them from the start.
+
+    Args:
+        file: holds pixels that are not compressed.
+        fields: of the header.
+        start: where the pixels begin, unless the header says it.
+        wanted: bytes of pixels, or 0 where they are not known.
+    """
+    size, skipped = file.stat().st_size, fields.get("headersize", "")
+    as_text = fields.get("binarydata", "true")[:1].lower() not in ("t", "1")  # as MetaIO tells it
+    # -1 says that the pixels are the file's last bytes, whatever comes before.
+    short = skipped == "-1" and size < wanted
+    asked = (_whole_number(skipped) or start) + wanted
+    if wanted and not as_text and (short or (skipped != "-1" and size != asked)):
+        raise ImageError(
+            f"{DAMAGED}a file of pixels has {size} bytes where the volume's header states {asked}: "
+            "correct ElementType, DimSize or HeaderSize",
+            "damaged",
+        )
 
 
 def _check_slices(files: list[Path], fields: dict[str, str], wanted: int, *, packed: bool) -> None:
@@ -155,12 +179,11 @@ def _check_slices(files: list[Path], fields: dict[str, str], wanted: int, *, pac
     if len(files) != slices or (words[0] == "LIST" and words[1:] not in ([], ["2"], ["2D"])):
         raise ImageError(f"{DAMAGED}the volume has {slices} slices in {len(files)} files of pixels", "damaged")
     for path in files:
-        size = path.stat().st_size
         if packed:
             with path.open("rb") as opened:
-                _check_packed(opened, size, wanted // slices)
-        elif size < wanted // slices:
-            raise ImageError(f"{DAMAGED}a file of pixels has {size} of {wanted // slices} bytes", "damaged")
+                _check_packed(opened, path.stat().st_size, wanted // slices)
+        else:
+            _check_length(path, fields, 0, wanted // slices)
 
 
 def _metaimage_size(fields: dict[str, str]) -> int:

@@ -98,6 +98,38 @@ def test_packed_pixels_of_no_stated_size_are_read_from_a_file_of_their_own_alone
         open_volume(behind)
 
 
+@pytest.mark.parametrize(
+    ("field", "before", "behind", "message"),
+    [
+        ("", b"", b"", ""),
+        ("HeaderSize = 512\n", bytes(512), b"", ""),
+        ("HeaderSize = -1\n", bytes(512), b"", ""),
+        ("", bytes(512), b"", "a file of pixels has 5312 bytes where the volume's header states 4800"),
+        ("", b"", VALUES[0].tobytes(), "a file of pixels has 6000 bytes where the volume's header states 4800"),
+        ("HeaderSize = 500\n", bytes(512), b"", "has 5312 bytes where the volume's header states 5300"),
+    ],
+)
+def test_pixels_that_are_not_packed_are_as_many_as_the_header_states(
+    field: str, before: bytes, behind: bytes, message: str, tmp_path: Path
+) -> None:
+    header = write(tmp_path / "a.mhd")
+    header.write_text(header.read_text().replace("ElementType", f"{field}ElementType"))
+    (tmp_path / "a.raw").write_bytes(before + VALUES.tobytes() + behind)
+    if message:
+        with pytest.raises(ImageError, match=message):
+            open_volume(header)
+    else:
+        np.testing.assert_array_equal(pixels_of(open_volume(header)), VALUES)
+
+
+def test_pixels_of_16_bits_are_not_read_as_twice_as_many_of_8(tmp_path: Path) -> None:
+    for name in ("a.mhd", "a.mha"):
+        header = write(tmp_path / name, VALUES.astype(np.uint16))
+        change(header, lambda data: data.replace(b"MET_USHORT", b"MET_UCHAR"))
+        with pytest.raises(ImageError, match="a file of pixels has [0-9]+ bytes where the volume's header states"):
+            open_volume(header)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", NAMES)
@@ -156,11 +188,16 @@ def test_patterns_that_are_none_are_refused(named: str, tmp_path: Path) -> None:
         ("LIST\ns0.raw\ns1.raw\ns2.raw\ns3.raw\ns3.raw", "4 slices in 5 files of pixels"),
         ("LIST 3\ns0.raw\ns1.raw\ns2.raw\ns3.raw", "4 slices in 4 files of pixels"),
         ("s%d.raw 0 2 1", "4 slices in 3 files of pixels"),
-        ("LIST\ns0.raw\ns1.raw\ns2.raw\ncut.raw", "a file of pixels has 9 of 1200 bytes"),
+        (
+            "LIST\ns0.raw\ns1.raw\ns2.raw\nlong.raw",
+            "a file of pixels has 1201 bytes where the volume's header states 1200",
+        ),
+        ("LIST\ns0.raw\ns1.raw\ns2.raw\ncut.raw", "a file of pixels has 9 bytes where the volume's header states 1200"),
     ],
 )
 def test_files_of_pixels_that_are_too_few_or_cut_are_refused(named: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "cut.raw").write_bytes(b"cut pixel")
+    (tmp_path / "long.raw").write_bytes(bytes(1201))
     with pytest.raises(ImageError, match=message):
         open_volume(slices_in_files(tmp_path, ".mhd", named))
 
