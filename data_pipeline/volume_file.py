@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from data_pipeline.dicom import DicomImage, Frame, is_dicom, open_dicom, read_frames, volume_spacing
 from data_pipeline.dicom.file import quiet, why_not_importable
+from data_pipeline.fields import shown
 from data_pipeline.image_header import DAMAGED, MAX_PIXELS, ImageError
-from data_pipeline.volume_header import check_volume
+from data_pipeline.volume_header import Stated, check_volume
 
 # Endings of volumes, with those of the masks that are written: a header of a file of its own would be half a volume.
 ENDINGS = {".mhd": ".mha", ".mha": ".mha", ".nii.gz": ".nii.gz", ".nii": ".nii", ".nrrd": ".nrrd", ".nhdr": ".nrrd"}
@@ -109,7 +110,7 @@ def _open_image(file: Path) -> Volume:
         import SimpleITK
     except ModuleNotFoundError:
         raise ImageError(MISSING, "not_an_image") from None
-    whole_spacing = check_volume(file)
+    stated = check_volume(file)
     # ITK prints warnings of its own, which no option of a command asks for.
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     try:
@@ -124,26 +125,31 @@ def _open_image(file: Path) -> Volume:
     count, height, width = values.shape
     if not values.size or width * height > MAX_PIXELS:
         raise ImageError(f"the volume has {count} slices of {width} x {height} pixels", "not_an_image")
-    across, down, through = (float(step) for step in image.GetSpacing())
-    # What no file states is 1 to its readers.
-    stated = whole_spacing and (across, down, through) != (1.0, 1.0, 1.0)
+    spacing, why = _spacing_of(image, stated)
     scale, notes = _scale_of(values)
-    if not stated:
-        notes.append(
-            "no mm³: a spacing of exactly 1 in all directions is taken for one that nobody has stated"
-            if whole_spacing
-            else "no mm³: the volume does not state its spacing in all directions"
-        )
     return Volume(
         slices=count,
         width=width,
         height=height,
-        spacing=(down, across, through) if stated else None,
+        spacing=spacing,
         image=image,
         geometry=(image.GetSpacing(), image.GetOrigin(), image.GetDirection()),
         scale=scale,
-        notes=notes,
+        notes=[*notes, f"no mm³: {why}"] if why else notes,
     )
+
+
+def _spacing_of(image: Any, stated: Stated) -> tuple[tuple[float, float, float] | None, str]:
+    """Return the millimetres between rows, columns and slices of SimpleITK's image, or why there are none."""
+    across, down, through = (float(step) for step in image.GetSpacing())
+    if not stated.whole:
+        return None, "the volume does not state its spacing in all directions"
+    # What no file states is 1 to its readers.
+    if (across, down, through) == (1.0, 1.0, 1.0):
+        return None, "a spacing of exactly 1 in all directions is taken for one that nobody has stated"
+    if (unit := stated.millimetres) is None:
+        return None, f"the volume states its spacing in a unit that is not known ({shown(stated.unit)})"
+    return (unit * down, unit * across, unit * through), ""
 
 
 def _scale_of(values: NDArray[Any]) -> tuple[tuple[float, float] | None, list[str]]:

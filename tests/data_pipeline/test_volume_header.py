@@ -126,7 +126,7 @@ def test_pixels_of_16_bits_are_not_read_as_twice_as_many_of_8(tmp_path: Path) ->
     for name in ("a.mhd", "a.mha"):
         header = write(tmp_path / name, VALUES.astype(np.uint16))
         change(header, lambda data: data.replace(b"MET_USHORT", b"MET_UCHAR"))
-        with pytest.raises(ImageError, match="a file of pixels has [0-9]+ bytes where the volume's header states"):
+        with pytest.raises(ImageError, match=r"a file of pixels has \d+ bytes where the volume's header states"):
             open_volume(header)
 
 
@@ -215,6 +215,47 @@ def test_a_distance_of_nrrd_that_is_no_number_is_not_taken_for_one(ending: str, 
             assert open_volume(file).spacing is None
         except ImageError as error:
             assert "cannot be read" in str(error)
+
+
+def with_unit(folder: Path, ending: str, unit: str, scale: float) -> Path:
+    """Write a volume whose header states its spacing, millimetres times `scale`, in a unit."""
+    file = folder / f"{len(list(folder.iterdir()))}{ending}"
+    image = SimpleITK.GetImageFromArray(VALUES)
+    image.SetSpacing([scale * step for step in SPACING])
+    SimpleITK.WriteImage(image, str(file))
+    if ending == ".nrrd":
+        units = " ".join([f'"{unit}"'] * 3)
+        return change(file, lambda data: data.replace(b"space origin", f"space units: {units}\nspace origin".encode()))
+    return change(file, lambda data: data.replace(b"ElementType", f"DistanceUnits = {unit}\nElementType".encode()))
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".mhd"])
+@pytest.mark.parametrize(
+    ("unit", "scale"),
+    [("um", 1e3), ("microns", 1e3), ("µm", 1e3), ("mm", 1), ("cm", 0.1), ("CM", 0.1), ("m", 1e-3), ("?", 1), ("", 1)],
+)
+def test_spacings_in_other_units_are_converted(unit: str, scale: float, ending: str, tmp_path: Path) -> None:
+    volume = open_volume(with_unit(tmp_path, ending, unit, scale))
+    assert volume.spacing == pytest.approx((0.004, 0.01, 0.1), rel=1e-6)
+    assert not volume.notes
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+@pytest.mark.parametrize("unit", ["pixel", "inch", "furlong"])
+def test_spacings_in_units_that_are_not_known_give_no_volume(unit: str, ending: str, tmp_path: Path) -> None:
+    volume = open_volume(with_unit(tmp_path, ending, unit, 1))
+    assert volume.spacing is None
+    assert volume.notes == [f"no mm³: the volume states its spacing in a unit that is not known ({unit!r})"]
+
+
+def test_spacings_of_axes_in_several_units_give_no_volume(tmp_path: Path) -> None:
+    file = with_unit(tmp_path, ".nrrd", "um", 1)
+    change(file, lambda data: data.replace(b'"um" "um" "um"', b'"um" "um" "mm"'))
+    assert open_volume(file).spacing is None
+    # The fields of a NRRD volume without directions.
+    change(file, lambda data: re.sub(rb"space( origin| directions)?: .*\n", b"", data))
+    change(file, lambda data: data.replace(b"space units", b"spacings: 10 4 100\nunits").replace(b'"mm"', b'"um"'))
+    assert open_volume(file).spacing == pytest.approx((0.004, 0.01, 0.1))
 
 
 def slices_in_files(folder: Path, ending: str, named: str) -> Path:
