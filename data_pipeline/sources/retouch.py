@@ -193,11 +193,10 @@ def _header_file(folder: Path, name: str) -> Path:
     header = next((file for file in sorted(folder.iterdir()) if file.name.lower() == name), None)
     if header is None:
         raise VolumeError(f"volumes whose {SCAN} or {REFERENCE} is missing or damaged")
-    for line in header.read_bytes().splitlines():
-        key, _, value = line.partition(b"=")
-        data = value.strip().decode("utf-8", "replace")
-        if key.strip() == b"ElementDataFile" and data != "LOCAL" and not (folder / data).is_file():
-            raise VolumeError(f"volumes without the file of pixels that their {name} names ({data})")
+    try:
+        pixel_files(header)
+    except ImageError as error:
+        raise VolumeError(f"volumes without the files of pixels that their {name} names: {error}") from None
     return header
 
 

@@ -145,6 +145,25 @@ def test_a_spacing_in_another_unit_is_converted_or_refused(tmp_path: Path) -> No
     )
 
 
+@pytest.mark.parametrize("named", ["LIST\n{}", "s%d.raw 0 3 1"])
+def test_pixels_in_a_file_for_each_slice_are_read_or_the_missing_one_named(named: str, tmp_path: Path) -> None:
+    place = write_retouch(tmp_path, 4) / "RETOUCH-TrainingSet-Cirrus" / "TRAIN001"
+    before = read_volume(place)
+    for index, plane in enumerate(before.pixels):
+        (place / f"s{index}.raw").write_bytes(plane.tobytes())
+    (place / "oct.raw").unlink()
+    names = "\n".join(f"s{index}.raw" for index in range(4))
+    header = (place / "oct.mhd").read_text()
+    (place / "oct.mhd").write_text(header.replace("oct.raw", named.format(names)))
+    np.testing.assert_array_equal(read_volume(place).pixels, before.pixels)
+    (place / "s2.raw").unlink()
+    assert_refused(
+        lambda: opened(tmp_path),
+        "1 volumes without the files of pixels that their oct.mhd names: "
+        "the volume's file of pixels is missing ('s2.raw'): Cirrus/TRAIN001",
+    )
+
+
 def test_pixels_in_another_folder_are_converted_again_when_they_change(tmp_path: Path) -> None:
     cirrus = write_retouch(tmp_path, 4) / "RETOUCH-TrainingSet-Cirrus"
     first = next(record for record in opened(tmp_path).records if record.volume and "Cirrus" in record.volume.name)
