@@ -19,6 +19,7 @@ from data_pipeline.orientation import is_on_its_side, turn_pixels
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 # Numbers of tags.
+KIND = 254
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION = 256, 257, 258, 259, 262, 274
 SAMPLES, PLANAR, EXTRA, FORMAT, DEPTH_OF_VOLUME = 277, 284, 338, 339, 32997
 TILE_WIDTH, TILE_HEIGHT, STRIP_HEIGHT = 322, 323, 278
@@ -35,6 +36,7 @@ COLOURS = {4: "transparency masks", 8: "CIELab colours", 9: "CIELab colours", 10
 CHANNELS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, SEPARATED: 4, YCBCR: 3}
 UNSIGNED, VOID = 1, 4
 FORMATS = {2: "signed numbers", 3: "floating point numbers", 5: "complex numbers", 6: "complex numbers"}
+REDUCED = 1  # bit of a page's kind that says that it is a smaller copy of another one
 SEPARATE = 2
 PREMULTIPLIED = 1
 JPEG = 7
@@ -104,6 +106,8 @@ def read_directory(data: bytes) -> Directory:
         premultiplied=PREMULTIPLIED in (tags.get(EXTRA) or ()),
         orientation=one(ORIENTATION, 1),
     )
+    if one(KIND, 0) & REDUCED:
+        raise TiffError("a TIFF that holds a preview as its first page is not read: export the image as TIFF or PNG")
     if photometric in COLOURS:
         raise TiffError(f"a TIFF of {COLOURS[photometric]} is not read: {CONVERT}")
     if photometric not in CHANNELS:
