@@ -292,14 +292,13 @@ def _read_tiff(data: bytes) -> Header:
         directory = read_directory(data)
     except TiffError as error:
         raise ImageError(str(error), "damaged") from None
-    turned = directory.orientation
     return Header(
         kind="TIFF",
         width=directory.width,
         height=directory.height,
         depth=directory.depth,
         grey=directory.grey,
-        orientation=turned if 1 <= turned <= 8 else orientations.UPRIGHT,
+        orientation=directory.orientation,
         metadata=True,
         directory=directory,
     )

@@ -16,7 +16,7 @@ from data_pipeline.image_header import read_header
 from data_pipeline.orientation import TRANSPOSES
 from data_pipeline.overlay import open_upright
 from tests.helpers.kinds import JPEG, KINDS, PICTURE, PNG
-from tests.helpers.wild import DICOM, OTHERS, REFUSED_TIFFS, TIFFS, TURNED
+from tests.helpers.wild import DICOM, EIGHT, OTHERS, REFUSED_TIFFS, TIFFS, TURNED, tiff
 
 SPEC = Preprocessing(image_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 LEVELS = Preprocessing(image_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), white_level=40000)
@@ -84,6 +84,15 @@ def test_the_white_level_belongs_to_files_of_16_bits(name: str, serve: Preproces
     factor = 65535 / 40000 if name.startswith("16 bits") else 1.0
     # Values are rounded to the white level's steps where a file has its own depth.
     np.testing.assert_allclose(Preprocessor(LEVELS)(data), serve(data) * factor, atol=2e-4)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 255])
+def test_an_orientation_that_means_nothing_does_not_turn_a_tiff(orientation: int, serve: Preprocessor) -> None:
+    upright, stated = (
+        tiff(EIGHT, photometric="rgb", extratags=[(274, "H", 1, value, True)]) for value in (1, orientation)
+    )
+    assert open_upright(stated).size == read_header(stated).upright_size == (EIGHT.shape[1], EIGHT.shape[0])
+    np.testing.assert_array_equal(serve(stated), serve(upright))
 
 
 @pytest.mark.parametrize("name", REFUSED_TIFFS)
