@@ -6,7 +6,6 @@ Needs the extra `volumes` (SimpleITK) or `dicom`, which are imported where the f
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from data_pipeline.dicom import DicomImage, Frame, is_dicom, open_dicom, read_frames, volume_spacing
 from data_pipeline.dicom.file import quiet, why_not_importable
 from data_pipeline.fields import shown
+from data_pipeline.files import whole_file
 from data_pipeline.image_header import DAMAGED, MAX_PIXELS, ImageError
 from data_pipeline.volume_header import Stated, check_volume
 
@@ -211,24 +211,14 @@ def write_mask(volume: Volume, mask: NDArray[np.uint8], path: Path) -> None:
     image.SetSpacing(spacing)
     image.SetOrigin(origin)
     image.SetDirection(direction)
-    # SimpleITK chooses the format by the ending, which a temporary file's name would not have.
-    with TemporaryDirectory(prefix=".volume-", dir=path.parent) as scratch:
-        written = Path(scratch) / path.name
+    with whole_file(path, ending_of(path)) as temporary:
         try:
-            SimpleITK.WriteImage(image, str(written), useCompression=True)
+            SimpleITK.WriteImage(image, str(temporary), useCompression=True)
             del image
             # Read again, because ITK's writers do not notice a full disk.
-            read = SimpleITK.ReadImage(str(written))
+            read = SimpleITK.ReadImage(str(temporary))
             whole = np.array_equal(SimpleITK.GetArrayViewFromImage(read), mask)
         except RuntimeError:
             whole = False
         if not whole:
             raise OSError(f"{path} cannot be written: the disk may be full")
-        written.chmod(0o666 & ~_umask(Path(scratch)))
-        written.replace(path)
-
-
-def _umask(folder: Path) -> int:
-    probe = folder / "mode"
-    probe.touch()
-    return 0o666 & ~probe.stat().st_mode

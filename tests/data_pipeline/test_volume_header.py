@@ -4,6 +4,8 @@ import gzip
 import os
 import re
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +14,9 @@ import pytest
 import SimpleITK
 from numpy.typing import NDArray
 
+from data_pipeline.files import drop_unfinished
 from data_pipeline.image_header import ImageError
-from data_pipeline.volume_file import Volume, open_volume
+from data_pipeline.volume_file import Volume, open_volume, write_mask
 
 VALUES = np.random.default_rng(0).integers(0, 256, (4, 30, 40), dtype=np.uint8)
 SPACING = (0.01, 0.004, 0.1)
@@ -256,6 +259,42 @@ def test_spacings_of_axes_in_several_units_give_no_volume(tmp_path: Path) -> Non
     change(file, lambda data: re.sub(rb"space( origin| directions)?: .*\n", b"", data))
     change(file, lambda data: data.replace(b"space units", b"spacings: 10 4 100\nunits").replace(b'"mm"', b'"um"'))
     assert open_volume(file).spacing == pytest.approx((0.004, 0.01, 0.1))
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+import numpy as np
+import SimpleITK
+from data_pipeline.volume_file import open_volume, write_mask
+
+volume, write = open_volume(Path(sys.argv[1])), SimpleITK.WriteImage
+
+def write_and_die(*arguments, **options):
+    write(*arguments, **options)
+    os.kill(os.getpid(), 9)
+
+SimpleITK.WriteImage = write_and_die
+write_mask(volume, np.ones((4, 30, 40), np.uint8), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nii.gz", ".nii", ".nrrd"])
+def test_a_mask_that_was_being_written_is_removed_by_the_next_run(ending: str, tmp_path: Path) -> None:
+    source, output = write(tmp_path / f"a{ending}"), tmp_path / "out"
+    output.mkdir()
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(source), str(output / f"a.mask{ending}")], check=False)
+    assert killed.returncode == -9
+    (left,) = output.iterdir()
+    assert left.stat().st_size
+    drop_unfinished(output)
+    assert not list(output.iterdir())
+    mask = output / f"a.mask{ending}"
+    write_mask(open_volume(source), VALUES, mask)
+    assert list(output.iterdir()) == [mask]
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(mask))), VALUES)
+    (tmp_path / "plain").touch()
+    assert mask.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def slices_in_files(folder: Path, ending: str, named: str) -> Path:
