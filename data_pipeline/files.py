@@ -6,6 +6,7 @@ This module needs the standard library only, because the client imports it on ma
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,20 +18,25 @@ PACKAGE = Path(__file__).parent
 # What names begin with of what systems leave among the files of people: hidden ones, Synology's, QNAP's, macOS's.
 LEFT_BEHIND = (".", "@eaDir", "@Recycle", "@__thumb", "__MACOSX")
 WITHOUT_LOCKS = (ENOSYS, ENOLCK, EOPNOTSUPP)
+UNFINISHED = re.compile(r"\..*\.(?P<process>\d+)\.tmp(\.[a-z.]+)?", re.DOTALL)
 CACHE = Path("build/data")  # generated and converted files, and the results of the scan
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, ending: str = "") -> Iterator[Path]:
     """Yield a temporary path to write to, and rename it to `path` when the block succeeds.
 
     Other processes, and the next run after a crash, see either the old file or the new one. A missing parent folder is
     created. Where the file cannot be written, OSError is raised and nothing is left behind.
+
+    Args:
+        path: the file.
+        ending: of the temporary path, for writers that choose the format by it, such as `.nii.gz`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, because a rename is atomic only within one file system. The process id keeps two writers of
     # the same file apart.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{ending}")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode
@@ -44,9 +50,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def drop_unfinished(folder: Path) -> None:
     """Remove what `whole_file` was writing into a folder in processes that were killed."""
-    for path in folder.glob(".*.tmp"):
-        process = path.name.split(".")[-2]
-        if process.isdecimal() and not Path("/proc", process).exists():
+    for path in folder.glob(".*.tmp*"):
+        found = UNFINISHED.fullmatch(path.name)
+        if found and not Path("/proc", found["process"]).exists():
             path.unlink(missing_ok=True)
 
 

@@ -10,16 +10,21 @@ import warnings
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from data_pipeline import orientation as orientations
 from data_pipeline.image_header import (
+    ADOBE,
+    ADOBE_BYTES,
+    APP0,
     APP1,
+    APP14,
     DAMAGED,
     DOUBTFUL,
     MAX_PIXELS,
     MOST_TEXT,
     PNG_SIGNATURE,
+    UNDECODABLE,
     Header,
     ImageError,
     inflated,
@@ -30,7 +35,10 @@ from data_pipeline.image_header import (
 from data_pipeline.spec import SIXTEEN_BITS
 from data_pipeline.tiff import Pixels, TiffError, read_pixels
 
-TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+NEEDED = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # chunks of a PNG that hold its pixels
+PALETTE, TRANSPARENT = 3, {0: 2, 2: 6}  # a type of colour, and bytes of the transparent colour of others
+# The first bytes of a JPEG's segments and the least length from which libjpeg, and DALI with it, heeds them.
+HEEDED = {APP0: (b"JFIF\0", 14), APP14: (ADOBE, ADOBE_BYTES)}
 AFTER_HEADER = 33  # bytes of a PNG's signature and first chunk
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG by type of colour
 # The first column and row, and the steps to the next ones, of each pass of a PNG: of an interlaced one there are seven.
@@ -119,25 +127,25 @@ def open_image(data: bytes) -> Image.Image:
         if pixels.ndim == 3 and pixels.dtype == np.uint16:
             pixels = (pixels >> (header.depth - 8)).astype(np.uint8)
         return Image.fromarray(np.ascontiguousarray(pixels))
-    if header.kind == "PNG":
-        data = _for_pillow(data)
+    data = _png_for_pillow(data) if header.kind == "PNG" else _jpeg_for_pillow(data)
     try:
         with warnings.catch_warnings():
             # Pillow warns from 89 million pixels on, of which 100 million are accepted, and of EXIF that is cut.
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=(header.kind,))
         return orientations.turn_image(image, header.orientation)
+    except UnidentifiedImageError:
+        # Its message holds an address in memory.
+        raise ImageError(UNDECODABLE, "damaged") from None
     except (SyntaxError, ValueError) as error:
         raise OSError(f"the image is damaged: {error}") from error
 
 
-def _for_pillow(data: bytes) -> bytes:
-    """Leave the texts and a huge profile out of a PNG, over which Pillow gives up and DALI does not."""
-    dropped = []
+def _png_for_pillow(data: bytes) -> bytes:
+    """Leave out of a PNG what says nothing of its pixels, over which Pillow gives up where it is damaged."""
+    colour, dropped = data[AFTER_HEADER - 8], []
     for kind, start, end in png_chunks(data):
-        _, _, profile = data[start + 8 : end - 4].partition(b"\0")
-        # A byte that names the compression comes before the profile.
-        if kind in TEXTS or (kind == b"iCCP" and len(inflated(profile[1:])) >= MOST_TEXT):
+        if kind not in NEEDED and not _is_whole(data[start:end], colour):
             dropped.append((start, end))
     return _without(data, dropped, AFTER_HEADER, b"") if dropped else data
 
@@ -165,6 +173,28 @@ def _count_unpacked(packed: bytes, most: int) -> int:
     except zlib.error as error:
         raise ImageError(f"{DAMAGED}{error}", "damaged") from None
     return found
+
+
+def _is_whole(chunk: bytes, colour: int) -> bool:
+    """Tell whether a chunk is a PNG's transparency or its profile, and one that every decoder reads."""
+    kind, body = chunk[4:8], chunk[8:-4]
+    if kind not in (b"tRNS", b"iCCP") or zlib.crc32(kind + body).to_bytes(4, "big") != chunk[-4:]:
+        return False
+    if kind == b"tRNS":
+        return 1 <= len(body) <= 256 if colour == PALETTE else len(body) == TRANSPARENT.get(colour)
+    # A byte that names the compression comes before the profile. Pillow gives up over a huge one.
+    _, _, profile = body.partition(b"\0")
+    return profile[:1] == b"\0" and 0 < len(inflated(profile[1:])) < MOST_TEXT
+
+
+def _jpeg_for_pillow(data: bytes) -> bytes:
+    """Leave out of a JPEG the segments that are too short for libjpeg, over which Pillow gives up."""
+    dropped = []
+    for marker, start, end in jpeg_segments(data):
+        name, least = HEEDED.get(marker, (b"", 0))
+        if name and end - start - 4 < least and data[start + 4 : end].startswith(name):
+            dropped.append((start, end))
+    return _without(data, dropped, 2, b"") if dropped else data
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:

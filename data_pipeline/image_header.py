@@ -23,7 +23,8 @@ DOUBTFUL = (b"eXIf", b"acTL", b"fcTL", b"fdAT")
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)
 ALONE = {0x00, 0x01, *range(0xD0, 0xD9)}
-END, SCAN, APP1, APP14 = 0xD9, 0xDA, 0xE1, 0xEE
+END, SCAN, APP0, APP1, APP14 = 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
+ADOBE, ADOBE_BYTES = b"Adobe", 12  # what names a JPEG's colours. Decoders pass over a shorter one.
 MOST_TEXT = 1 << 20  # bytes of one text of a PNG: what says how to turn it is far smaller
 EASY = "convert it to PNG first, as Pillow can"
 RARE = "convert it to PNG first, as imagecodecs can"
@@ -187,7 +188,8 @@ def _read_jpeg(data: bytes) -> Header:
         if marker in FRAMES and frame is None:
             frame = marker, data[start + 4 : end]
         elif marker == APP14:
-            adobe = adobe or data[start + 4 : end].startswith(b"Adobe")
+            body = data[start + 4 : end]
+            adobe = adobe or (body.startswith(ADOBE) and len(body) >= ADOBE_BYTES)
         elif marker == APP1:
             metadata, body = True, data[start + 4 : end]
             # The first of several counts. What follows it is taken by some programs for its continuation.
@@ -292,14 +294,13 @@ def _read_tiff(data: bytes) -> Header:
         directory = read_directory(data)
     except TiffError as error:
         raise ImageError(str(error), "damaged") from None
-    turned = directory.orientation
     return Header(
         kind="TIFF",
         width=directory.width,
         height=directory.height,
         depth=directory.depth,
         grey=directory.grey,
-        orientation=turned if 1 <= turned <= 8 else orientations.UPRIGHT,
+        orientation=directory.orientation,
         metadata=True,
         directory=directory,
     )

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from data_pipeline.orientation import is_on_its_side, turn_pixels
+from data_pipeline.orientation import TRANSPOSES, UPRIGHT, is_on_its_side, turn_pixels
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 # Numbers of tags.
+KIND = 254
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION = 256, 257, 258, 259, 262, 274
 SAMPLES, PLANAR, EXTRA, FORMAT, DEPTH_OF_VOLUME = 277, 284, 338, 339, 32997
 TILE_WIDTH, TILE_HEIGHT, STRIP_HEIGHT = 322, 323, 278
@@ -35,6 +36,7 @@ COLOURS = {4: "transparency masks", 8: "CIELab colours", 9: "CIELab colours", 10
 CHANNELS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, SEPARATED: 4, YCBCR: 3}
 UNSIGNED, VOID = 1, 4
 FORMATS = {2: "signed numbers", 3: "floating point numbers", 5: "complex numbers", 6: "complex numbers"}
+REDUCED = 1  # bit of a page's kind that says that it is a smaller copy of another one
 SEPARATE = 2
 PREMULTIPLIED = 1
 JPEG = 7
@@ -68,7 +70,7 @@ class Directory:
     compression: as the tag counts.
     separate: whether each sample has a plane of its own.
     premultiplied: whether the colours have been multiplied by alpha.
-    orientation: as the tag says, of any value.
+    orientation: how it is to be turned, 1 to 8.
     """
 
     width: int
@@ -102,8 +104,10 @@ def read_directory(data: bytes) -> Directory:
         compression=one(COMPRESSION, 1),
         separate=one(PLANAR, 1) == SEPARATE and samples > 1,
         premultiplied=PREMULTIPLIED in (tags.get(EXTRA) or ()),
-        orientation=one(ORIENTATION, 1),
+        orientation=_orientation(tags),
     )
+    if one(KIND, 0) & REDUCED:
+        raise TiffError("a TIFF that holds a preview as its first page is not read: export the image as TIFF or PNG")
     if photometric in COLOURS:
         raise TiffError(f"a TIFF of {COLOURS[photometric]} is not read: {CONVERT}")
     if photometric not in CHANNELS:
@@ -134,9 +138,15 @@ def read_resolution(data: bytes) -> tuple[Fraction, Fraction, float] | None:
     if unit not in UNITS_MM or not across or not down:
         return None
     # The tags speak of the rows that are stored, and some orientations turn these into columns.
-    turned = is_on_its_side((tags.get(ORIENTATION) or (1,))[0])
+    turned = is_on_its_side(_orientation(tags))
     pairs = [Fraction(*pair) if pair[1] else Fraction(0) for pair in ((down, across) if turned else (across, down))]
     return pairs[0], pairs[1], UNITS_MM[unit]
+
+
+def _orientation(tags: dict[int, tuple[int, ...]]) -> int:
+    """Return how a page is to be turned: values that mean nothing are taken for upright, as in EXIF."""
+    (stated, *_) = tags.get(ORIENTATION) or (UPRIGHT,)
+    return stated if stated in TRANSPOSES else UPRIGHT
 
 
 def _check_decoder(page: Directory) -> None:

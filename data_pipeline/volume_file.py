@@ -6,7 +6,6 @@ Needs the extra `volumes` (SimpleITK) or `dicom`, which are imported where the f
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,10 @@ from numpy.typing import NDArray
 
 from data_pipeline.dicom import DicomImage, Frame, is_dicom, open_dicom, read_frames, volume_spacing
 from data_pipeline.dicom.file import quiet, why_not_importable
+from data_pipeline.fields import shown
+from data_pipeline.files import whole_file
 from data_pipeline.image_header import DAMAGED, MAX_PIXELS, ImageError
-from data_pipeline.volume_header import check_volume
+from data_pipeline.volume_header import Stated, check_volume
 
 # Endings of volumes, with those of the masks that are written: a header of a file of its own would be half a volume.
 ENDINGS = {".mhd": ".mha", ".mha": ".mha", ".nii.gz": ".nii.gz", ".nii": ".nii", ".nrrd": ".nrrd", ".nhdr": ".nrrd"}
@@ -109,7 +110,7 @@ def _open_image(file: Path) -> Volume:
         import SimpleITK
     except ModuleNotFoundError:
         raise ImageError(MISSING, "not_an_image") from None
-    whole_spacing = check_volume(file)
+    stated = check_volume(file)
     # ITK prints warnings of its own, which no option of a command asks for.
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     try:
@@ -124,26 +125,31 @@ def _open_image(file: Path) -> Volume:
     count, height, width = values.shape
     if not values.size or width * height > MAX_PIXELS:
         raise ImageError(f"the volume has {count} slices of {width} x {height} pixels", "not_an_image")
-    across, down, through = (float(step) for step in image.GetSpacing())
-    # What no file states is 1 to its readers.
-    stated = whole_spacing and (across, down, through) != (1.0, 1.0, 1.0)
+    spacing, why = _spacing_of(image, stated)
     scale, notes = _scale_of(values)
-    if not stated:
-        notes.append(
-            "no mm³: a spacing of exactly 1 in all directions is taken for one that nobody has stated"
-            if whole_spacing
-            else "no mm³: the volume does not state its spacing in all directions"
-        )
     return Volume(
         slices=count,
         width=width,
         height=height,
-        spacing=(down, across, through) if stated else None,
+        spacing=spacing,
         image=image,
         geometry=(image.GetSpacing(), image.GetOrigin(), image.GetDirection()),
         scale=scale,
-        notes=notes,
+        notes=[*notes, f"no mm³: {why}"] if why else notes,
     )
+
+
+def _spacing_of(image: Any, stated: Stated) -> tuple[tuple[float, float, float] | None, str]:
+    """Return the millimetres between rows, columns and slices of SimpleITK's image, or why there are none."""
+    across, down, through = (float(step) for step in image.GetSpacing())
+    if not stated.whole:
+        return None, "the volume does not state its spacing in all directions"
+    # What no file states is 1 to its readers.
+    if (across, down, through) == (1.0, 1.0, 1.0):
+        return None, "a spacing of exactly 1 in all directions is taken for one that nobody has stated"
+    if (unit := stated.millimetres) is None:
+        return None, f"the volume states its spacing in a unit that is not known ({shown(stated.unit)})"
+    return (unit * down, unit * across, unit * through), ""
 
 
 def _scale_of(values: NDArray[Any]) -> tuple[tuple[float, float] | None, list[str]]:
@@ -205,24 +211,14 @@ def write_mask(volume: Volume, mask: NDArray[np.uint8], path: Path) -> None:
     image.SetSpacing(spacing)
     image.SetOrigin(origin)
     image.SetDirection(direction)
-    # SimpleITK chooses the format by the ending, which a temporary file's name would not have.
-    with TemporaryDirectory(prefix=".volume-", dir=path.parent) as scratch:
-        written = Path(scratch) / path.name
+    with whole_file(path, ending_of(path)) as temporary:
         try:
-            SimpleITK.WriteImage(image, str(written), useCompression=True)
+            SimpleITK.WriteImage(image, str(temporary), useCompression=True)
             del image
             # Read again, because ITK's writers do not notice a full disk.
-            read = SimpleITK.ReadImage(str(written))
+            read = SimpleITK.ReadImage(str(temporary))
             whole = np.array_equal(SimpleITK.GetArrayViewFromImage(read), mask)
         except RuntimeError:
             whole = False
         if not whole:
             raise OSError(f"{path} cannot be written: the disk may be full")
-        written.chmod(0o666 & ~_umask(Path(scratch)))
-        written.replace(path)
-
-
-def _umask(folder: Path) -> int:
-    probe = folder / "mode"
-    probe.touch()
-    return 0o666 & ~probe.stat().st_mode

@@ -26,6 +26,33 @@ NIFTI_FLOATS = {16: "f4", 64: "f8"}
 METAIMAGE_BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4}
 METAIMAGE_BYTES |= {"LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
 GZIP = b"\x1f\x8b"
+MM = "mm"
+ENDINGS = ("meter", "meters", "metre", "metres")
+MILLIMETRES = {  # of a unit, by its names in lower case
+    **dict.fromkeys(("um", "µm", "μm", "micron", "microns", *(f"micro{ending}" for ending in ENDINGS)), 1e-3),
+    **dict.fromkeys((MM, *(f"milli{ending}" for ending in ENDINGS)), 1.0),
+    **dict.fromkeys(("cm", *(f"centi{ending}" for ending in ENDINGS)), 10.0),
+    **dict.fromkeys(("m", *ENDINGS), 1000.0),
+}
+QUOTED = re.compile(r'"([^"]*)"|([^\s"]+)')
+UNSTATED = ("", "?")  # of which "?" is MetaIO's word for it
+
+
+@dataclass(frozen=True)
+class Stated:
+    """Hold what the files of a volume state of its spacing.
+
+    whole: whether they state it for each axis.
+    unit: the unit's name as it stands there, or `MM` where none does.
+    """
+
+    whole: bool
+    unit: str = MM
+
+    @property
+    def millimetres(self) -> float | None:
+        """Return the millimetres of the unit, or None where it is not known."""
+        return MILLIMETRES.get(self.unit.lower())
 
 
 @dataclass(frozen=True)
@@ -46,11 +73,14 @@ class _Nifti:
     steps: tuple[float, ...]
 
 
-def check_volume(file: Path) -> bool:
-    """Check that all files of a volume are there and whole, and tell whether it states all of its spacing.
+def check_volume(file: Path) -> Stated:
+    """Check that all files of a volume are there and whole, and return what they state of its spacing.
 
     Args:
         file: a NIfTI file, or the header of a MetaImage or NRRD volume.
+
+    Returns:
+        The unit is that of ITK's numbers, which heeds NIfTI's alone.
 
     Raises:
         ImageError: a file of pixels is missing, cut or damaged, or values are not finite where ITK would not tell.
@@ -58,10 +88,9 @@ def check_volume(file: Path) -> bool:
     """
     name = file.name.lower()
     if name.endswith((".nii", ".nii.gz")):
-        return _check_nifti(file)
+        return Stated(_check_nifti(file))
     if name.endswith((".mhd", ".mha")):
-        _check_metaimage(file)
-        return True
+        return _check_metaimage(file)
     return _check_nrrd(file)
 
 
@@ -131,7 +160,7 @@ def _check_values(opened: BinaryIO, header: _Nifti) -> None:
         raise ImageError(f"the volume holds {bad} NaN or infinities", "damaged")
 
 
-def _check_metaimage(file: Path) -> None:
+def _check_metaimage(file: Path) -> Stated:
     fields, start, _ = _fields(file, "=", end="elementdatafile")
     files, wanted = pixel_files(file), _metaimage_size(fields)
     local, packed = files == [file], fields.get("compresseddata", "").lower() == "true"
@@ -145,6 +174,37 @@ def _check_metaimage(file: Path) -> None:
         with files[0].open("rb") as opened:
             opened.seek(start if local else 0)
             _check_packed(opened, size or files[0].stat().st_size, wanted)
+    else:
+        _check_length(files[0], fields, start if local else 0, wanted)
+    return Stated(whole=True, unit=_one_unit([fields.get("distanceunits", "")]))
+
+
+def _one_unit(names: list[str]) -> str:
+    """Return the one unit that is stated, `MM` where none is, or all that are stated where they differ."""
+    stated = dict.fromkeys(name.strip() for name in names if name.strip() not in UNSTATED)
+    return " ".join(stated) or MM
+
+
+def _check_length(file: Path, fields: dict[str, str], start: int, wanted: int) -> None:
+    """Raise ImageError where a file holds more or fewer bytes of pixels than asked for: ITK reads them from the start.
+
+    Args:
+        file: holds pixels that are not compressed.
+        fields: of the header.
+        start: where the pixels begin, unless the header says it.
+        wanted: bytes of pixels, or 0 where they are not known.
+    """
+    size, skipped = file.stat().st_size, fields.get("headersize", "")
+    as_text = fields.get("binarydata", "true")[:1].lower() not in ("t", "1")  # as MetaIO tells it
+    # -1 says that the pixels are the file's last bytes, whatever comes before.
+    short = skipped == "-1" and size < wanted
+    asked = (_whole_number(skipped) or start) + wanted
+    if wanted and not as_text and (short or (skipped != "-1" and size != asked)):
+        raise ImageError(
+            f"{DAMAGED}a file of pixels has {size} bytes where the volume's header states {asked}: "
+            "correct ElementType, DimSize or HeaderSize",
+            "damaged",
+        )
 
 
 def _check_slices(files: list[Path], fields: dict[str, str], wanted: int, *, packed: bool) -> None:
@@ -155,12 +215,11 @@ def _check_slices(files: list[Path], fields: dict[str, str], wanted: int, *, pac
     if len(files) != slices or (words[0] == "LIST" and words[1:] not in ([], ["2"], ["2D"])):
         raise ImageError(f"{DAMAGED}the volume has {slices} slices in {len(files)} files of pixels", "damaged")
     for path in files:
-        size = path.stat().st_size
         if packed:
             with path.open("rb") as opened:
-                _check_packed(opened, size, wanted // slices)
-        elif size < wanted // slices:
-            raise ImageError(f"{DAMAGED}a file of pixels has {size} of {wanted // slices} bytes", "damaged")
+                _check_packed(opened, path.stat().st_size, wanted // slices)
+        else:
+            _check_length(path, fields, 0, wanted // slices)
 
 
 def _metaimage_size(fields: dict[str, str]) -> int:
@@ -193,15 +252,17 @@ def _check_packed(opened: BinaryIO, size: int, wanted: int) -> None:
         raise ImageError(f"{DAMAGED}the compressed pixels of the volume are not whole", "damaged")
 
 
-def _check_nrrd(file: Path) -> bool:
-    """Check that the files that a header names are there, and tell whether it states a spacing for each axis."""
+def _check_nrrd(file: Path) -> Stated:
+    """Check that the files that a header names are there, and return what it states of its spacing."""
     fields, _, rest = _fields(file, ":")
     named = fields.get("data file", fields.get("datafile", ""))
     if named:
         list(_named_files(file, named, rest))
     stated = [*fields.get("spacings", "").split(), *NUMBERS.findall(fields.get("space directions", ""))]
+    units = QUOTED.findall(f"{fields.get('space units', '')} {fields.get('units', '')}")
     # ITK takes 1 for what is no number.
-    return not stated or all(_is_finite(number) for number in stated)
+    whole = not stated or all(_is_finite(number) for number in stated)
+    return Stated(whole, _one_unit([quoted or plain for quoted, plain in units]))
 
 
 def _is_finite(text: str) -> bool:

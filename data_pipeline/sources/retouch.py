@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
+from data_pipeline.fields import shown
 from data_pipeline.files import code_version, is_left_behind, whole_folder
 from data_pipeline.image_header import ImageError
 from data_pipeline.records import BACKGROUND, DataError, Dataset, Record, SourceVolume, Split
@@ -163,8 +164,7 @@ def read_volume(folder: Path) -> Scan:
 
     files = [_header_file(folder, name) for name in (SCAN, REFERENCE)]
     try:
-        for file in files:
-            check_volume(file)
+        stated, _ = (check_volume(file) for file in files)
         scan, reference = (SimpleITK.ReadImage(str(file)) for file in files)
     except (ImageError, RuntimeError):
         raise VolumeError(f"volumes whose {SCAN} or {REFERENCE} is missing or damaged") from None
@@ -175,15 +175,17 @@ def read_volume(folder: Path) -> Scan:
     if scan.GetSpacing() == (1.0, 1.0, 1.0):
         # What no file states is 1 to its readers.
         raise VolumeError(f"volumes whose {SCAN} does not state its spacing")
+    if stated.millimetres is None:
+        raise VolumeError(f"volumes whose {SCAN} states its spacing in a unit that is not known ({shown(stated.unit)})")
     pixels, indices = SimpleITK.GetArrayFromImage(scan), SimpleITK.GetArrayFromImage(reference)
     # PNG has no other types.
     if pixels.ndim != 3 or pixels.dtype not in (np.uint8, np.uint16):
         raise VolumeError("volumes that are not three-dimensional of 8 or 16 bits without sign")
     if not np.isin(np.unique(indices), range(len(SEG_CLASSES))).all():
         raise VolumeError(f"volumes whose reference holds other values than 0 to {len(FLUIDS)}")
-    # The product of the spacing is one voxel in cubic millimetres.
-    area = pixels.shape[1] * pixels.shape[2]
-    return Scan(pixels, indices.astype(np.uint8), float(np.prod(scan.GetSpacing())) * area)
+    # The product of the spacing in millimetres is one voxel in cubic millimetres.
+    voxel = float(np.prod([stated.millimetres * step for step in scan.GetSpacing()]))
+    return Scan(pixels, indices.astype(np.uint8), voxel * pixels.shape[1] * pixels.shape[2])
 
 
 def _header_file(folder: Path, name: str) -> Path:
@@ -191,11 +193,10 @@ def _header_file(folder: Path, name: str) -> Path:
     header = next((file for file in sorted(folder.iterdir()) if file.name.lower() == name), None)
     if header is None:
         raise VolumeError(f"volumes whose {SCAN} or {REFERENCE} is missing or damaged")
-    for line in header.read_bytes().splitlines():
-        key, _, value = line.partition(b"=")
-        data = value.strip().decode("utf-8", "replace")
-        if key.strip() == b"ElementDataFile" and data != "LOCAL" and not (folder / data).is_file():
-            raise VolumeError(f"volumes without the file of pixels that their {name} names ({data})")
+    try:
+        pixel_files(header)
+    except ImageError as error:
+        raise VolumeError(f"volumes without the files of pixels that their {name} names: {error}") from None
     return header
 
 

@@ -1,22 +1,24 @@
 """Test which files are read, that each is read right, and that all others are refused by name, everywhere alike."""
 
 import re
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from data_pipeline import Dataset, ImageError, Preprocessing, Preprocessor, Record, TrainingLoader, scan_samples
 from data_pipeline.graph.reference import reference_resize
 from data_pipeline.image_file import decodable
-from data_pipeline.image_header import read_header
+from data_pipeline.image_header import UNDECODABLE, read_header
 from data_pipeline.orientation import TRANSPOSES
 from data_pipeline.overlay import open_upright
 from tests.helpers.kinds import JPEG, KINDS, PICTURE, PNG
-from tests.helpers.wild import DICOM, OTHERS, REFUSED_TIFFS, TIFFS, TURNED
+from tests.helpers.wild import DICOM, EIGHT, OTHERS, REFUSED_TIFFS, TIFFS, TURNED, tiff, with_chunks
 
 SPEC = Preprocessing(image_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 LEVELS = Preprocessing(image_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), white_level=40000)
@@ -84,6 +86,54 @@ def test_the_white_level_belongs_to_files_of_16_bits(name: str, serve: Preproces
     factor = 65535 / 40000 if name.startswith("16 bits") else 1.0
     # Values are rounded to the white level's steps where a file has its own depth.
     np.testing.assert_allclose(Preprocessor(LEVELS)(data), serve(data) * factor, atol=2e-4)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 255])
+def test_an_orientation_that_means_nothing_does_not_turn_a_tiff(orientation: int, serve: Preprocessor) -> None:
+    upright, stated = (
+        tiff(EIGHT, photometric="rgb", extratags=[(274, "H", 1, value, True)]) for value in (1, orientation)
+    )
+    assert open_upright(stated).size == read_header(stated).upright_size == (EIGHT.shape[1], EIGHT.shape[0])
+    np.testing.assert_array_equal(serve(stated), serve(upright))
+
+
+def broken(kind: bytes, body: bytes) -> bytes:
+    """Make a PNG with a chunk whose checksum is wrong."""
+    return PNG[:33] + struct.pack(">I", len(body)) + kind + body + bytes(4) + PNG[33:]
+
+
+@pytest.mark.parametrize(
+    "kind", [b"pHYs", b"sRGB", b"cHRM", b"gAMA", b"tRNS", b"acTL", b"iCCP", b"sBIT", b"tIME", b"tEXt"]
+)
+def test_damaged_chunks_beside_the_pixels_of_a_png_change_nothing(kind: bytes, serve: Preprocessor) -> None:
+    for data in (with_chunks((kind, b"")), with_chunks((kind, b"ab")), broken(kind, b"abcd")):
+        np.testing.assert_array_equal(serve(data), serve(PNG))
+        np.testing.assert_array_equal(np.asarray(open_upright(data)), np.asarray(PICTURE))
+
+
+@pytest.mark.parametrize("segment", [b"\xff\xee\0\x08Adobe\0", b"\xff\xee\0\x07Adobe", b"\xff\xe0\0\x07JFIF\0"])
+def test_segments_of_a_jpeg_that_are_too_short_change_nothing(segment: bytes, serve: Preprocessor) -> None:
+    data = JPEG[:2] + segment + JPEG[2:]
+    np.testing.assert_array_equal(serve(data), serve(JPEG))
+    np.testing.assert_array_equal(np.asarray(open_upright(data)), np.asarray(open_upright(JPEG)))
+    inks = KINDS["jpeg-cmyk"]()
+    adobe = inks.index(b"\xff\xee")
+    assert inks[adobe + 2 : adobe + 4] == b"\0\x0e"
+    with pytest.raises(ImageError, match="does not name their colours"):
+        serve(inks[:adobe] + segment + inks[adobe + 16 :])
+
+
+def test_pictures_keep_the_colour_profile_of_a_png() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = with_chunks((b"iCCP", b"name\0\0" + zlib.compress(profile)))
+    assert open_upright(data).info["icc_profile"] == profile
+
+
+def test_what_pillow_does_not_identify_is_refused_in_the_words_of_the_server(serve: Preprocessor) -> None:
+    data = PNG[:29] + bytes(4) + PNG[33:]
+    for read in (serve, open_upright):
+        with pytest.raises((ImageError, OSError), match=f"^{re.escape(UNDECODABLE)}$"):
+            read(data)
 
 
 @pytest.mark.parametrize("name", REFUSED_TIFFS)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from data_pipeline import DataError, Dataset, open_source, scan_samples
 from data_pipeline.prepare import prepare
+from data_pipeline.sources.retouch import read_volume
 from tests.helpers.challenges import VENDORS, fluids, write_retouch, write_volume
 from tests.helpers.samples import assert_refused
 
@@ -125,6 +126,41 @@ def test_a_reference_that_is_mirrored_or_a_scan_without_spacing_is_refused(tmp_p
         lambda: opened(tmp_path),
         "1 volumes whose reference is turned or mirrored against the scan: Cirrus/TRAIN001",
         "1 volumes whose oct.mhd does not state its spacing: Cirrus/TRAIN002",
+    )
+
+
+def test_a_spacing_in_another_unit_is_converted_or_refused(tmp_path: Path) -> None:
+    cirrus = write_retouch(tmp_path, 4) / "RETOUCH-TrainingSet-Cirrus"
+    scans = [cirrus / f"TRAIN{number:03d}" / "oct.mhd" for number in (1, 2, 3)]
+    spacings = [read_volume(scan.parent).slice_mm3 for scan in scans]
+    for scan, unit, factor in zip(scans, ("um", "cm", "pixel"), (1e3, 0.1, 1), strict=True):
+        image = SimpleITK.ReadImage(str(scan))
+        image.SetSpacing([factor * step for step in image.GetSpacing()])
+        SimpleITK.WriteImage(image, str(scan))
+        scan.write_text(scan.read_text().replace("ElementType", f"DistanceUnits = {unit}\nElementType"))
+    assert [read_volume(scan.parent).slice_mm3 for scan in scans[:2]] == pytest.approx(spacings[:2])
+    assert_refused(
+        lambda: opened(tmp_path),
+        "1 volumes whose oct.mhd states its spacing in a unit that is not known ('pixel'): Cirrus/TRAIN003",
+    )
+
+
+@pytest.mark.parametrize("named", ["LIST\n{}", "s%d.raw 0 3 1"])
+def test_pixels_in_a_file_for_each_slice_are_read_or_the_missing_one_named(named: str, tmp_path: Path) -> None:
+    place = write_retouch(tmp_path, 4) / "RETOUCH-TrainingSet-Cirrus" / "TRAIN001"
+    before = read_volume(place)
+    for index, plane in enumerate(before.pixels):
+        (place / f"s{index}.raw").write_bytes(plane.tobytes())
+    (place / "oct.raw").unlink()
+    names = "\n".join(f"s{index}.raw" for index in range(4))
+    header = (place / "oct.mhd").read_text()
+    (place / "oct.mhd").write_text(header.replace("oct.raw", named.format(names)))
+    np.testing.assert_array_equal(read_volume(place).pixels, before.pixels)
+    (place / "s2.raw").unlink()
+    assert_refused(
+        lambda: opened(tmp_path),
+        "1 volumes without the files of pixels that their oct.mhd names: "
+        "the volume's file of pixels is missing ('s2.raw'): Cirrus/TRAIN001",
     )
 
 

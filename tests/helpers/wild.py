@@ -200,6 +200,7 @@ REFUSED_TIFFS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a tile is missing": (lambda: without_last_segment(tiff(EIGHT, photometric="rgb", tile=(16, 32))), "missing"),
     "a strip is missing": (lambda: without_last_segment(tiff(EIGHT, photometric="rgb", rowsperstrip=8)), "missing"),
+    "a preview first, as cameras write DNG": (lambda: tiff(EIGHT, photometric="rgb", subfiletype=1), "a preview"),
     "planes that readers see differently": (
         # The tag as one byte, which some writers give it: tifffile then takes the pixels for planes.
         lambda: tiff(EIGHT, photometric="rgb", tile=(16, 32)).replace(

@@ -54,7 +54,7 @@ def read_codes(file: Path) -> Codes:
     types: dict[str, Concept] = {}
     categories: dict[str, Concept] = {}
     try:
-        text = file.read_text("utf-8")
+        text = file.read_text("utf-8-sig")  # editors on Windows begin files with a mark
     except UnicodeDecodeError:
         raise ValueError(f"{file} must be a JSON object, and is no text") from None
     for name, entry in read_object(text, str(file)).items():

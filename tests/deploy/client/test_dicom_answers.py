@@ -1,5 +1,6 @@
 """Test SEG and SR with independent readers: highdicom's, pydicom, and the tools of Debian's dcmtk and dicom3tools."""
 
+import codecs
 import json
 import shutil
 import subprocess
@@ -251,6 +252,8 @@ def test_tables_of_codes_override_and_are_checked(tmp_path: Path) -> None:
     assert codes.category_of("IRF") == ("1", "SCT", "Thing")
     value, *rest = codes.type_of("🫀 cœur")
     assert rest == ["99RESFORMER", "🫀 cœur"] and value.startswith("CUR") and len(value) <= 16
+    table.write_bytes(codecs.BOM_UTF8 + table.read_bytes())
+    assert read_codes(table) == codes
     table.write_bytes(b"\x80\0")
     with pytest.raises(ValueError, match=r"codes\.json must be a JSON object, and is no text"):
         read_codes(table)

@@ -151,6 +151,8 @@ def test_tiff_files_state_their_spacing_and_those_of_printers_do_not_count() -> 
     assert turned is not None
     assert (turned.column_mm, turned.row_mm) == pytest.approx((0.025, 0.05))
     # A unit of none, and no tags.
+    nonsense = tiff(resolution_unit="cm", x_resolution=200.0, y_resolution=400.0, tiffinfo={274: 9})
+    assert tiff_spacing(nonsense) == stated
     assert tiff_spacing(tiff(resolution_unit=1, x_resolution=200.0, y_resolution=200.0)) is None
     assert tiff_spacing(tiff()) is None
 
