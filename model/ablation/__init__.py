@@ -10,7 +10,7 @@ from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 
 from model.config import Design, ModelConfig
-from model.network import Prediction, build_model
+from model.network import Prediction, build_model, initialise
 from model.network.decoder import MultiScaleHead
 from model.network.encoder import ResStage, Stem
 from model.training import TrainingOptions
@@ -20,8 +20,9 @@ PAPER_SIZE, PAPER_DILATIONS = 512, (6, 12, 18)
 
 def with_plain_encoder(config: ModelConfig) -> nn.Module:
     """Build the network with `PlainEncoder` in place of its own."""
-    network = build_model(config)
-    network.register_module("encoder", PlainEncoder(config))
+    network, encoder = build_model(config), PlainEncoder(config)
+    initialise(encoder)
+    network.register_module("encoder", encoder)
     return network
 
 

@@ -63,13 +63,22 @@ def _check_image(image: Tensor, unit: int) -> None:
 
 
 def build_model(config: ModelConfig | str) -> MultiTaskResFormer:
-    """Build a network of that configuration or preset name, with fresh weights.
+    """Build a network of that configuration or preset name, with the weights of `initialise`.
 
-    Two-dimensional convolutions get He initialisation, linear layers and bias tables a truncated normal of 0.02, and
-    transposed and one-dimensional convolutions what PyTorch gives them. Raises ValueError for an unknown preset.
+    Raises ValueError for an unknown preset.
     """
     model = MultiTaskResFormer(resolve_config(config))
-    for module in model.modules():
+    initialise(model)
+    return model
+
+
+def initialise(network: nn.Module) -> None:
+    """Give a network or a part of one fresh weights.
+
+    Two-dimensional convolutions get He initialisation, linear layers and bias tables a truncated normal of 0.02, and
+    transposed and one-dimensional convolutions keep what PyTorch gave them.
+    """
+    for module in network.modules():
         # `fan_out` keeps the variance of the gradients, as torchvision initialises its ResNets.
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -78,7 +87,6 @@ def build_model(config: ModelConfig | str) -> MultiTaskResFormer:
             nn.init.zeros_(module.bias)
         if isinstance(module, WindowAttention):
             nn.init.trunc_normal_(module.bias_table, std=0.02)
-    return model
 
 
 class Decoded(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from model import PRESETS, ablate, build_model
-from model.ablation import ARMS, Arm, PlainEncoder, count_parameters, equal_unet, scaled_dilations
+from model.ablation import ARMS, Arm, PlainEncoder, count_parameters, equal_unet, scaled_dilations, with_plain_encoder
 from model.ablation.results import METRICS, Run, against_base, last_gain, pooled, score_run, scored
 from model.bootstrap import interval, over_seeds
 from model.checkpoint import load_checkpoint
@@ -195,6 +195,22 @@ def test_an_arm_differs_from_the_base_where_it_says(arm: Arm) -> None:
     expected |= {"full-resolution": {"decoder"}}
     assert arm.name != "half-resolution" or arm.repeats_base(SMALLEST)
     assert arm.name == "unet" or gone == expected.get(arm.name, set())
+
+
+def test_the_plain_encoder_begins_as_the_encoder_does() -> None:
+    # Weights of another size from the start would be a second difference.
+    own, plain = (network.encoder for network in (build_model(PRESETS["tiny"]), with_plain_encoder(PRESETS["tiny"])))
+    spreads = [
+        {
+            name.replace(".res.", "."): weight.std().item()
+            for name, weight in encoder.named_parameters()
+            if name.endswith("conv1.conv.weight")
+        }
+        for encoder in (own, plain)
+    ]
+    assert spreads[0].keys() == spreads[1].keys()
+    for name, spread in spreads[0].items():
+        assert spreads[1][name] == pytest.approx(spread, rel=0.15), name
 
 
 def test_the_plain_encoder_gives_maps_of_the_same_shapes() -> None:
