@@ -4,6 +4,7 @@ The packages have everyday names. A folder of the user's, or another distributio
 """
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ SCRIPTS = {
     "resformer-serve": "deploy.serve",
     "resformer-train": "model.train",
 }
+# Python's option, which may follow others in one word (-um) and be followed by the module at once.
+MODULE = re.compile(r"-[^cWX-]*?m(.*)")
 INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended: 128 + SIGINT
 
 
@@ -31,7 +34,9 @@ def command() -> str | None:
     """Return the module of the command that Python is starting, or None in any other program."""
     # Python keeps this first argument while it looks for the module of `python -m` and imports the packages around it.
     if sys.argv[0] == "-m":
-        module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
+        words = sys.orig_argv[1:]
+        number, found = next((number, found) for number, word in enumerate(words) if (found := MODULE.fullmatch(word)))
+        module = found[1] or words[number + 1]
         return module if module.partition(".")[0] in (*EVERYTHING, BENCHMARKS) else None
     return SCRIPTS.get(Path(sys.argv[0]).name)
 

@@ -106,6 +106,28 @@ def pixel_files(header: Path) -> list[Path]:
     return [header] if named.upper() in ("", "LOCAL") else list(_named_files(header, named, rest))
 
 
+def files_of(file: Path) -> list[Path]:
+    """Return a file, and those that hold its pixels where it is a header of MetaImage or NRRD that names others.
+
+    Raises:
+        ImageError: one of them is missing, or the header names them in a way that is not read.
+        OSError: the header cannot be read.
+    """
+    name = file.name.lower()
+    if name.endswith((".mhd", ".mha")):
+        return list(dict.fromkeys([file, *pixel_files(file)]))
+    if name.endswith((".nrrd", ".nhdr")):
+        fields, _, rest = _fields(file, ":")
+        return [file, *_data_files(file, fields, rest)]
+    return [file]
+
+
+def _data_files(header: Path, fields: dict[str, str], rest: list[str]) -> list[Path]:
+    """Return the files of pixels that an NRRD header names."""
+    named = fields.get("data file", fields.get("datafile", ""))
+    return list(_named_files(header, named, rest)) if named else []
+
+
 def _check_nifti(file: Path) -> bool:
     with file.open("rb") as raw:
         packed = raw.read(len(GZIP)) == GZIP
@@ -255,9 +277,7 @@ def _check_packed(opened: BinaryIO, size: int, wanted: int) -> None:
 def _check_nrrd(file: Path) -> Stated:
     """Check that the files that a header names are there, and return what it states of its spacing."""
     fields, _, rest = _fields(file, ":")
-    named = fields.get("data file", fields.get("datafile", ""))
-    if named:
-        list(_named_files(file, named, rest))
+    _data_files(file, fields, rest)
     stated = [*fields.get("spacings", "").split(), *NUMBERS.findall(fields.get("space directions", ""))]
     units = QUOTED.findall(f"{fields.get('space units', '')} {fields.get('units', '')}")
     # ITK takes 1 for what is no number.

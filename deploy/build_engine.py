@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_pipeline.command_line import Output, new_parser, positive, run_command
+from data_pipeline.command_line import MOST_THREADS, Output, new_parser, positive, run_command
 from data_pipeline.cores import cores
+from data_pipeline.fields import INT32
 from deploy.building import DEFAULT_CHECKPOINT, OPTIMIZATION_LEVELS, build
 from deploy.building.plan import AUTO
 from deploy.engines import ONNX, PRECISIONS, TARGETS
@@ -50,7 +51,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "auto: try all that this machine runs, serve the fastest that keeps the task's scores",
     )
     parser.add_argument(
-        "--max-batch", type=positive(int), default=8, metavar="N", help="engines take batches of 1 to this (default: 8)"
+        "--max-batch",
+        type=positive(int, most=INT32),
+        default=8,
+        metavar="N",
+        help="engines take batches of 1 to this (default: 8)",
     )
     parser.add_argument(
         "--compute-capability",
@@ -89,7 +94,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--threads",
-        type=positive(int),
+        type=positive(int, most=MOST_THREADS),
         default=cores(),
         metavar="N",
         help="threads of CPU engines when they are timed (default: every core)",

@@ -1,10 +1,13 @@
 """End a command of this package in one line on Ctrl-C, also while PyTorch and Triton are imported."""
 
 import os
+import re
 import signal
 import sys
 from types import FrameType
 
+# Python's option, which may follow others in one word (-um) and be followed by the module at once.
+MODULE = re.compile(r"-[^cWX-]*?m(.*)")
 INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended: 128 + SIGINT
 
 
@@ -20,7 +23,9 @@ def is_command() -> bool:
     # Python keeps this first argument while it looks for the module of `python -m` and imports the packages around it.
     if sys.argv[0] != "-m":
         return False
-    return sys.orig_argv[sys.orig_argv.index("-m") + 1].partition(".")[0] == __name__.partition(".")[0]
+    words = sys.orig_argv[1:]
+    number, found = next((number, found) for number, word in enumerate(words) if (found := MODULE.fullmatch(word)))
+    return (found[1] or words[number + 1]).partition(".")[0] == __name__.partition(".")[0]
 
 
 # Here, and not in a function that the package calls: its own imports come first and take seconds.

@@ -133,6 +133,13 @@ def test_a_table_too_wide_for_the_terminal_is_a_line_a_row(
     assert printed == f"\x1b[1mweights\x1b[0m [red]: ms 370.1, {scores}"
 
 
+@pytest.mark.parametrize("options", [["-um", "model.train"], ["-mkernels.aot"], ["-X", "utf8", "-Im", "deploy.client"]])
+def test_commands_start_with_every_form_of_pythons_option(options: list[str]) -> None:
+    ended = subprocess.run([sys.executable, *options, "--help"], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("usage: ")
+
+
 def test_a_reader_who_leaves_ends_the_command_without_a_traceback(tmp_path: Path) -> None:
     line = f"{sys.executable} -m data_pipeline.preview --data synthetic:skin --samples 1 --size 32 --output sheet.png"
     script = f"set -o pipefail; {line} | true"

@@ -11,7 +11,9 @@ from rich import get_console
 from rich.console import Console
 
 from data_pipeline import DataError
+from data_pipeline.command_line import MOST_THREADS
 from data_pipeline.cores import cores
+from data_pipeline.fields import INT32
 from data_pipeline.files import locked
 from deploy.building import cache, commit
 from deploy.building.plan import (
@@ -196,7 +198,8 @@ def _check_names(targets: Sequence[str] | None, precision: str) -> None:
 def _check_numbers(optimization_level: int | None, **counts: int | None) -> None:
     """Raise BuildError for numbers that the command line refuses by itself."""
     for name, count in counts.items():
-        if count is not None and count < 1:
-            raise BuildError(f"{name} must be at least 1, got {count}")
+        most = MOST_THREADS if name == "threads" else INT32
+        if count is not None and not 1 <= count <= most:
+            raise BuildError(f"{name} must be 1 to {most}, got {count}")
     if optimization_level is not None and optimization_level not in OPTIMIZATION_LEVELS:
         raise BuildError(f"optimization_level must be 0 to {OPTIMIZATION_LEVELS[-1]}, got {optimization_level}")

@@ -84,7 +84,8 @@ def _drop_outdated(output: Path) -> None:
     # Only names that a build gives: the folder may hold files of the user's.
     outdated = [path for path in output.iterdir() if path.name in _names_of_builds() - kept]
     for path in outdated:
-        if path.is_dir():
+        # A link is one that a user has set to another disk, and what it leads to is theirs.
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()

@@ -17,6 +17,7 @@ from data_pipeline import startup
 from data_pipeline.command_line import Output, new_parser, positive, run_command
 from data_pipeline.fields import as_line
 from data_pipeline.files import drop_unfinished, locked
+from data_pipeline.image_header import ImageError
 from deploy.access import read_token
 from deploy.client.address import DEFAULT_PORTS, proxy_before, read_address
 from deploy.client.batch import THREADS, Outcome, process
@@ -212,7 +213,7 @@ def is_finished(task: Task, finished: dict[str, Finished]) -> bool:
     result = finished.get(str(task.source))
     try:
         return result is not None and result.stamp == task.stamp
-    except OSError:
+    except (OSError, ImageError):
         # What has become of it is said when it is to be read.
         return False
 

@@ -10,6 +10,7 @@ from data_pipeline.dicom import is_dicom
 from data_pipeline.fields import as_line
 from data_pipeline.files import is_left_behind
 from data_pipeline.volume_file import ending_of
+from data_pipeline.volume_header import files_of
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff", ".dcm", ".dicom"})
 DIRECTORY = "DICOMDIR"
@@ -42,10 +43,14 @@ class Task:
     def stamp(self) -> dict[str, float]:
         """Return the file's size and the time of its last change, by which a later run knows it again.
 
-        Raises OSError where it is not there.
+        Those of the files of pixels that a volume's header names count as well.
+
+        Raises:
+            OSError: the file is not there.
+            ImageError: one that its header names is not.
         """
-        status = self.source.stat()
-        return {"bytes": status.st_size, "modified": status.st_mtime}
+        states = [file.stat() for file in files_of(self.source)]
+        return {"bytes": sum(one.st_size for one in states), "modified": max(one.st_mtime for one in states)}
 
     @property
     def overlay(self) -> str:

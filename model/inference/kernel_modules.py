@@ -23,9 +23,7 @@ class Prepared(nn.Module, ABC):
         super().__init__()
         self.impl: Impl = impl
         # Loading copies into the parameters in place, which `_apply` does not see.
-        self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
-            lambda module, _: module.prepare()
-        )
+        self.register_load_state_dict_post_hook(_prepare_again)  # type: ignore[no-untyped-call]
 
     @abstractmethod
     def prepare(self) -> None:
@@ -40,6 +38,11 @@ class Prepared(nn.Module, ABC):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.prepare()
         return self
+
+
+def _prepare_again(module: Prepared, _: object) -> None:
+    # No lambda, so that a network can be pickled.
+    module.prepare()
 
 
 class PreparedAttention(Prepared):

@@ -108,7 +108,8 @@ class Trainer:
     def settings(self) -> dict[str, Any]:
         """Return what a resumed run must have in common with the one it continues."""
         data = {"data": self.info.data, "levels": self.info.preprocessing.white_level, "images": self.images}
-        return {**asdict(self.options), **data}
+        # Each process has its share of an epoch, so that its place in it means another one beside more of them.
+        return {**asdict(self.options), **data, "processes": self.processes.count}
 
     def resume(self) -> None:
         """Continue where `output` was saved last.
@@ -119,8 +120,8 @@ class Trainer:
         if not path.is_file():
             raise CheckpointError(f"--resume needs {path}, which does not exist; omit --resume to start again")
         place = load_state(path, self.learner)
-        # States from before the images were compared do not tell of them.
-        kept = {**EARLIER, "images": self.images, **place["settings"]}
+        # States from before these were compared do not tell of them.
+        kept = {**EARLIER, "images": self.images, "processes": self.processes.count, **place["settings"]}
         if changed := differences(kept, self.settings):
             raise CheckpointError(f"{path} was trained with {changed}; give the same options and data to resume it")
         if place["history"] and not (self.output / BEST).is_file():

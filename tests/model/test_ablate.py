@@ -199,7 +199,10 @@ def test_an_arm_differs_from_the_base_where_it_says(arm: Arm) -> None:
 
 def test_the_plain_encoder_begins_as_the_encoder_does() -> None:
     # Weights of another size from the start would be a second difference.
-    own, plain = (network.encoder for network in (build_model(PRESETS["tiny"]), with_plain_encoder(PRESETS["tiny"])))
+    own, plain = (
+        network.get_submodule("encoder")
+        for network in (build_model(PRESETS["tiny"]), with_plain_encoder(PRESETS["tiny"]))
+    )
     spreads = [
         {
             name.replace(".res.", "."): weight.std().item()

@@ -1,5 +1,7 @@
 """Compare the folded network with the trained one, and look for anything that could still be folded."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -25,6 +27,15 @@ def test_nothing_foldable_is_left_and_the_original_stays(network: MultiTaskResFo
     assert sum(isinstance(m, FusedDFE) for m in folded.modules()) == 4
     assert sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules()) == len(network.config.head_levels)
     assert any(isinstance(m, DFE) for m in network.modules())
+
+
+def test_the_folded_network_goes_through_a_file(network: MultiTaskResFormer, tmp_path: Path) -> None:
+    folded, image = for_inference(network), torch.randn(1, 3, 64, 64)
+    torch.save(folded, tmp_path / "folded.pt")
+    again = torch.load(tmp_path / "folded.pt", weights_only=False)
+    with torch.no_grad():
+        for one, two in zip(again(image), folded(image), strict=True):
+            assert torch.equal(one, two)
 
 
 def test_the_folded_network_is_laid_out_for_a_gpu_as_any_other(network: MultiTaskResFormer) -> None:

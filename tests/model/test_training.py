@@ -29,6 +29,7 @@ from model.checkpoint import CheckpointError, load_checkpoint, write_tensors
 from model.metrics import TaskScores
 from model.training import EARLIER, TrainingError, TrainingOptions
 from model.training.learner import BETAS, WEIGHT_DECAY, MultiTaskLoss, balanced_weights
+from model.training.processes import Processes
 from model.training.trainer import Trainer, selection_score
 from tests.helpers.networks import SMALLEST, info_of
 from tests.helpers.samples import make_dataset
@@ -83,7 +84,7 @@ def test_a_run_from_before_there_was_a_choice_is_resumed(data: Dataset, tmp_path
     path = tmp_path / "last.safetensors"
     with safe_open(path, framework="pt") as file:
         place = json.loads(file.metadata()["place"])
-    for name in (*EARLIER, "images"):
+    for name in (*EARLIER, "images", "processes"):
         del place["settings"][name]
     write_tensors(path, load_file(path), {"place": json.dumps(place)})
     trainer(data, tmp_path, options).resume()
@@ -212,6 +213,10 @@ def test_resuming_something_else_is_refused(data: Dataset, tmp_path: Path) -> No
     deeper.info = replace(deeper.info, preprocessing=replace(deeper.info.preprocessing, white_level=4095))
     with pytest.raises(CheckpointError, match=r"with levels 65535 \(now 4095\); give the same options"):
         deeper.resume()
+    several = trainer(data, tmp_path, short)
+    several.processes = Processes(0, 2, torch.device("cpu"))
+    with pytest.raises(CheckpointError, match=r"trained with processes 1 \(now 2\); give the same options"):
+        several.resume()
     # The same images under labels of another order, and fewer of them.
     swapped = replace(data, labels=data.labels[::-1])
     for changed in (swapped, replace(data, records=data.records[:4])):

@@ -127,7 +127,7 @@ def process_volume(
     except (ImageError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return Failure(str(task.source), reason)
-    store = SliceStore(output, task.name, task.source, served)
+    store = SliceStore(output, task.name, task.source, stamp, served)
     try:
         answers = _ask_all(ask, volume, store, wanted, advance)
     except (ServerUnavailable, AccessDenied):

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -27,18 +27,18 @@ def drop_slices(output: Path) -> None:
 class SliceStore:
     """Hold the answers about the slices of one volume in a hidden folder beside its results."""
 
-    def __init__(self, output: Path, name: str, source: Path, served: Served) -> None:
+    def __init__(self, output: Path, name: str, source: Path, stamp: Mapping[str, float], served: Served) -> None:
         """Open the folder, and empty it where it is of another file or network.
 
         Args:
             output: the folder for results.
             name: of the volume's results.
             source: the volume.
+            stamp: its size and the time of its last change.
             served: what answers.
         """
         self._folder = output / f".{name}.{ENDING}"
-        status = source.stat()
-        facts = f"{source.resolve()} {status.st_size} {status.st_mtime_ns} {served.contract.to_json()} {served.sha256}"
+        facts = f"{source.resolve()} {dict(stamp)} {served.contract.to_json()} {served.sha256}"
         key = hashlib.sha256(facts.encode(errors="surrogateescape")).hexdigest()
         stored = self._folder / KEY
         if not stored.is_file() or stored.read_text(encoding="utf-8") != key:

@@ -30,11 +30,12 @@ from deploy.server.proxy.request import (
     RETRY_SECONDS,
     TRACE_HEADER,
     UNAVAILABLE,
-    InferenceRequest,
     Rejection,
     Rejections,
+    Waiting,
+    await_turn,
     check_json_length,
-    read_request,
+    read_index,
     trace_of,
 )
 
@@ -115,7 +116,7 @@ class Handlers:
             get(path, self.describe)
         if self.page:
             get(PATH, self.page.respond)
-        post("/v2/repository/index", self.describe)
+        post("/v2/repository/index", self.index)
         app.router.add_route("*", CLOSED, self.closed, expect_handler=_later)
         return app
 
@@ -157,8 +158,13 @@ class Handlers:
         return web.json_response({"name": request.match_info["model"], "ready": status == HTTPStatus.OK}, status=status)
 
     async def describe(self, request: web.Request) -> web.Response:
-        """Answer with metadata, configuration, statistics or the list of models, as the server gives them."""
-        return await self._forward(request, await self._body(request), {})
+        """Answer with metadata, configuration or statistics, as the server gives them."""
+        # tritonserver would parse whatever a client sends along.
+        return await self._forward(request, b"", {})
+
+    async def index(self, request: web.Request) -> web.Response:
+        """Answer with the list of models, as the server gives it."""
+        return await self._forward(request, read_index(await self._body(request)), {})
 
     async def closed(self, _request: web.Request) -> web.Response:
         """Refuse what would let a client load code, map memory or write files."""
@@ -166,20 +172,19 @@ class Handlers:
 
     async def infer(self, request: web.Request) -> web.Response:
         """Check an inference's body and forward it, in its turn, under the id that the body or the header gives it."""
-        checked = await self._read(await self._body(request), request.headers.get(LENGTH_HEADER))
-        REQUEST_ID.set(checked.id[:LONGEST_ID] or REQUEST_ID.get())
-        named, length = checked.named(REQUEST_ID.get())
+        waiting = await self._read(await self._body(request), request.headers.get(LENGTH_HEADER))
+        REQUEST_ID.set(waiting.id[:LONGEST_ID] or REQUEST_ID.get())
         model = request.match_info["model"]
 
         async def forward() -> web.Response:
-            response = await self._forward(request, named, {LENGTH_HEADER: str(length)})
+            response = await self._forward(request, waiting.body, {LENGTH_HEADER: str(waiting.json_length)})
             if response.status == HTTPStatus.OK:
-                self.admission.answered(model, checked.content)
+                self.admission.answered(model, waiting.content)
             elif LOST in (response.text or ""):
-                self.admission.lost(model, checked.content)
+                self.admission.lost(model, waiting.content)
             return response
 
-        return await self.admission.run(model, checked.content, checked.seconds, forward)
+        return await self.admission.run(model, waiting.content, waiting.seconds, forward)
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Answer with the server's families of metrics, where it runs, and the proxy's own."""
@@ -226,12 +231,13 @@ class Handlers:
             # At once: the traceback of a client that has gone would keep it until the garbage is collected.
             body.clear()
 
-    async def _read(self, body: bytes, json_length: str | None) -> InferenceRequest:
+    async def _read(self, body: bytes, json_length: str | None) -> Waiting:
+        read = partial(await_turn, body, json_length, REQUEST_ID.get())
         if json_length is not None and len(json_length) <= QUICK_DIGITS:
-            return read_request(body, json_length)
+            return read()
         # In a thread, and one at a time: parsing a JSON body of many megabytes holds up every other thread.
         async with self.reading:
-            return await asyncio.to_thread(read_request, body, json_length)
+            return await asyncio.to_thread(read)
 
     async def _respond(self, request: web.Request, handler: Handler, begin: float) -> tuple[web.StreamResponse, str]:
         """Return the response and, where the request was refused, the reason to count it by.

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,12 @@ LARGEST_NUMBER = 2**64 - 1
 MOST_JSON = 16 * 2**20
 # For tritonserver to answer, whatever the client grants, and for a client to wait before it tries again.
 RESPONSE_SECONDS, RETRY_SECONDS = 120.0, 1
+# Of a tensor. The lengths of a long list would be multiplied to a number of millions of digits.
+MOST_AXES = 16
+# Inputs, outputs and parameters of a request, together: tritonserver's time grows with their square.
+MOST_FIELDS = 1000
+# Bytes of a request for the list of models, which may say {"ready": true} and no more.
+MOST_INDEX = 1000
 # What tritonserver says of a request whose worker has ended.
 LOST = "is not healthy"
 UNAVAILABLE = "the server is not available: it is being started or repaired"
@@ -53,6 +60,24 @@ class Rejections:
         """Return the family of counters as Prometheus reads it."""
         meaning = "Requests that were refused before inference"
         return family("rejected_requests_total", "counter", meaning, dict(sorted(self._counts.items())), "reason")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """Hold what is needed of a request for as long as it waits, which is less than its parsed document takes.
+
+    id: that the client gave it, empty where it gave none.
+    seconds: how long the client grants it, None for any time.
+    content: what makes it another one than others.
+    body: with an id, as it is forwarded.
+    json_length: of the body's JSON part.
+    """
+
+    id: str
+    seconds: float | None
+    content: list[bytes]
+    body: bytes
+    json_length: int
 
 
 @dataclass(frozen=True)
@@ -137,6 +162,28 @@ def read_request(body: bytes, json_length: str | None) -> InferenceRequest:
     return InferenceRequest(document, body[:length], body[length:])
 
 
+def await_turn(body: bytes, json_length: str | None, identity: str) -> Waiting:
+    """Read and check a request's body with the arguments of `read_request`, and name it `identity` where it has no id.
+
+    Raises Rejection where the server could not be given this body.
+    """
+    checked = read_request(body, json_length)
+    named, length = checked.named(identity)
+    return Waiting(id=checked.id, seconds=checked.seconds, content=checked.content, body=named, json_length=length)
+
+
+def read_index(body: bytes) -> bytes:
+    """Return the body of a request for the list of models as tritonserver may see it.
+
+    Raises Rejection where it is anything else than an object with `ready`, true or false.
+    """
+    with suppress(ValueError, RecursionError):
+        asked = json.loads(body.decode() or "{}") if len(body) <= MOST_INDEX else None
+        if isinstance(asked, dict) and (asked == {} or (asked.keys() == {"ready"} and type(asked["ready"]) is bool)):
+            return json.dumps(asked).encode()
+    raise _malformed('a request for the list of models may have the body {"ready": true} or {"ready": false}, or none')
+
+
 def _without_id(document: dict[str, Any]) -> bytes:
     """Return what follows the first brace of a document whose id is empty."""
     return json.dumps({key: value for key, value in document.items() if key != "id"}).encode()[1:]
@@ -157,8 +204,11 @@ def _check(document: Any, size: int) -> None:
         raise _malformed("the request's id must be a text of printable characters")
     outputs = document.get("outputs", [])
     described = [document, *inputs, *(outputs if isinstance(outputs, list) else [])]
-    for one in described:
-        _check_parameters(one.get("parameters", {}) if isinstance(one, dict) else {}, size)
+    given = [one.get("parameters", {}) if isinstance(one, dict) else {} for one in described]
+    for parameters in given:
+        _check_parameters(parameters, size)
+    if len(described) + sum(map(len, given)) > MOST_FIELDS:
+        raise _malformed(f"a request may have {MOST_FIELDS:,} inputs, outputs and parameters together")
     for tensor in inputs:
         check_shape(tensor.get("shape"), size)
 
@@ -176,12 +226,13 @@ def _check_parameters(parameters: Any, size: int) -> None:
 
 def check_shape(shape: Any, size: int) -> None:
     """Raise Rejection where a tensor's shape cannot be that of a request of so many bytes."""
-    # By type, since True is an int for isinstance.
-    if not isinstance(shape, list) or not all(type(length) is int and length >= 0 for length in shape):
-        raise Rejection(400, "bad_shape", "an input's shape must be a list of lengths, 0 or more each")
-    # Every element takes at least one byte of the request, so no honest shape is refused. Beside a length of 0 another
-    # one may still be too large for the worker.
-    if max(math.prod(shape), *shape, 0) > size:
+    # By type, since True is an int for isinstance. tritonserver never answers a batch of 0.
+    if not isinstance(shape, list) or not all(type(length) is int and length > 0 for length in shape):
+        raise Rejection(400, "bad_shape", "an input's shape must be a list of lengths, 1 or more each: none is empty")
+    if len(shape) > MOST_AXES:
+        raise Rejection(400, "bad_shape", f"an input's shape may have {MOST_AXES} axes, got {len(shape)}")
+    # Every element takes at least one byte of the request, so no honest shape is refused.
+    if math.prod(shape) > size:
         raise Rejection(400, "bad_shape", f"an input's shape has more elements than the request has bytes ({size})")
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 
 from data_pipeline import Preprocessing
 from data_pipeline.dicom import Frame, frame_png
+from data_pipeline.image_header import ImageError
 from data_pipeline.volume_file import is_volume, open_volume, slices_of
 from deploy.client import Client
 from deploy.client.__main__ import main
@@ -278,7 +280,7 @@ def test_an_interrupted_volume_goes_on_from_its_slices(tmp_path: Path) -> None:
     # Another network's slices are not mixed with these.
     (tmp_path / "other").mkdir()
     shutil.copytree(tmp_path / "out" / ".a.slices", tmp_path / "other" / ".a.slices")
-    SliceStore(tmp_path / "other", "a", source, Served(CONTRACT, "second"))
+    SliceStore(tmp_path / "other", "a", source, Task(source, "a").stamp, Served(CONTRACT, "second"))
     assert [file.name for file in (tmp_path / "other" / ".a.slices").iterdir()] == ["key"]
     # One of those that were written is damaged, and counts as missing.
     (tmp_path / "out" / ".a.slices" / "000002.npz").write_bytes(b"PK")
@@ -302,3 +304,18 @@ def test_a_disk_that_fills_leaves_no_half_volume(server: Server, tmp_path: Path)
     left = {file.name for file in (tmp_path / "out").iterdir()}
     # The slices are what --resume goes on from.
     assert left <= {"result.json", ".a.slices"}
+
+
+@pytest.mark.parametrize("header", ["a.mhd", "a.nhdr"])
+def test_a_volume_is_another_one_where_its_pixels_are(header: str, tmp_path: Path) -> None:
+    source = tmp_path / header
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.zeros((3, 20, 20), np.uint8)), source)
+    task = Task(source, "a")
+    before = task.stamp
+    assert task.stamp == before
+    (pixels,) = [file for file in tmp_path.iterdir() if file != source]
+    os.utime(pixels, (0, before["modified"] + 10))
+    assert task.stamp != before
+    pixels.unlink()
+    with pytest.raises(ImageError, match="missing"):
+        _ = task.stamp

@@ -20,6 +20,7 @@ from deploy.server.process.workers import children_of
 from tests.helpers.hostile import bad_images, fuzzed
 from tests.helpers.memory import resident_bytes
 
+INDEX = "/v2/repository/index"
 INFER = f"/v2/models/{PIPELINE_MODEL}/infer"
 # Codes that blame the request or the model's absence, not a fault of the server.
 CLOSED_TO_CLIENTS = ("INVALID_ARGUMENT", "NOT_FOUND", "UNAVAILABLE", "UNIMPLEMENTED")
@@ -110,6 +111,9 @@ GRPC_REQUESTS: dict[str, dict[str, Any]] = {
     "shape and bytes differ": {"inputs": [lying_input([1, 4096])]},
     # 64 bits hold 4 as their product.
     "overflowing dimensions": {"inputs": [lying_input([4, 2**62 + 1])]},
+    # tritonserver does not answer it, nor what comes after it.
+    "empty batch of nothing": {"inputs": [image_input([0, 0])]},
+    "too many axes": {"inputs": [lying_input([1] * 1000)]},
     "a huge dimension beside none": {"inputs": [lying_input([0, 2**62])]},
     "negative dimension": {"inputs": [lying_input([1, -4])]},
     "unknown output": {"outputs": [grpc.InferRequestedOutput("MASKS")]},
@@ -154,6 +158,14 @@ HTTP_REQUESTS: dict[str, tuple[str, str, bytes]] = {
     "dimension of 300 digits": ("POST", INFER, tensor_json(shape=[1, 10**300])),
     "dimension that is no whole number": ("POST", INFER, tensor_json(shape=[1, 4.0])),
     "dimension that is infinite": ("POST", INFER, tensor_json(shape=[1, float("inf")])),
+    "empty batch of nothing": ("POST", INFER, tensor_json(shape=[0, 0], data=[])),
+    # Multiplied, their lengths have a million digits.
+    "too many axes": ("POST", INFER, tensor_json(shape=[9] * 300_000)),
+    # tritonserver takes minutes for them.
+    "too many parameters": ("POST", INFER, tensor_json(parameters={f"p{number}": 0 for number in range(40_000)})),
+    # tritonserver recurses until it ends.
+    "deep json for the list of models": ("POST", INDEX, b'{"a":' + b"[" * 10**6 + b"]" * 10**6 + b"}"),
+    "another question than for the list": ("POST", INDEX, b'{"ready": 1}'),
     "no shape": ("POST", INFER, tensor_json(shape=None)),
     "huge size of binary data": ("POST", INFER, tensor_json(data=[], parameters={"binary_data_size": 2**62})),
     "negative size of binary data": ("POST", INFER, tensor_json(data=[], parameters={"binary_data_size": -(2**62)})),

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.server.proxy.request import LARGEST_NUMBER, InferenceRequest, Rejection, Rejections, read_request
+from deploy.server.proxy.request import (
+    LARGEST_NUMBER,
+    InferenceRequest,
+    Rejection,
+    Rejections,
+    await_turn,
+    read_index,
+    read_request,
+)
 
 # Floats include NaN and infinity, which Python writes as JSON although JSON does not know them.
 JSON = st.recursive(
@@ -94,6 +102,33 @@ def test_requests_of_the_same_bytes_and_other_shapes_are_told_apart() -> None:
         assert request is not None
         contents.append(request.content)
     assert contents[0] == contents[2] != contents[1]
+
+
+@pytest.mark.parametrize(
+    ("body", "forwarded"),
+    [
+        (b"", b"{}"),
+        (b" {}", b"{}"),
+        (b'{"ready":true}', b'{"ready": true}'),
+        (b'{"ready": false}', b'{"ready": false}'),
+    ],
+)
+def test_what_the_list_of_models_may_be_asked_is_written_anew(body: bytes, forwarded: bytes) -> None:
+    assert read_index(body) == forwarded
+
+
+@pytest.mark.parametrize(
+    "body", [b"[]", b'{"ready": 1}', b'{"name": "x"}', b'{"a":' + b"[" * 10**6, b"\xff", b" " * 2000]
+)
+def test_nothing_else_reaches_the_list_of_models(body: bytes) -> None:
+    with pytest.raises(Rejection, match="a request for the list of models may have the body"):
+        read_index(body)
+
+
+def test_an_empty_id_is_replaced_where_the_body_is_read() -> None:
+    waiting = await_turn(f'{{"id": "", {IMAGE}}}'.encode(), None, "own")
+    assert json.loads(waiting.body) == {"id": "own", **json.loads(f"{{{IMAGE}}}")}
+    assert (waiting.id, waiting.json_length) == ("", len(waiting.body))
 
 
 def test_rejections_are_counted_in_prometheus_text() -> None:
