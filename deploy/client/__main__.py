@@ -139,7 +139,7 @@ def process_and_show(
         drop_slices(options.output)
     # What another model answered is done again: its figures would stand under the names of this one.
     kept = {file: result for file, result in finished.items() if fits(result, served)}
-    tasks = plan(files, {file: result.name for file, result in kept.items() if result.name})
+    tasks = plan(files, {file: result.name for file, result in kept.items() if result.name}, options.output)
     open_tasks = [task for task in tasks if not is_finished(task, kept)]
     outcomes: list[Outcome] = [kept[str(task.source)] for task in tasks if is_finished(task, kept)]
     # Of other files, whose results are in the folder too.

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,16 +78,22 @@ def find_files(arguments: Iterable[Path], output: Path) -> list[Path]:
     return list(_unique(_expanded(arguments, os.path.realpath(output))))
 
 
-def plan(files: Iterable[Path], earlier: Mapping[str, str]) -> list[Task]:
+def plan(files: Sequence[Path], earlier: Mapping[str, str], output: Path) -> list[Task]:
     """Make a task for each file.
 
-    Results are named after their image. Where two images share a stem, the later one gets a number.
+    Results are named after their image. Where two images share a stem, the later one gets a number, and so does one
+    whose results could have the name of a file that is sent.
 
     Args:
         files: what is sent.
         earlier: the names of an earlier run's results by file, which a file keeps and no other gets.
+        output: the folder for results.
     """
-    taken = {name.casefold() for name in earlier.values()}
+    # Of photo.mask.png, which is sent and lies where results go, "photo".
+    folder = os.path.realpath(output)
+    stems = [file.stem.casefold() for file in files if os.path.realpath(file.parent) == folder]
+    begun = {stem[:place] for stem in stems for place, sign in enumerate(stem) if sign == "."}
+    taken = {name.casefold() for name in earlier.values()} | begun
     return [Task(source, earlier.get(str(source)) or _free_name(_shortened(source.stem), taken)) for source in files]
 
 

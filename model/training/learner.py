@@ -30,8 +30,8 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 class MultiTaskLoss(nn.Module):
     """Add the losses of both tasks.
 
-    The mask's loss is Dice on the sigmoid for one channel, Dice and focal (gamma 2) for several. The labels' loss is a
-    weighted binary cross-entropy.
+    The mask's loss is Dice on the sigmoid for one channel. For several it is Dice on the softmax and focal (gamma 2) on
+    each channel's sigmoid, as MONAI's DiceFocalLoss has it. The labels' loss is a weighted binary cross-entropy.
 
     log_variances: (2,) of the mask's and the labels' task, where the weights are learned (Kendall et al., arXiv
         1705.07115), else None.

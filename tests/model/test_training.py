@@ -329,6 +329,19 @@ def test_the_loss_is_the_papers_sum() -> None:
     assert learned.log_variances.grad is not None and float(learned.log_variances.grad[1]) == 0
 
 
+def test_the_loss_of_several_classes_is_dice_on_the_softmax_and_focal_on_sigmoids() -> None:
+    logits, mask = torch.randn(2, 3, 6, 6), torch.randint(0, 3, (2, 6, 6))
+    target = torch.stack([mask == index for index in range(3)], 1).float()
+    p = torch.softmax(logits, 1)
+    both, each = (p * target).sum((0, 2, 3)), (p + target).sum((0, 2, 3))
+    dice = (1 - (2 * both + 1e-5) / (each + 1e-5)).mean()
+    right = torch.where(target > 0, torch.sigmoid(logits), torch.sigmoid(-logits))
+    focal = (-((1 - right) ** 2) * right.log()).mean()
+    prediction = Prediction(logits, torch.zeros(2, 1))
+    loss = MultiTaskLoss(3, torch.ones(1))(prediction, mask, torch.zeros(2, 1), with_labels=False)
+    torch.testing.assert_close(loss, dice + focal)
+
+
 def test_the_commands_train_and_evaluate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

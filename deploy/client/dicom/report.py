@@ -86,8 +86,10 @@ def _of_class(found: Found, name: str, index: int, segmentation: Any, codes: Cod
         sr.Measurement(name=NAMES[what], value=value, unit=UNITS[unit])
         for (what, unit), value in found.measurements[name].items()
     ]
+    # As the segment has it, by which others find that the two are one.
+    tracked = segmentation.SegmentSequence[index - 1]
     shared = {
-        "tracking_identifier": sr.TrackingIdentifier(uid=generate_uid(), identifier=f"{NAME} {name}"[:64]),
+        "tracking_identifier": sr.TrackingIdentifier(uid=tracked.TrackingUID, identifier=tracked.TrackingID),
         "finding_type": Code(*codes.type_of(name)),
         "algorithm_id": _algorithm(found),
         "measurements": values,

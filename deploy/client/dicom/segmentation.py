@@ -73,7 +73,8 @@ def make_segmentation(found: Found, source: Any, codes: Codes) -> Any:
     if lacking:
         del segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
     # An image without a plane in space has to say how it is turned, or that this is unknown.
-    if "FrameOfReferenceUID" not in source:
+    groups = [*segmentation.SharedFunctionalGroupsSequence, *segmentation.PerFrameFunctionalGroupsSequence]
+    if not any("PlaneOrientationSequence" in group for group in groups):
         segmentation.PatientOrientation = source.get("PatientOrientation", "")
     return segmentation
 

@@ -92,10 +92,20 @@ def test_names_do_not_collide(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     files = find_files([tmp_path, tmp_path / "a.png"], tmp_path / "out")
-    tasks = plan(files, {"elsewhere/a.png": "a-3", str(tmp_path / "A.jpg"): "old"})
+    tasks = plan(files, {"elsewhere/a.png": "a-3", str(tmp_path / "A.jpg"): "old"}, tmp_path / "out")
     assert len(tasks) == 4
     assert len({task.overlay.casefold() for task in tasks} | {"a-3.overlay.png"}) == 5
     assert {task.source.name: task.name for task in tasks}["A.jpg"] == "old"
+
+
+def test_no_result_has_the_name_of_a_file_that_is_sent(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("photo.jpg", "photo.mask.png", "other.jpg")]
+    for file in files:
+        file.touch()
+    names = {task.source.name: task.name for task in plan(files, {}, tmp_path)}
+    assert names == {"photo.jpg": "photo-2", "photo.mask.png": "photo.mask", "other.jpg": "other"}
+    # Where results go elsewhere nothing can be overwritten.
+    assert [task.name for task in plan(files, {}, tmp_path / "out")] == ["photo", "photo.mask", "other"]
 
 
 def test_what_systems_leave_in_folders_is_not_sent(tmp_path: Path) -> None:
@@ -111,7 +121,7 @@ def test_overlays_of_any_file_name_have_names_that_can_be_written_and_listed(tmp
     files = [tmp_path / name for name in (FILE, "é" * 125 + ".jpg", "é" * 124 + "a.png", "...png", "a\\b.tif")]
     for file in files:
         file.touch()
-    overlays = [task.overlay for task in plan(find_files(files, tmp_path / "out"), {})]
+    overlays = [task.overlay for task in plan(find_files(files, tmp_path / "out"), {}, tmp_path / "out")]
     assert len(set(overlays)) == 5
     for overlay in overlays:
         write_whole(tmp_path / "out" / overlay, b"")

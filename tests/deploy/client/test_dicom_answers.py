@@ -99,6 +99,33 @@ def segment_of(segmentation: Any, source: Any, index: int, frames: int) -> NDArr
     return np.asarray(stack[..., 0] > 0)
 
 
+def tracked_in(dataset: Any) -> set[str]:
+    """Return the unique identifiers by which a report, and what is below it, follows its findings."""
+    found = {str(dataset.UID)} if dataset.get("ValueType") == "UIDREF" else set()
+    return found.union(*(tracked_in(item) for item in dataset.get("ContentSequence") or []))
+
+
+def test_a_report_follows_the_segments_by_their_identifiers(tmp_path: Path) -> None:
+    source = make_dicom(tmp_path / "a.dcm", "dermoscopy", pixels_of("dermoscopy"), spacing=(0.01, 0.02))
+    seg, sr = write_dicom(found_in(source, drawn(1)), tmp_path / "out", Codes(), deidentify=False)
+    segments = {str(one.TrackingUID) for one in pydicom.dcmread(tmp_path / seg).SegmentSequence}
+    assert len(segments) == 2
+    assert segments < tracked_in(pydicom.dcmread(tmp_path / sr))
+
+
+def test_a_source_in_a_frame_of_reference_without_a_plane_is_conformant(tmp_path: Path) -> None:
+    source = make_dicom(tmp_path / "a.dcm", "capture", pixels_of("capture"))
+    origin = pydicom.dcmread(source)
+    origin.FrameOfReferenceUID = pydicom.uid.generate_uid()
+    origin.save_as(source)
+    seg, _ = write_dicom(found_in(source, drawn(1)), tmp_path / "out", Codes(), deidentify=False)
+    assert "PatientOrientation" in pydicom.dcmread(tmp_path / seg)
+    errors = [
+        line for line in run_tool("dciodvfy", "-new", str(tmp_path / seg)).splitlines() if line.startswith("Error")
+    ]
+    assert not [line for line in errors if EXPECTED not in line]
+
+
 @pytest.mark.parametrize("kind", [kind for kind in CLASSES if "frames" not in kind])
 def test_segmentations_and_reports_are_read_back_equal(kind: str, tmp_path: Path) -> None:
     source = make_dicom(tmp_path / "a.dcm", kind, pixels_of(kind), spacing=(0.01, 0.02))
