@@ -226,13 +226,17 @@ def _check_parameters(parameters: Any, size: int) -> None:
 
 def check_shape(shape: Any, size: int) -> None:
     """Raise Rejection where a tensor's shape cannot be that of a request of so many bytes."""
-    # By type, since True is an int for isinstance. tritonserver never answers a batch of 0.
-    if not isinstance(shape, list) or not all(type(length) is int and length > 0 for length in shape):
-        raise Rejection(400, "bad_shape", "an input's shape must be a list of lengths, 1 or more each: none is empty")
+    # By type, since True is an int for isinstance.
+    if not isinstance(shape, list) or not all(type(length) is int and length >= 0 for length in shape):
+        raise Rejection(400, "bad_shape", "an input's shape must be a list of lengths, 0 or more each")
     if len(shape) > MOST_AXES:
         raise Rejection(400, "bad_shape", f"an input's shape may have {MOST_AXES} axes, got {len(shape)}")
-    # Every element takes at least one byte of the request, so no honest shape is refused.
-    if math.prod(shape) > size:
+    # tritonserver never answers some of them. An image of 0 bytes is in a batch of 1, and the worker says that it is.
+    if shape and shape[0] == 0:
+        raise Rejection(400, "bad_shape", "an input's first length is that of the batch, and must be 1 or more")
+    # Every element takes at least one byte of the request, so no honest shape is refused. Beside a length of 0 another
+    # one may still be too large for the worker.
+    if max(math.prod(shape), *shape, 0) > size:
         raise Rejection(400, "bad_shape", f"an input's shape has more elements than the request has bytes ({size})")
 
 

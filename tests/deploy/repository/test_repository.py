@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
@@ -111,8 +112,13 @@ def test_versions_that_a_server_holds_stay_the_same_files(
 
 
 @pytest.mark.parametrize(("reason", "held"), [(errno.EBADF, True), (errno.ENOLCK, False)])
-def test_a_version_is_held_in_doubt(reason: int, held: bool, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = repository / PIPELINE_MODEL / version_of(read_config(repository / PIPELINE_MODEL))
+def test_a_version_is_held_in_doubt(
+    reason: int, held: bool, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A copy, since servers of other tests may hold the one that they share.
+    shutil.copytree(repository, tmp_path / "copy")
+    model = tmp_path / "copy" / PIPELINE_MODEL
+    folder = model / version_of(read_config(model))
     assert not is_held(folder)
     # NFS locks only what is open for writing, and other file systems have no locks.
     monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(reason, "no lock")))
