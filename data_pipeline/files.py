@@ -140,8 +140,10 @@ def link_or_copy(source: Path, target: Path) -> None:
     """Give a file a second name, or make a copy of it where the file system has no hard links."""
     try:
         os.link(source, target)
+    except FileExistsError:
+        raise
     except OSError:
-        # Where it is not for that reason, this fails as well, and says why.
+        # Where it is for another reason, this fails as well, and says why.
         shutil.copy2(source, target)
 
 

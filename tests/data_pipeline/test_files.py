@@ -84,6 +84,8 @@ def test_a_file_system_without_hard_links_gets_copies(tmp_path: Path, monkeypatc
     (tmp_path / "one").write_text("content")
     link_or_copy(tmp_path / "one", tmp_path / "two")
     assert (tmp_path / "two").samefile(tmp_path / "one")
+    with pytest.raises(FileExistsError):
+        link_or_copy(tmp_path / "one", tmp_path / "two")
     monkeypatch.setattr("os.link", Mock(side_effect=PermissionError(errno.EPERM, "Operation not permitted")))
     link_or_copy(tmp_path / "one", tmp_path / "three")
     assert (tmp_path / "three").read_text() == "content"

@@ -33,9 +33,9 @@ from deploy.server.proxy.request import (
     Rejection,
     Rejections,
     Waiting,
-    await_turn,
     check_json_length,
     read_index,
+    read_named,
     trace_of,
 )
 
@@ -232,7 +232,7 @@ class Handlers:
             body.clear()
 
     async def _read(self, body: bytes, json_length: str | None) -> Waiting:
-        read = partial(await_turn, body, json_length, REQUEST_ID.get())
+        read = partial(read_named, body, json_length, REQUEST_ID.get())
         if json_length is not None and len(json_length) <= QUICK_DIGITS:
             return read()
         # In a thread, and one at a time: parsing a JSON body of many megabytes holds up every other thread.

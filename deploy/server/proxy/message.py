@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from deploy.server.proxy.request import Rejection, check_shape
+from deploy.server.proxy.request import MOST_FIELDS, Rejection, check_shape
 
 # The numbers of ModelInferRequest's fields.
 MODEL, ID, PARAMETERS, INPUTS, TENSORS = 1, 3, 4, 5, 7
@@ -21,8 +21,6 @@ WANTS_END = b"triton_enable_empty_final_response"
 _END = b"\x22\x1b\x0a\x15triton_final_response\x12\x02\x08\x01"
 # Kinds of values on the wire.
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-# An inference has about ten fields. Each takes tritonserver far more memory than it has bytes.
-MOST_FIELDS = 1000
 MOST_SHAPE = 640  # bytes of one, which are 64 axes or more
 # Of all inputs, without their tensors or with those that are no raw bytes. tritonserver takes 30 times their bytes.
 MOST_DESCRIBED = 16 * 2**20

@@ -19,7 +19,8 @@ MOST_JSON = 16 * 2**20
 RESPONSE_SECONDS, RETRY_SECONDS = 120.0, 1
 # Of a tensor. The lengths of a long list would be multiplied to a number of millions of digits.
 MOST_AXES = 16
-# Inputs, outputs and parameters of a request, together: tritonserver's time grows with their square.
+# Of a gRPC message, and inputs, outputs and parameters in JSON together. An inference has about ten. Each takes
+# tritonserver far more memory than it has bytes, and its time grows with their square.
 MOST_FIELDS = 1000
 # Bytes of a request for the list of models, which may say {"ready": true} and no more.
 MOST_INDEX = 1000
@@ -162,7 +163,7 @@ def read_request(body: bytes, json_length: str | None) -> InferenceRequest:
     return InferenceRequest(document, body[:length], body[length:])
 
 
-def await_turn(body: bytes, json_length: str | None, identity: str) -> Waiting:
+def read_named(body: bytes, json_length: str | None, identity: str) -> Waiting:
     """Read and check a request's body with the arguments of `read_request`, and name it `identity` where it has no id.
 
     Raises Rejection where the server could not be given this body.

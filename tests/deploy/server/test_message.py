@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as schema
 
-from deploy.server.proxy.message import MOST_DESCRIBED, MOST_FIELDS, read_inference, streamed, streamed_error, with_id
-from deploy.server.proxy.request import MOST_AXES, Rejection
+from deploy.server.proxy.message import MOST_DESCRIBED, read_inference, streamed, streamed_error, with_id
+from deploy.server.proxy.request import MOST_AXES, MOST_FIELDS, Rejection
 
 TEXTS = st.text(max_size=300)
 

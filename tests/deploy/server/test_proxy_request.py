@@ -13,8 +13,8 @@ from deploy.server.proxy.request import (
     InferenceRequest,
     Rejection,
     Rejections,
-    await_turn,
     read_index,
+    read_named,
     read_request,
 )
 
@@ -126,7 +126,7 @@ def test_nothing_else_reaches_the_list_of_models(body: bytes) -> None:
 
 
 def test_an_empty_id_is_replaced_where_the_body_is_read() -> None:
-    waiting = await_turn(f'{{"id": "", {IMAGE}}}'.encode(), None, "own")
+    waiting = read_named(f'{{"id": "", {IMAGE}}}'.encode(), None, "own")
     assert json.loads(waiting.body) == {"id": "own", **json.loads(f"{{{IMAGE}}}")}
     assert (waiting.id, waiting.json_length) == ("", len(waiting.body))
 
